@@ -1,0 +1,17 @@
+"""Sparse R-CNN and its variants as a detectron2 project.
+
+Importing this package registers the models and the data sets with detectron2.
+"""
+
+from .config import add_sparsercnn_config
+
+# from .data import SparseRCNNDatasetMapper
+from .modeling import SparseRCNN, SparseRCNNWithTTA
+
+__all__ = [
+    "SparseRCNN",
+    "SparseRCNNDatasetMapper",
+    "SparseRCNNWithTTA",
+    "add_sparsercnn_config",
+]
+__version__ = "0.1.0"

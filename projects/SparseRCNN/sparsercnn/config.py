@@ -1,0 +1,124 @@
+"""Every configuration key that this project adds to detectron2's, with its default."""
+
+from detectron2.config import CfgNode as CN
+
+__all__ = ["add_sparsercnn_config"]
+
+
+def add_sparsercnn_config(cfg):
+    """Add the keys of Sparse R-CNN and its variants to a detectron2 config, in place.
+
+    All keys of the original Sparse R-CNN project keep their name, meaning and default, so that
+    its YAML files load unchanged.
+
+    Args:
+        cfg (CfgNode): a config as returned by :func:`detectron2.config.get_cfg`.
+    """
+    _add_model_keys(cfg)
+    _add_solver_keys(cfg)
+    _add_data_and_test_keys(cfg)
+
+
+def _add_model_keys(cfg):
+    cfg.MODEL.SparseRCNN = CN()
+    cfg.MODEL.SparseRCNN.NUM_CLASSES = 80
+    cfg.MODEL.SparseRCNN.NUM_PROPOSALS = 300  # N
+
+    # The stages ("heads") that refine the proposals.
+    cfg.MODEL.SparseRCNN.NUM_HEADS = 6  # T, the number of stages
+    cfg.MODEL.SparseRCNN.HIDDEN_DIM = 256  # C, of proposal features and of the feature maps
+    cfg.MODEL.SparseRCNN.NHEADS = 8  # attention heads among the proposals
+    cfg.MODEL.SparseRCNN.DIM_FEEDFORWARD = 2048
+    cfg.MODEL.SparseRCNN.DROPOUT = 0.0
+    cfg.MODEL.SparseRCNN.ACTIVATION = "relu"  # relu | gelu
+    cfg.MODEL.SparseRCNN.NUM_CLS = 1  # layers before the class logits
+    cfg.MODEL.SparseRCNN.NUM_REG = 3  # layers before the box deltas
+
+    # How a proposal feature meets its RoI feature; a name in INTERACTION_REGISTRY.
+    cfg.MODEL.SparseRCNN.INTERACTION = "dynamic_conv"
+    # Dynamic convolution.
+    cfg.MODEL.SparseRCNN.NUM_DYNAMIC = 2  # matrices generated per proposal
+    cfg.MODEL.SparseRCNN.DIM_DYNAMIC = 64  # channels between the two matrices
+
+    # Where the first boxes and features come from; a name in PROPOSALS_REGISTRY.
+    cfg.MODEL.SparseRCNN.PROPOSALS = CN()
+    cfg.MODEL.SparseRCNN.PROPOSALS.NAME = "learned"
+
+    # Which proposal answers for which object in training; a name in MATCHER_REGISTRY.
+    cfg.MODEL.SparseRCNN.MATCHER = CN()
+    cfg.MODEL.SparseRCNN.MATCHER.NAME = "hungarian"
+
+    # Weights of the losses and of the matching costs (lambda_cls, lambda_giou, lambda_L1).
+    cfg.MODEL.SparseRCNN.CLASS_WEIGHT = 2.0
+    cfg.MODEL.SparseRCNN.GIOU_WEIGHT = 2.0
+    cfg.MODEL.SparseRCNN.L1_WEIGHT = 5.0
+    cfg.MODEL.SparseRCNN.DEEP_SUPERVISION = True  # losses on all stages, not on the last alone
+    # Class weight of "no object" in the softmax loss; unused with the focal loss.
+    cfg.MODEL.SparseRCNN.NO_OBJECT_WEIGHT = 0.1
+
+    # Sigmoid focal loss; False: softmax cross-entropy with a "no object" class.
+    cfg.MODEL.SparseRCNN.USE_FOCAL = True
+    cfg.MODEL.SparseRCNN.ALPHA = 0.25
+    cfg.MODEL.SparseRCNN.GAMMA = 2.0
+    cfg.MODEL.SparseRCNN.PRIOR_PROB = 0.01  # p, the score that every class starts at
+
+    # Detections below this score are dropped, in evaluation and demo alike.
+    cfg.MODEL.SparseRCNN.SCORE_THRESH_TEST = 0.0
+    # IoU threshold of class-wise non-maximum suppression; 0: none, the set loss needs none.
+    cfg.MODEL.SparseRCNN.NMS_THRESH_TEST = 0.0
+
+    # Recompute activations in the backward pass instead of keeping them: less memory, more time.
+    cfg.MODEL.ACTIVATION_CHECKPOINT = CN()
+    cfg.MODEL.ACTIVATION_CHECKPOINT.BACKBONE = False  # block by block
+    cfg.MODEL.ACTIVATION_CHECKPOINT.HEAD = False  # stage by stage
+
+
+def _add_solver_keys(cfg):
+    cfg.SOLVER.OPTIMIZER = "ADAMW"  # ADAMW | SGD
+    cfg.SOLVER.ADAM_BETAS = (0.9, 0.999)
+    cfg.SOLVER.ADAM_EPS = 1e-8
+    cfg.SOLVER.BASE_LR_END = 0.0  # where WarmupCosineLR ends; detectron2 0.6 lacks the key
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # learning rate of the backbone over BASE_LR
+    # True: weight decay spares norms and biases. The original decays everything.
+    cfg.SOLVER.NO_DECAY_NORM_BIAS = False
+    # Batches whose gradients are added up before one optimizer step; one iteration is one step,
+    # on IMS_PER_BATCH x ACCUMULATE_STEPS images.
+    cfg.SOLVER.ACCUMULATE_STEPS = 1
+    cfg.SOLVER.AMP.DTYPE = "float16"  # float16 | bfloat16, with AMP.ENABLED
+    # True: skip an iteration with a non-finite loss, with a warning. False: stop with a report.
+    cfg.SOLVER.SKIP_NON_FINITE = False
+
+
+def _add_data_and_test_keys(cfg):
+    # True: leave out unreadable images and invalid annotations, counted and logged.
+    # False: stop with an error that names the first of them.
+    cfg.DATASETS.SKIP_INVALID = False
+
+    # COCO metrics: "auto" takes faster-coco-eval when it is installed, else pycocotools.
+    cfg.TEST.COCO_EVAL = "auto"  # auto | faster_coco_eval | pycocotools
+    # The metric whose best checkpoint is kept as model_best.pth, "TASK/METRIC" as in the tables
+    # printed after evaluation; "": none. With several test sets, the first counts.
+    cfg.TEST.BEST_METRIC = "bbox/AP"
+
+    # Test-time augmentation.
+    cfg.TEST.AUG.MIN_SIZES = (400, 500, 600, 640, 700, 900, 1000, 1100, 1200, 1300, 1400, 1800, 800)
+    # Merge by soft voting, as cvpods does. False: class-wise NMS.
+    cfg.TEST.AUG.CVPODS_TTA = True
+    # Keep from each size only boxes whose sqrt(area) lies in its range below, in pixels of the
+    # resized image.
+    cfg.TEST.AUG.SCALE_FILTER = True
+    cfg.TEST.AUG.SCALE_RANGES = (
+        [96, 10000],
+        [96, 10000],
+        [64, 10000],
+        [64, 10000],
+        [64, 10000],
+        [0, 10000],
+        [0, 10000],
+        [0, 256],
+        [0, 256],
+        [0, 192],
+        [0, 192],
+        [0, 96],
+        [0, 10000],
+    )

@@ -1,0 +1,184 @@
+"""The stages that refine proposals (Sparse R-CNN, section 3.2)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.modeling.box_regression import Box2BoxTransform
+from torch import nn
+
+from .interaction import build_interaction
+from .pooler import PyramidRoIAlign
+
+__all__ = ["IterativeHead", "Stage"]
+
+_BOX_WEIGHTS = (2.0, 2.0, 1.0, 1.0)  # of dx, dy, dw, dh
+# exp(dw) and exp(dh) end here: a box may grow from 16 to 100,000 pixels in one stage.
+_SCALE_CLAMP = math.log(100000.0 / 16)
+_ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+
+
+class Stage(nn.Module):
+    """One refinement: proposals attend to each other, meet their RoI features, and move."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        interaction,
+        num_logits,
+        hidden_dim=256,
+        num_attention_heads=8,
+        dim_feedforward=2048,
+        dropout=0.0,
+        activation="relu",
+        num_cls_layers=1,
+        num_reg_layers=3,
+    ):
+        """
+        Args:
+            interaction (nn.Module): see :mod:`sparsercnn.modeling.interaction`.
+            num_logits (int): K, or K + 1 where the last one is "no object".
+            hidden_dim (int): C.
+            num_attention_heads (int): of the self-attention among proposals.
+            dim_feedforward (int): hidden width of the feed-forward network.
+            dropout (float): probability, in attention and after each sub-layer.
+            activation (str): of the feed-forward network, relu or gelu.
+            num_cls_layers (int): layers before the class logits.
+            num_reg_layers (int): layers before the box deltas.
+        """
+        super().__init__()
+        if activation not in _ACTIVATIONS:
+            raise ValueError(
+                f"MODEL.SparseRCNN.ACTIVATION must be one of {sorted(_ACTIVATIONS)}, "
+                f"got '{activation}'."
+            )
+        self.activation = _ACTIVATIONS[activation]
+        self.self_attn = nn.MultiheadAttention(
+            hidden_dim, num_attention_heads, dropout=dropout, batch_first=True
+        )
+        self.inst_interact = interaction
+        self.linear1 = nn.Linear(hidden_dim, dim_feedforward)
+        self.dropout = nn.Dropout(dropout)
+        self.linear2 = nn.Linear(dim_feedforward, hidden_dim)
+        self.norm1 = nn.LayerNorm(hidden_dim)
+        self.norm2 = nn.LayerNorm(hidden_dim)
+        self.norm3 = nn.LayerNorm(hidden_dim)
+        self.dropout1 = nn.Dropout(dropout)
+        self.dropout2 = nn.Dropout(dropout)
+        self.dropout3 = nn.Dropout(dropout)
+        self.cls_module = _tower(num_cls_layers, hidden_dim)
+        self.reg_module = _tower(num_reg_layers, hidden_dim)
+        self.class_logits = nn.Linear(hidden_dim, num_logits)
+        self.bboxes_delta = nn.Linear(hidden_dim, 4)
+        self.box_transform = Box2BoxTransform(weights=_BOX_WEIGHTS, scale_clamp=_SCALE_CLAMP)
+
+    @classmethod
+    def from_config(cls, cfg):
+        sparse = cfg.MODEL.SparseRCNN
+        return {
+            "interaction": build_interaction(cfg),
+            "num_logits": sparse.NUM_CLASSES + (0 if sparse.USE_FOCAL else 1),
+            "hidden_dim": sparse.HIDDEN_DIM,
+            "num_attention_heads": sparse.NHEADS,
+            "dim_feedforward": sparse.DIM_FEEDFORWARD,
+            "dropout": sparse.DROPOUT,
+            "activation": sparse.ACTIVATION,
+            "num_cls_layers": sparse.NUM_CLS,
+            "num_reg_layers": sparse.NUM_REG,
+        }
+
+    def forward(self, roi_features, boxes, proposal_features):
+        """
+        Args:
+            roi_features: (B * N, C, r, r).
+            boxes: (B, N, 4), absolute xyxy, from which the RoI features were pooled.
+            proposal_features: (B, N, C).
+
+        Returns:
+            tuple: class logits (B, N, K), refined boxes (B, N, 4) in float32, and proposal
+            features (B, N, C) for the next stage.
+        """
+        B, N, C = proposal_features.shape
+        x = proposal_features
+        attended = self.self_attn(x, x, x, need_weights=False)[0]
+        x = self.norm1(x + self.dropout1(attended))
+        update = self.inst_interact(x.flatten(0, 1), roi_features).view(B, N, C)
+        x = self.norm2(x + self.dropout2(update))
+        update = self.linear2(self.dropout(self.activation(self.linear1(x))))
+        x = self.norm3(x + self.dropout3(update))
+
+        class_logits = self.class_logits(self.cls_module(x))
+        deltas = self.bboxes_delta(self.reg_module(x))
+        # Decoding is float32 whatever the features are: half a pixel is lost above 1,024 in fp16.
+        boxes = self.box_transform.apply_deltas(
+            deltas.float().flatten(0, 1), boxes.float().flatten(0, 1)
+        )
+        return class_logits, boxes.view(B, N, 4), x
+
+
+class IterativeHead(nn.Module):
+    """Stages in a row, each starting from the boxes and features of the one before."""
+
+    @configurable
+    def __init__(self, *, stages, pooler, prior_prob=None):
+        """
+        Args:
+            stages (list[Stage]): T of them, with weights of their own.
+            pooler (nn.Module): ``pooler(features, boxes)``, (B * N, C, r, r).
+            prior_prob (float): the score that every class starts at, for the focal loss; None
+                for the softmax loss, which has no prior.
+        """
+        super().__init__()
+        self.box_pooler = pooler
+        self.head_series = nn.ModuleList(stages)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        if prior_prob is not None:
+            for stage in self.head_series:
+                nn.init.constant_(stage.class_logits.bias, -math.log((1 - prior_prob) / prior_prob))
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        sparse = cfg.MODEL.SparseRCNN
+        for name in cfg.MODEL.ROI_HEADS.IN_FEATURES:
+            if input_shape[name].channels != sparse.HIDDEN_DIM:
+                raise ValueError(
+                    f"Feature map {name} has {input_shape[name].channels} channels, but "
+                    f"MODEL.SparseRCNN.HIDDEN_DIM is {sparse.HIDDEN_DIM}; they must agree "
+                    "(MODEL.FPN.OUT_CHANNELS sets the maps')."
+                )
+        return {
+            "stages": [Stage(cfg) for _ in range(sparse.NUM_HEADS)],
+            "pooler": PyramidRoIAlign(cfg, input_shape),
+            "prior_prob": sparse.PRIOR_PROB if sparse.USE_FOCAL else None,
+        }
+
+    def forward(self, features, boxes, proposal_features):
+        """
+        Args:
+            features (list[Tensor]): the pyramid's maps, finest first, each (B, C, H_l, W_l).
+            boxes: (B, N, 4), absolute xyxy.
+            proposal_features: (B, N, C).
+
+        Returns:
+            tuple: class logits (T, B, N, K) and boxes (T, B, N, 4) of all stages.
+        """
+        logits_of_stages, boxes_of_stages = [], []
+        for stage in self.head_series:
+            roi_features = self.box_pooler(features, boxes)
+            class_logits, boxes, proposal_features = stage(roi_features, boxes, proposal_features)
+            logits_of_stages.append(class_logits)
+            boxes_of_stages.append(boxes)
+            boxes = boxes.detach()
+        return torch.stack(logits_of_stages), torch.stack(boxes_of_stages)
+
+
+def _tower(num_layers, hidden_dim):
+    layers = []
+    for _ in range(num_layers):
+        layers += [nn.Linear(hidden_dim, hidden_dim, bias=False), nn.LayerNorm(hidden_dim)]
+        layers += [nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)

@@ -1,0 +1,13 @@
+"""How a proposal feature meets its RoI feature.
+
+An interaction is a module ``interaction(proposal_features, roi_features) -> update``:
+
+* proposal_features: (R, C), R = B * N proposals after self-attention and LayerNorm.
+* roi_features: (R, C, r, r).
+* update: (R, C), which the stage adds to the proposal features.
+"""
+
+from .build import INTERACTION_REGISTRY, build_interaction
+from .dynamic_conv import DynamicConv
+
+__all__ = ["INTERACTION_REGISTRY", "DynamicConv", "build_interaction"]

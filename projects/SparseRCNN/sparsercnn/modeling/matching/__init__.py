@@ -1,0 +1,13 @@
+"""Which proposal answers for which object.
+
+A matcher is a module ``matcher(class_logits, boxes, targets) -> Assignment``:
+
+* class_logits: (S, B, N, K), float32, of all stages with a loss.
+* boxes: (S, B, N, 4), float32, absolute xyxy.
+* targets: :class:`sparsercnn.structures.Targets`.
+"""
+
+from .build import MATCHER_REGISTRY, build_matcher
+from .hungarian import HungarianMatcher
+
+__all__ = ["MATCHER_REGISTRY", "HungarianMatcher", "build_matcher"]

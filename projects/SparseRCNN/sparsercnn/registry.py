@@ -1,0 +1,40 @@
+"""A registry whose entries have the names that are written in YAML."""
+
+from fvcore.common.registry import Registry
+
+__all__ = ["NamedRegistry"]
+
+
+class NamedRegistry(Registry):
+    """:class:`fvcore.common.registry.Registry` with an explicit name for each entry.
+
+    .. code-block:: python
+
+        @MATCHER_REGISTRY.register("hungarian")
+        class HungarianMatcher: ...
+    """
+
+    def register(self, name):
+        """
+        Args:
+            name (str): the name under which the decorated object is found.
+
+        Returns:
+            callable: a decorator that registers its argument and returns it unchanged.
+        """
+
+        def decorate(obj):
+            self._do_register(name, obj)
+            return obj
+
+        return decorate
+
+    def get(self, name):
+        """
+        Raises:
+            KeyError: no entry of that name; the message lists those there are.
+        """
+        if name not in self:
+            known = ", ".join(sorted(key for key, _ in self))
+            raise KeyError(f"No '{name}' in the {self._name} registry; it has: {known}.")
+        return super().get(name)

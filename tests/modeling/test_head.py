@@ -1,0 +1,144 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from sparsercnn.modeling import DynamicConv, IterativeHead, PyramidRoIAlign, Stage
+
+
+def make_head(num_classes=5, num_stages=2, C=16, **kwargs):
+    stages = [
+        Stage(
+            interaction=DynamicConv(hidden_dim=C, dim_dynamic=4, pooler_resolution=3),
+            num_logits=num_classes,
+            hidden_dim=C,
+            num_attention_heads=4,
+            dim_feedforward=24,
+        )
+        for _ in range(num_stages)
+    ]
+    pooler = PyramidRoIAlign(output_size=3, strides=[4, 8])
+    return IterativeHead(stages=stages, pooler=pooler, **kwargs)
+
+
+@pytest.fixture
+def inputs():
+    features = [torch.randn(2, 16, 24, 32), torch.randn(2, 16, 12, 16)]
+    corner = torch.rand(2, 7, 2) * 60
+    boxes = torch.cat([corner, corner + 10 + torch.rand(2, 7, 2) * 30], dim=2)
+    return features, boxes, torch.randn(2, 7, 16)
+
+
+def test_boxes_decode_what_was_encoded():
+    transform = make_head(num_stages=1).head_series[0].box_transform
+    source = torch.tensor([[0.0, 0, 10, 20], [5, 5, 105, 25]])
+    target = torch.tensor([[3.0, -4, 30, 6], [50, 0, 60, 80]])
+    deltas = transform.get_deltas(source, target)
+    torch.testing.assert_close(transform.apply_deltas(deltas, source), target)
+    # By hand: the centre moves by 11.5 of 10 pixels, with weight 2.
+    assert deltas[0, 0].item() == pytest.approx(2 * 1.15)
+    assert deltas[0, 2].item() == pytest.approx(math.log(2.7))
+
+
+def test_growth_of_a_box_is_clamped():
+    transform = make_head(num_stages=1).head_series[0].box_transform
+    grown = transform.apply_deltas(
+        torch.tensor([[0.0, 0, 1e4, 1e4]]), torch.tensor([[0.0, 0, 16, 16]])
+    )
+    assert (grown[0, 2] - grown[0, 0]).item() == pytest.approx(100000, rel=1e-4)
+
+
+@pytest.mark.parametrize("num_classes", [1, 3, 4, 16, 24, 64, 256])
+def test_the_classification_bias_and_nothing_else_carries_the_prior(num_classes):
+    """Whatever coincides with the number of classes: here 16 channels, 24 hidden, 4 deltas."""
+    head = make_head(num_classes, prior_prob=0.01)
+    prior = -math.log(99)
+    for name, parameter in head.named_parameters():
+        holds_prior = torch.isclose(parameter, torch.tensor(prior)).any().item()
+        assert holds_prior == name.endswith("class_logits.bias"), name
+    assert all(stage.class_logits.bias.shape == (num_classes,) for stage in head.head_series)
+
+
+def test_permuted_proposals_permute_the_outputs(inputs):
+    features, boxes, proposal_features = inputs
+    head = make_head().eval()
+    order = torch.randperm(7)
+    logits, refined = head(features, boxes, proposal_features)
+    logits2, refined2 = head(features, boxes[:, order], proposal_features[:, order])
+    torch.testing.assert_close(logits2, logits[:, :, order], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(refined2, refined[:, :, order], rtol=1e-4, atol=1e-3)
+
+
+def test_images_of_a_batch_do_not_meet(inputs):
+    features, boxes, proposal_features = inputs
+    head = make_head().eval()
+    logits, refined = head(features, boxes, proposal_features)
+    logits1, refined1 = head([f[1:] for f in features], boxes[1:], proposal_features[1:])
+    torch.testing.assert_close(logits[:, 1:], logits1, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(refined[:, 1:], refined1, rtol=1e-4, atol=1e-3)
+
+
+def test_boxes_are_detached_between_stages(inputs):
+    features, boxes, proposal_features = inputs
+    boxes.requires_grad_()
+    head = make_head(num_stages=3)
+    _, refined = head(features, boxes, proposal_features)
+    refined[2].sum().backward()
+    assert boxes.grad is None or boxes.grad.eq(0).all()
+    assert head.head_series[0].bboxes_delta.weight.grad.eq(0).all()
+    assert head.head_series[1].bboxes_delta.weight.grad.eq(0).all()
+    assert head.head_series[0].linear1.weight.grad.abs().sum() > 0
+
+
+def test_boxes_are_float32_in_half_precision(inputs):
+    features, boxes, proposal_features = inputs
+    head = make_head()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits, refined = head(features, boxes, proposal_features)
+    assert refined.dtype == torch.float32
+    expected, refined32 = head(features, boxes, proposal_features)
+    assert (logits.float() - expected).abs().max() < 0.3
+    assert (refined - refined32)[
+        0
+    ].abs().max() < 2.0  # pixels: the deltas' rounding, not the boxes'
+
+
+def test_dynamic_conv_worked_by_hand():
+    """One channel, one token: relu(norm) of a single value is its bias."""
+    module = DynamicConv(hidden_dim=2, dim_dynamic=1, pooler_resolution=1)
+    for norm in (module.norm1, module.norm2, module.norm3):
+        nn.init.ones_(norm.weight)
+        nn.init.zeros_(norm.bias)
+    with torch.no_grad():
+        module.norm1.bias.fill_(3.0)  # LayerNorm over one channel leaves the bias alone
+        module.dynamic_layer.weight.zero_()
+        # matrix1 = [[7], [7]] has no say then; matrix2 = [[1, -1]] gives (3, -3).
+        module.dynamic_layer.bias.copy_(torch.tensor([7.0, 7.0, 1.0, -1.0]))
+        module.out_layer.weight.copy_(torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
+        module.out_layer.bias.zero_()
+    out = module(torch.randn(1, 2), torch.randn(1, 2, 1, 1))
+    # LayerNorm(3, -3) = (1, -1), relu (1, 0), out layer (0, 2), LayerNorm (-1, 1), relu (0, 1).
+    torch.testing.assert_close(out, torch.tensor([[0.0, 1.0]]), rtol=0, atol=1e-4)
+
+
+def test_each_proposal_filters_its_own_roi():
+    module = DynamicConv(hidden_dim=8, dim_dynamic=4, pooler_resolution=3)
+    proposals, rois = torch.randn(5, 8), torch.randn(5, 8, 3, 3)
+    together = module(proposals, rois)
+    for i in range(5):
+        alone = module(proposals[i : i + 1], rois[i : i + 1])
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_unknown_activation_names_the_key():
+    with pytest.raises(ValueError, match="MODEL.SparseRCNN.ACTIVATION.*'glu'"):
+        Stage(interaction=nn.Identity(), num_logits=2, hidden_dim=8, activation="glu")
+
+
+def test_channels_must_agree(tiny_cfg):
+    from detectron2.layers import ShapeSpec
+
+    shape = {f"p{i}": ShapeSpec(channels=48, stride=2**i) for i in range(2, 6)}
+    with pytest.raises(ValueError, match="p2 has 48 channels.*HIDDEN_DIM is 32"):
+        IterativeHead(tiny_cfg, shape)

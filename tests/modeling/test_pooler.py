@@ -1,0 +1,72 @@
+import pytest
+import torch
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.structures import Boxes
+
+from sparsercnn.modeling import PyramidRoIAlign
+
+STRIDES = [4, 8, 16, 32]
+
+
+@pytest.fixture
+def pyramid():
+    return [torch.randn(2, 5, 512 // stride, 640 // stride) for stride in STRIDES]
+
+
+@pytest.fixture
+def boxes():
+    """Of all levels' sizes, some reaching out of the image, one without an area."""
+    centre = torch.rand(2, 40, 2) * 700 - 30
+    size = 2 ** (torch.rand(2, 40, 2) * 8 + 2)
+    boxes = torch.cat([centre - size / 2, centre + size / 2], dim=2)
+    boxes[0, 0] = torch.tensor([50.0, 50, 50, 50])
+    return boxes
+
+
+def test_equals_detectron2(pyramid, boxes):
+    reference = ROIPooler(7, [1 / s for s in STRIDES], sampling_ratio=2, pooler_type="ROIAlignV2")
+    ours = PyramidRoIAlign(output_size=7, strides=STRIDES)(pyramid, boxes)
+    torch.testing.assert_close(ours, reference(pyramid, [Boxes(b) for b in boxes]))
+
+
+def test_without_indices_equals_with_indices(pyramid, boxes, monkeypatch):
+    pooler = PyramidRoIAlign(output_size=3, strides=STRIDES)
+    pyramid = [level.requires_grad_() for level in pyramid]
+    by_index = pooler(pyramid, boxes)
+    by_index.square().sum().backward()
+    gradients = [level.grad.clone() for level in pyramid]
+    for level in pyramid:
+        level.grad = None
+    monkeypatch.setattr(
+        pooler, "_pool_by_index", lambda features, *args: pooler._pool_all(features, *args)
+    )
+    pooled = pooler(pyramid, boxes)
+    pooled.square().sum().backward()
+    torch.testing.assert_close(pooled, by_index)
+    for level, gradient in zip(pyramid, gradients, strict=True):
+        torch.testing.assert_close(level.grad, gradient)
+
+
+def test_boxes_are_not_rounded_to_the_features_type(pyramid, boxes):
+    pooler = PyramidRoIAlign(output_size=7, strides=STRIDES)
+    exact = pooler([level.bfloat16().float() for level in pyramid], boxes)
+    pooled = pooler([level.bfloat16() for level in pyramid], boxes)
+    assert pooled.dtype == torch.bfloat16
+    # One rounding of the result, not of a box: in bfloat16, 601 and 603 pixels are the same.
+    torch.testing.assert_close(pooled.float(), exact, rtol=2**-8, atol=1e-6)
+
+
+def test_non_finite_boxes_read_zeros(pyramid, boxes):
+    pooler = PyramidRoIAlign(output_size=7, strides=STRIDES)
+    expected = pooler(pyramid, boxes)
+    boxes[1, 3] = float("nan")
+    pooled = pooler(pyramid, boxes)
+    assert pooled[40 + 3].eq(0).all()
+    others = torch.arange(80) != 43
+    torch.testing.assert_close(pooled[others], expected[others])
+
+
+@pytest.mark.parametrize("strides", [[4, 8, 32], [4, 12]])
+def test_refuses_strides_that_do_not_double(strides):
+    with pytest.raises(ValueError, match="Strides of the pyramid"):
+        PyramidRoIAlign(output_size=7, strides=strides)
