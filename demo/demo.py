@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""Draw a model's detections on images, a video or a camera's pictures. See README.md beside it."""
+
+import argparse
+import sys
+
+from detectron2.utils.logger import setup_logger
+
+from sparsercnn.engine.checkpoint import CheckpointError
+from sparsercnn.engine.demo import RESULTS_FILE, run_on_camera, run_on_images, run_on_video
+from sparsercnn.engine.media import MediaError, find_images
+from sparsercnn.engine.predictor import Predictor
+from sparsercnn.engine.setup import ConfigError, add_unsafe_argument, load_demo_config
+
+EPILOG = """
+examples:
+  demo.py --config-file configs/quickstart/sparsercnn.yaml --input a.jpg folder 'more/*.png' \\
+      --output drawn --opts MODEL.WEIGHTS output/quickstart/model_final.pth
+  demo.py --config-file cfg.yaml --video-input street.mp4 --output drawn --opts MODEL.WEIGHTS w.pth
+
+exit status: 0 if all was done, 1 if some files could not be read, 2 if nothing could be done.
+"""
+
+
+def score(text):
+    """A number from 0 to 1, for argparse."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def get_parser():
+    """The command line.
+
+    Returns:
+        argparse.ArgumentParser:
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML of the model")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--input", nargs="+", metavar="PATH", help="images: files, folders or globs ('*.jpg')"
+    )
+    source.add_argument("--video-input", metavar="FILE", help="a video file")
+    source.add_argument("--webcam", action="store_true", help="the first camera, in a window")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help=f"folder for what is drawn and {RESULTS_FILE}; without it, a window shows it",
+    )
+    parser.add_argument(
+        "--confidence-threshold",
+        type=score,
+        default=0.5,
+        metavar="T",
+        help="lowest score that is drawn and written (%(default)s)",
+    )
+    add_unsafe_argument(parser)
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config overrides, MODEL.WEIGHTS among them; last on the line",
+    )
+    return parser
+
+
+def main(argv=None):
+    """Run the demo.
+
+    Args:
+        argv (list[str]): arguments; None: those of the process.
+
+    Returns:
+        int: exit status.
+    """
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    if args.webcam and args.output:
+        parser.error("--webcam shows a window and writes nothing: leave out --output")
+    setup_logger(name="sparsercnn")
+    setup_logger(name="fvcore")
+    try:
+        return run(args)
+    except (CheckpointError, ConfigError, MediaError) as error:
+        print(f"demo.py: {error}", file=sys.stderr)
+        return 2
+
+
+def run(args):
+    """Do what the command line says.
+
+    Args:
+        args (argparse.Namespace): from :func:`get_parser`.
+
+    Returns:
+        int: exit status, 0 or 1.
+    """
+    paths, without = find_images(args.input or [])
+    if args.input and not paths:
+        raise MediaError(f"There are no images in: {', '.join(args.input)}.")
+    cfg = load_demo_config(args.config_file, args.opts, allow_unsafe=args.allow_unsafe)
+    predictor = Predictor(cfg, allow_unsafe=args.allow_unsafe)
+    if args.webcam:
+        run_on_camera(predictor, args.confidence_threshold)
+        return 0
+    if args.video_input:
+        run_on_video(predictor, args.video_input, args.output, args.confidence_threshold)
+        return 0
+    failed = run_on_images(predictor, paths, args.output, args.confidence_threshold)
+    for pattern in without:
+        print(f"No images in: {pattern}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} of {len(paths)} images could not be read.", file=sys.stderr)
+    return 1 if failed or without else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

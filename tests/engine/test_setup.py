@@ -1,0 +1,170 @@
+"""Configs load without running code, and mistakes in them are named."""
+
+import os
+
+import pytest
+import torch
+import yaml
+
+from sparsercnn.engine.setup import (
+    ConfigError,
+    argument_parser,
+    check_devices,
+    load_config,
+    load_demo_config,
+)
+from sparsercnn.engine.setup import setup as set_up_run  # pytest calls what is named setup
+
+RUNS_CODE = "MODEL:\n  WEIGHTS: !!python/object/apply:os.system ['mkdir %s']\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, text):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
+
+
+def load(path, opts=(), **kwargs):
+    return load_config(path, opts, register=False, **kwargs)
+
+
+def test_defaults_file_base_and_overrides_are_merged_in_that_order(write):
+    write("base.yaml", "SEED: 1\nVERSION: 2\nMODEL:\n  SparseRCNN:\n    NUM_CLASSES: 7\n")
+    path = write("config.yaml", "_BASE_: base.yaml\nSEED: 2\n")
+    cfg = load(path, ["SOLVER.MAX_ITER", "9"])
+    assert cfg.SEED == 2 and cfg.MODEL.SparseRCNN.NUM_CLASSES == 7 and cfg.SOLVER.MAX_ITER == 9
+    assert cfg.MODEL.SparseRCNN.NHEADS == 8
+    assert cfg.is_frozen()
+
+
+@pytest.mark.parametrize("in_base", [False, True])
+def test_python_tags_are_refused_and_the_file_that_has_them_named(write, tmp_path, in_base):
+    trap = tmp_path / "trap"
+    tagged = write("tagged.yaml", RUNS_CODE % trap)
+    path = write("config.yaml", "_BASE_: tagged.yaml\nVERSION: 2\n") if in_base else tagged
+    with pytest.raises(ConfigError, match=r"os\.system.*--allow-unsafe") as error:
+        load(path)
+    assert f"{tagged}, line 2" in str(error.value)
+    assert not trap.exists()
+
+
+def test_the_opt_out_allows_python_tags(write):
+    write("base.yaml", "SEED: !!python/object/apply:abs [-5]\nVERSION: 2\n")
+    path = write("config.yaml", "_BASE_: base.yaml\n")
+    assert load(path, allow_unsafe=True).SEED == 5
+
+
+@pytest.mark.parametrize(
+    "text, key, nearest",
+    [
+        ("MODEL: {SparseRCNN: {NUM_CLASS: 3}}", "MODEL.SparseRCNN.NUM_CLASS", "NUM_CLASSES"),
+        ("MODEL: {SPARSERCNN: {NUM_CLASSES: 3}}", "MODEL.SPARSERCNN", "MODEL.SparseRCNN?"),
+        ("MODEL: {NUM_PROPOSALS: 3}", "MODEL.NUM_PROPOSALS", "MODEL.SparseRCNN.NUM_PROPOSALS"),
+    ],
+)
+def test_an_unknown_key_in_a_file_is_named_with_the_nearest(write, text, key, nearest):
+    path = write("config.yaml", text + "\nVERSION: 2\n")
+    with pytest.raises(ConfigError) as error:
+        load(path)
+    message = str(error.value)
+    assert path in message and f"no key {key}." in message and nearest in message
+
+
+@pytest.mark.parametrize(
+    "opts, expected",
+    [
+        (["SOLVER.MAXITER", "1"], "no key SOLVER.MAXITER. Did you mean SOLVER.MAX_ITER?"),
+        (["model.weights", "x"], "Did you mean MODEL.WEIGHTS?"),
+        (["MODEL.WEIGHTS", "a", "--resume"], "--resume must come before"),
+        (["SEED"], "'SEED' has no partner"),
+        (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER"),
+    ],
+)
+def test_mistakes_in_overrides_are_named(write, opts, expected):
+    with pytest.raises(ConfigError) as error:
+        load(write("config.yaml", "VERSION: 2\n"), opts)
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("SEED: [1\nVERSION: 2\n", "line 2"),
+        ("", "no mapping"),
+        ("- 1\n", "no mapping"),
+        ("_BASE_: config.yaml\n", "leads back to itself"),
+        ("_BASE_: nowhere.yaml\n", "nowhere.yaml"),
+        ("SOLVER: {MAX_ITER: many}\nVERSION: 2\n", "SOLVER.MAX_ITER"),
+    ],
+)
+def test_broken_files_are_named(write, text, expected):
+    path = write("config.yaml", text)
+    with pytest.raises(ConfigError) as error:
+        load(path)
+    assert path in str(error.value) and expected in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["", "nowhere.yaml"])
+def test_a_missing_config_is_an_error(path):
+    with pytest.raises(ConfigError, match="--config-file|nowhere.yaml"):
+        load(path)
+
+
+def test_data_sets_are_registered(write, monkeypatch):
+    seen = []
+    monkeypatch.setattr("sparsercnn.data.register_datasets", seen.extend)
+    load_config(write("c.yaml", "VERSION: 2\nDATASETS: {TRAIN: ['coco:a@b'], TEST: ['voc:c@d']}"))
+    assert seen == ["coco:a@b", "voc:c@d"]
+
+
+def test_the_demo_does_without_the_data(write, caplog):
+    path = write("c.yaml", "VERSION: 2\nMODEL: {DEVICE: cpu}\nDATASETS: {TEST: ['coco:a.json@b']}")
+    assert load_demo_config(path).DATASETS.TEST == ("coco:a.json@b",)
+    assert "Class names come from the checkpoint" in caplog.text and "a.json" in caplog.text
+
+
+def parse(*arguments):
+    return argument_parser().parse_args(list(arguments))
+
+
+def test_command_line():
+    args = parse("--config-file", "c", "--num-gpus", "0", "--allow-unsafe", "SEED", "1")
+    assert args.allow_unsafe and args.num_gpus == 0 and args.opts == ["SEED", "1"]
+    assert not parse().allow_unsafe
+
+
+def test_setup_prepares_a_run_on_cpu(write, tmp_path):
+    path = write("c.yaml", "VERSION: 2\nSEED: 3\nMODEL: {DEVICE: cuda}\n")
+    output = str(tmp_path / "out")
+    cfg = set_up_run(parse("--config-file", path, "--num-gpus", "0", "OUTPUT_DIR", output))
+    first = torch.rand(1)
+    assert cfg.MODEL.DEVICE == "cpu" and cfg.is_frozen()
+    assert os.path.isfile(os.path.join(output, "config.yaml"))
+    # The copy of the config loads as safely as the one it is made from.
+    copy = load(os.path.join(output, "config.yaml"))
+    assert yaml.safe_load(copy.dump()) == yaml.safe_load(cfg.dump())
+    set_up_run(parse("--config-file", path, "--num-gpus", "0", "OUTPUT_DIR", output))
+    assert torch.equal(torch.rand(1), first), "SEED seeds"
+
+
+def test_a_gpu_that_is_not_there_is_an_error(write, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    args = parse("--config-file", write("c.yaml", "VERSION: 2\nMODEL: {DEVICE: cuda}\n"))
+    with pytest.raises(ConfigError, match=r"MODEL\.DEVICE cpu.*--num-gpus 0"):
+        set_up_run(args)
+
+
+def test_more_gpus_than_there_are_is_an_error(write, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    cfg = load(write("c.yaml", "VERSION: 2\nMODEL: {DEVICE: cuda}\n"))
+    check_devices(cfg, 2)
+    with pytest.raises(ConfigError, match="there are 2"):
+        check_devices(cfg, 3)
+    on_cpu = load(write("c.yaml", "VERSION: 2\nMODEL: {DEVICE: cpu}\n"))
+    check_devices(on_cpu, 1)
+    with pytest.raises(ConfigError, match="--num-gpus 0"):
+        check_devices(on_cpu, 2)
