@@ -6,6 +6,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import box_iou
 
 from sparsercnn import add_sparsercnn_config
@@ -329,3 +330,39 @@ def test_images_are_normalised_and_padded(inference_model):
         images.tensor[0, :, :40, :50], ((100 - mean) / std).expand(3, 40, 50)
     )
     assert images.tensor[0, :, 40:].eq(0).all()
+
+
+class _Waits(TorchDispatchMode):
+    """Operations whose result the host must know before it can go on."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        indices = args[1] if name in ("index", "index_put", "index_put_") else ()
+        if name in ("_local_scalar_dense", "nonzero", "masked_select", "equal") or any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices
+        ):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_training_waits_for_the_device_in_the_matching_alone(tiny_cfg, make_input, monkeypatch):
+    model = build_model(tiny_cfg)
+    pooler = model.head.box_pooler
+    monkeypatch.setattr(pooler, "_pool_by_index", lambda *args: pooler._pool_all(*args))
+    inputs = [make_input((64, 96), [[5, 5, 40, 40]], [1]), make_input((96, 64))]
+    # Padding computes with sizes that are on the host, which the mode cannot tell.
+    prepared = model.preprocess_images(inputs)
+    monkeypatch.setattr(model, "preprocess_images", lambda _: prepared)
+    with _Waits() as forward:
+        losses = model(inputs)
+    assert forward.found == []
+    with _Waits() as backward:
+        sum(losses.values()).backward()
+    assert backward.found == []
+    with _Waits() as control:
+        assert losses["loss_ce"] > 0
+    assert control.found

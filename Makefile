@@ -1,0 +1,68 @@
+# Everything that the README runs. The set-up goes into VENV, once.
+
+PYTHON ?= python3
+VENV ?= .venv
+UV ?= uv
+
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check
+CONFIG := configs/quickstart/sparsercnn.yaml
+OUTPUT := output/quickstart
+
+# The stamp is named after what the set-up is made from, and lies in the VENV that it is about.
+SOURCES := requirements/build.txt requirements/lock.txt setup.py pyproject.toml \
+	tools/install_detectron2.py $(wildcard tools/detectron2_wheel/*.*)
+DIGEST := $(shell { pwd; cat $(SOURCES); } | sha256sum | cut -c 1-16)
+STAMP := $(VENV)/.installed-$(DIGEST)
+
+PYTHON_CHECK := import sys; found = sys.version_info[:2]; \
+	sys.exit(None if sys.platform == "linux" and (3, 10) <= found <= (3, 12) else \
+	"This needs Python 3.10, 3.11 or 3.12 on Linux, and %s is %d.%d on %s. " \
+	"Name another one: make PYTHON=python3.11 VENV=new_folder ..." \
+	% ((sys.executable,) + found + (sys.platform,)))
+
+.PHONY: help env quickstart test lint bench lock
+
+help:
+	@echo "make env         install into VENV=$(VENV), with PYTHON=$(PYTHON)"
+	@echo "make quickstart  train, evaluate and draw on synthetic shapes, on the CPU"
+	@echo "make test        run the tests"
+	@echo "make lint        check style and formatting"
+	@echo "make bench       measure speed and memory"
+	@echo "make lock        renew requirements/*.txt from requirements/*.in, with UV=$(UV)"
+
+env: $(STAMP)
+
+$(STAMP):
+	@if [ -x $(RUN) ]; then $(RUN) -c '$(PYTHON_CHECK)'; else $(PYTHON) -c '$(PYTHON_CHECK)'; fi
+	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/.installed-*
+	$(PIP) install --no-deps --require-hashes -r requirements/build.txt
+	$(PIP) install --no-build-isolation --require-hashes -r requirements/lock.txt
+	$(RUN) tools/install_detectron2.py
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+quickstart: env
+	$(RUN) projects/SparseRCNN/train_net.py --num-gpus 0 --config-file $(CONFIG) OUTPUT_DIR $(OUTPUT)
+	$(RUN) demo/demo.py --config-file $(CONFIG) \
+		--input $$(ls $${DETECTRON2_DATASETS:-datasets}/shapes/val/*.png | head -n 6) \
+		--output $(OUTPUT)/demo --confidence-threshold 0.4 \
+		--opts MODEL.WEIGHTS $(OUTPUT)/model_final.pth MODEL.DEVICE cpu
+
+test: env
+	$(RUN) -m pytest -q tests
+
+lint: env
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+bench: env
+	$(RUN) tools/benchmark.py
+
+# build.txt follows lock.txt: torch limits the version of setuptools.
+COMPILE := pip compile --quiet --universal --python-version 3.10 --generate-hashes \
+	--no-emit-index-url --no-python-downloads --custom-compile-command "make lock"
+lock:
+	$(UV) $(COMPILE) requirements/requirements.in requirements/build.in -o requirements/lock.txt
+	$(UV) $(COMPILE) -c requirements/lock.txt requirements/build.in -o requirements/build.txt

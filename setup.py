@@ -1,0 +1,40 @@
+"""Package metadata, with the ranges that work; requirements/lock.txt has one exact choice.
+
+Not listed is detectron2, which the registry does not have under that name: see
+tools/install_detectron2.py. OpenCV is an extra, because two packages provide the same module and
+installing the one over the other breaks both.
+"""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="sparsercnn",
+    version="0.1.0",
+    description="Sparse R-CNN and its relatives as a detectron2 project",
+    license="Apache-2.0",
+    package_dir={"": "projects/SparseRCNN"},
+    packages=find_packages("projects/SparseRCNN"),
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.0",
+        "torchvision>=0.15",
+        "numpy>=1.23",
+        "scipy>=1.8",
+        "Pillow>=9.4",
+        "PyYAML>=6.0",
+        "pycocotools>=2.0.6",
+        "fvcore>=0.1.5.post20221221",
+        "iopath>=0.1.7",
+        "yacs>=0.1.8",
+        "tabulate>=0.9",
+        "termcolor>=1.1",
+        "tqdm>=4.62",
+        "shapely>=1.8",
+    ],
+    extras_require={
+        "headless": ["opencv-python-headless"],
+        "gui": ["opencv-python"],
+        "fast-eval": ["faster-coco-eval>=1.6"],
+        "dev": ["pytest", "ruff", "pre-commit"],
+    },
+)
