@@ -1,5 +1,6 @@
 """What the tests share: a Sparse R-CNN small enough to build in a moment, and inputs for it."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _logs_reach_caplog(monkeypatch):
+    """Even if another test has set up the loggers as a program does, for its own output alone."""
+    for name in ("detectron2", "sparsercnn"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
 
 
 @pytest.fixture
@@ -36,6 +44,7 @@ def tiny_cfg():
     cfg.MODEL.SparseRCNN.DIM_DYNAMIC = 8
     cfg.MODEL.SparseRCNN.NUM_HEADS = 2
     cfg.MODEL.SparseRCNN.NUM_PROPOSALS = 6
+    cfg.MODEL.SparseRCNN.PROPOSALS.INIT = "image"
     return cfg
 
 

@@ -39,14 +39,41 @@ def _add_model_keys(cfg):
     # Dynamic convolution.
     cfg.MODEL.SparseRCNN.NUM_DYNAMIC = 2  # matrices generated per proposal
     cfg.MODEL.SparseRCNN.DIM_DYNAMIC = 64  # channels between the two matrices
+    # Dual attention: RoI transformer and dynamic CBAM. The defaults are the paper's.
+    cfg.MODEL.SparseRCNN.DUAL_ATTENTION = CN()
+    cfg.MODEL.SparseRCNN.DUAL_ATTENTION.NUM_CBAM = 4  # repetitions; 0: no such branch
+    cfg.MODEL.SparseRCNN.DUAL_ATTENTION.NUM_TRANSFORMER = 1  # layers; 0: no such branch
+    # Attention weights of the CBAM come from the proposal; False: from the RoI feature itself.
+    cfg.MODEL.SparseRCNN.DUAL_ATTENTION.DYNAMIC_CBAM = True
+    # LayerNorm over all C x r x r values of a RoI before they are projected.
+    cfg.MODEL.SparseRCNN.DUAL_ATTENTION.PRE_NORM = True
+    # RoIs whose activations are in memory at a time, for small GPUs: the backward pass computes
+    # them again. 0: all.
+    cfg.MODEL.SparseRCNN.DUAL_ATTENTION.ROI_CHUNK = 0
 
     # Where the first boxes and features come from; a name in PROPOSALS_REGISTRY.
     cfg.MODEL.SparseRCNN.PROPOSALS = CN()
-    cfg.MODEL.SparseRCNN.PROPOSALS.NAME = "learned"
+    cfg.MODEL.SparseRCNN.PROPOSALS.NAME = "learned"  # learned | dynamic
+    cfg.MODEL.SparseRCNN.PROPOSALS.INIT = "image"  # boxes at first: image | center | grid | random
+    # Dynamic proposals: experts mixed for each image.
+    cfg.MODEL.SparseRCNN.PROPOSALS.NUM_EXPERTS = 4  # E; 1: the same as learned
+    # tau of the softmax over experts falls linearly from this to 1 over ANNEAL_ITERS iterations.
+    cfg.MODEL.SparseRCNN.PROPOSALS.TEMPERATURE = 30.0
+    cfg.MODEL.SparseRCNN.PROPOSALS.ANNEAL_ITERS = 3000
 
     # Which proposal answers for which object in training; a name in MATCHER_REGISTRY.
     cfg.MODEL.SparseRCNN.MATCHER = CN()
-    cfg.MODEL.SparseRCNN.MATCHER.NAME = "hungarian"
+    cfg.MODEL.SparseRCNN.MATCHER.NAME = "hungarian"  # hungarian | optimal_transport
+    # Optimal transport: one object, several proposals.
+    cfg.MODEL.SparseRCNN.MATCHER.K = 3  # units of an object at the last stage
+    # k of each object from its IoUs with the stage's boxes, instead of K: the sum of the TOP_Q (q)
+    # largest of them, rounded down.
+    cfg.MODEL.SparseRCNN.MATCHER.DYNAMIC_K = False
+    cfg.MODEL.SparseRCNN.MATCHER.TOP_Q = 8
+    cfg.MODEL.SparseRCNN.MATCHER.STEP = 0.5  # units fewer per stage before the last; at least 1
+    # Costs that differ by less are equal to the solver.
+    cfg.MODEL.SparseRCNN.MATCHER.SINKHORN_EPS = 0.005
+    cfg.MODEL.SparseRCNN.MATCHER.SINKHORN_ITERS = 30
 
     # Weights of the losses and of the matching costs (lambda_cls, lambda_giou, lambda_L1).
     cfg.MODEL.SparseRCNN.CLASS_WEIGHT = 2.0
@@ -66,6 +93,21 @@ def _add_model_keys(cfg):
     cfg.MODEL.SparseRCNN.SCORE_THRESH_TEST = 0.0
     # IoU threshold of class-wise non-maximum suppression; 0: none, the set loss needs none.
     cfg.MODEL.SparseRCNN.NMS_THRESH_TEST = 0.0
+
+    # Position and channel attention (DANet), in DANetHead and in detectors' backbones.
+    cfg.MODEL.DANET = CN()
+    # parameter_free: queries, keys and values are the feature itself. projected: the paper's.
+    cfg.MODEL.DANET.ATTENTION = "parameter_free"
+    # True: both attentions at the end of res5, before the neck.
+    cfg.MODEL.FPN.DUAL_ATTENTION = False
+    # Dilated ResNets: RES4_DILATION 2 with RES5_DILATION 4 has output stride 8, 1 with 2 has 16.
+    cfg.MODEL.RESNETS.RES4_DILATION = 1
+    # A factor of RES5_DILATION for each block of res5; []: 1 for all. The paper's: [1, 2, 4].
+    cfg.MODEL.RESNETS.RES5_MULTI_GRID = []
+
+    # How build_resnet_attention_fpn_backbone joins the levels of the pyramid:
+    # sum (detectron2's FPN) | mssa | mssa_adp | msca | msca_adp
+    cfg.MODEL.FPN.AGGREGATION = "sum"
 
     # Recompute activations in the backward pass instead of keeping them: less memory, more time.
     cfg.MODEL.ACTIVATION_CHECKPOINT = CN()
@@ -99,6 +141,16 @@ def _add_data_and_test_keys(cfg):
     # The metric whose best checkpoint is kept as model_best.pth, "TASK/METRIC" as in the tables
     # printed after evaluation; "": none. With several test sets, the first counts.
     cfg.TEST.BEST_METRIC = "bbox/AP"
+
+    # Semantic segmentation, in evaluation and demo alike: the mean of the class probabilities over
+    # these factors of the test size, and over each image and its mirror image.
+    cfg.TEST.SEM_SEG = CN()
+    cfg.TEST.SEM_SEG.SCALES = (1.0,)
+    cfg.TEST.SEM_SEG.FLIP = False
+    # An image larger than this (height, width), after scaling, is covered by windows of this size,
+    # STRIDE (vertical, horizontal) apart, and they are averaged where they overlap. (): no windows.
+    cfg.TEST.SEM_SEG.CROP_SIZE = ()
+    cfg.TEST.SEM_SEG.STRIDE = ()  # (): two thirds of CROP_SIZE
 
     # Test-time augmentation.
     cfg.TEST.AUG.MIN_SIZES = (400, 500, 600, 640, 700, 900, 1000, 1100, 1200, 1300, 1400, 1800, 800)

@@ -1,28 +1,60 @@
 """The detectors and their parts; importing registers them with detectron2."""
 
+from .attention_fpn import MSCA, MSSA, build_resnet_attention_fpn_backbone
 from .criterion import SetCriterion
+from .danet import DANetHead
+from .danet_attention import (
+    DANET_ATTENTION_REGISTRY,
+    ChannelAttention,
+    PositionAttention,
+    add_res5_attention,
+    build_danet_attention,
+)
 from .detector import SparseRCNN
+from .dilated_resnet import build_dilated_resnet_backbone
+from .dynamic_proposals import DynamicProposalGenerator
 from .head import IterativeHead, Stage
-from .interaction import INTERACTION_REGISTRY, DynamicConv, build_interaction
-from .matching import MATCHER_REGISTRY, HungarianMatcher, build_matcher
+from .interaction import INTERACTION_REGISTRY, DualAttention, DynamicConv, build_interaction
+from .matching import (
+    MATCHER_REGISTRY,
+    HungarianMatcher,
+    OptimalTransportMatcher,
+    build_matcher,
+)
 from .pooler import PyramidRoIAlign
 from .proposals import PROPOSALS_REGISTRY, LearnedProposals, build_proposals
+from .sem_seg_inference import SemSegInference, with_sem_seg_inference
 from .test_time_augmentation import SparseRCNNWithTTA
 
 __all__ = [
+    "DANET_ATTENTION_REGISTRY",
     "INTERACTION_REGISTRY",
     "MATCHER_REGISTRY",
+    "MSCA",
+    "MSSA",
     "PROPOSALS_REGISTRY",
+    "ChannelAttention",
+    "DANetHead",
+    "DualAttention",
     "DynamicConv",
+    "DynamicProposalGenerator",
     "HungarianMatcher",
     "IterativeHead",
     "LearnedProposals",
+    "OptimalTransportMatcher",
+    "PositionAttention",
     "PyramidRoIAlign",
+    "SemSegInference",
     "SetCriterion",
     "SparseRCNN",
     "SparseRCNNWithTTA",
     "Stage",
+    "add_res5_attention",
+    "build_danet_attention",
+    "build_dilated_resnet_backbone",
     "build_interaction",
     "build_matcher",
     "build_proposals",
+    "build_resnet_attention_fpn_backbone",
+    "with_sem_seg_inference",
 ]

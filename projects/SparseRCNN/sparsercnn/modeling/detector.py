@@ -12,6 +12,7 @@ from torch import nn
 
 from ..structures import Targets
 from .criterion import SetCriterion
+from .danet_attention import add_res5_attention
 from .head import IterativeHead
 from .proposals import build_proposals
 
@@ -76,7 +77,7 @@ class SparseRCNN(nn.Module):
     @classmethod
     def from_config(cls, cfg):
         sparse = cfg.MODEL.SparseRCNN
-        backbone = build_backbone(cfg)
+        backbone = add_res5_attention(build_backbone(cfg), cfg)
         return {
             "backbone": backbone,
             "proposals": build_proposals(cfg),

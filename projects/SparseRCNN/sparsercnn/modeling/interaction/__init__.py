@@ -8,6 +8,7 @@ An interaction is a module ``interaction(proposal_features, roi_features) -> upd
 """
 
 from .build import INTERACTION_REGISTRY, build_interaction
+from .dual_attention import DualAttention
 from .dynamic_conv import DynamicConv
 
-__all__ = ["INTERACTION_REGISTRY", "DynamicConv", "build_interaction"]
+__all__ = ["INTERACTION_REGISTRY", "DualAttention", "DynamicConv", "build_interaction"]

@@ -9,5 +9,6 @@ A matcher is a module ``matcher(class_logits, boxes, targets) -> Assignment``:
 
 from .build import MATCHER_REGISTRY, build_matcher
 from .hungarian import HungarianMatcher
+from .transport import OptimalTransportMatcher
 
-__all__ = ["MATCHER_REGISTRY", "HungarianMatcher", "build_matcher"]
+__all__ = ["MATCHER_REGISTRY", "HungarianMatcher", "OptimalTransportMatcher", "build_matcher"]

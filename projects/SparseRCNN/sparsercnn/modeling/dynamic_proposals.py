@@ -1,0 +1,249 @@
+"""Proposals that are mixed for each image (Dynamic Sparse R-CNN, section 3.3).
+
+Dimension letters beside those of :mod:`sparsercnn.structures`: E experts.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from fvcore.nn import weight_init
+from torch import nn
+from torchvision.ops import box_convert, roi_align
+
+from .proposals import PROPOSALS_REGISTRY, initial_boxes
+from .statistics import put_statistics, statistics_due
+
+__all__ = ["DynamicProposalGenerator", "ExpertWeights"]
+
+_MAP_SIZE = 30  # the side of the map that the weights are computed from
+_HIDDEN_DIM = 1500
+_SMALLEST_BOX = 1e-3  # of an image's width or height
+
+
+@PROPOSALS_REGISTRY.register("dynamic")
+class DynamicProposalGenerator(nn.Module):
+    """E sets of N learned boxes and features, of which every proposal of every image has its own
+    weighted mean.
+
+    With one expert it is :class:`~sparsercnn.modeling.proposals.LearnedProposals`, checkpoint
+    included: there is nothing to weigh then, so there is no network that does.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_proposals,
+        hidden_dim,
+        num_levels=4,
+        last_stride=32,
+        num_experts=4,
+        init="image",
+        temperature=30.0,
+        anneal_forwards=3000,
+    ):
+        """
+        Args:
+            num_proposals (int): N.
+            hidden_dim (int): C, of the proposals' features and of the pyramid's maps.
+            num_levels (int): maps of the pyramid.
+            last_stride (int): of the coarsest of them, in pixels.
+            num_experts (int): E.
+            init (str): the boxes at first, see :func:`initial_boxes`.
+            temperature (float): tau at first.
+            anneal_forwards (int): forward passes in training until tau is 1.
+
+        Raises:
+            ValueError: `num_experts` below 1, or an unknown `init`.
+        """
+        super().__init__()
+        if num_experts < 1:
+            raise ValueError(
+                f"MODEL.SparseRCNN.PROPOSALS.NUM_EXPERTS is {num_experts}; it must be 1 or more."
+            )
+        self.num_experts = num_experts
+        self.num_proposals = num_proposals
+        # Features are drawn for each expert by itself: that they differ is what the weights learn
+        # from, so that their boxes may start alike.
+        self.init_proposal_features = nn.Embedding(num_experts * num_proposals, hidden_dim)
+        # cx cy w h as fractions of the image's size.
+        self.init_proposal_boxes = nn.Embedding(num_experts * num_proposals, 4)
+        with torch.no_grad():
+            for boxes in self.init_proposal_boxes.weight.chunk(num_experts):
+                boxes.copy_(initial_boxes(init, num_proposals))
+        self.expert_weights = None
+        if num_experts > 1:
+            self.expert_weights = ExpertWeights(
+                num_proposals=num_proposals,
+                num_experts=num_experts,
+                in_channels=hidden_dim,
+                num_levels=num_levels,
+                last_stride=last_stride,
+                temperature=temperature,
+                anneal_forwards=anneal_forwards,
+            )
+
+    @classmethod
+    def from_config(cls, cfg):
+        sparse = cfg.MODEL.SparseRCNN
+        levels = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        return {
+            "num_proposals": sparse.NUM_PROPOSALS,
+            "hidden_dim": sparse.HIDDEN_DIM,
+            "num_levels": len(levels),
+            "last_stride": _stride(levels[-1]),
+            "num_experts": sparse.PROPOSALS.NUM_EXPERTS,
+            "init": sparse.PROPOSALS.INIT,
+            "temperature": sparse.PROPOSALS.TEMPERATURE,
+            "anneal_forwards": sparse.PROPOSALS.ANNEAL_ITERS * cfg.SOLVER.ACCUMULATE_STEPS,
+        }
+
+    def forward(self, features, image_sizes):
+        """See :mod:`sparsercnn.modeling.proposals`."""
+        E, N = self.num_experts, self.num_proposals
+        boxes = self.init_proposal_boxes.weight.view(E, N, 4)
+        proposal_features = self.init_proposal_features.weight.view(E, N, -1)
+        if self.expert_weights is None:
+            B = len(image_sizes)
+            boxes, proposal_features = boxes.expand(B, -1, -1), proposal_features.expand(B, -1, -1)
+        else:
+            weights = self.expert_weights(features, image_sizes)
+            # A product and a sum stay in float32 under autocast, where a matrix product would not.
+            boxes = (weights[..., None] * boxes).sum(1)
+            proposal_features = (weights[..., None] * proposal_features).sum(1)
+        boxes = box_convert(_make_valid(boxes), "cxcywh", "xyxy") * image_sizes[:, None]
+        return boxes, proposal_features
+
+
+class ExpertWeights(nn.Module):
+    """W = softmax over experts of F / tau, F from the pyramid by a staircase of convolutions.
+
+    A stride-2 3x3 convolution takes the finest map to the size of the next, with which it is
+    concatenated, and so on to the coarsest; its channels are averaged, the image's own area (not
+    the batch's padding, which differs in training and inference) is resized to 30 x 30, and two
+    linear layers, 900 -> 1500 -> E * N, give F.
+
+    With tau at 30 all experts learn from every image; at 1 they can specialise. It is annealed
+    as in "Dynamic Convolution" (CVPR 2020, section 3.3).
+    """
+
+    def __init__(
+        self,
+        *,
+        num_proposals,
+        num_experts,
+        in_channels,
+        num_levels,
+        last_stride,
+        temperature,
+        anneal_forwards,
+    ):
+        """
+        Args:
+            See :class:`DynamicProposalGenerator`.
+
+        Raises:
+            ValueError: `temperature` below 1, or `anneal_forwards` below 0.
+        """
+        super().__init__()
+        if temperature < 1:
+            raise ValueError(
+                f"MODEL.SparseRCNN.PROPOSALS.TEMPERATURE is {temperature}; it must be 1 or more."
+            )
+        if anneal_forwards < 0:
+            raise ValueError("MODEL.SparseRCNN.PROPOSALS.ANNEAL_ITERS must not be negative.")
+        self.num_experts = num_experts
+        self.last_stride = last_stride
+        self.downsample = nn.ModuleList(
+            nn.Conv2d(in_channels if i == 0 else 2 * in_channels, in_channels, 3, 2, 1)
+            for i in range(num_levels - 1)
+        )
+        self.linear1 = nn.Linear(_MAP_SIZE * _MAP_SIZE, _HIDDEN_DIM)
+        self.linear2 = nn.Linear(_HIDDEN_DIM, num_experts * num_proposals)
+        for conv in self.downsample:
+            weight_init.c2_msra_fill(conv)
+        # In the checkpoint, so that a resumed run, or a test, goes on with it.
+        start = float(temperature) if anneal_forwards > 0 else 1.0
+        self.register_buffer("temperature", torch.tensor(start))
+        self.decrement = (temperature - 1) / max(anneal_forwards, 1)
+
+    def forward(self, features, image_sizes):
+        """
+        Args:
+            features (list[Tensor]): the pyramid's maps, finest first, each (B, C, H_l, W_l).
+            image_sizes: (B, 4), (w, h, w, h) in pixels before batch padding.
+
+        Returns:
+            Tensor: (B, E, N), float32, positive; they sum to 1 over the experts.
+        """
+        logits = self._logits(features, image_sizes).float()
+        # A copy, since the backward pass needs the one that was divided by.
+        weights = (logits / self.temperature.clone()).softmax(1)
+        if statistics_due("temperature"):
+            put_statistics({"temperature": self.temperature, "expert_entropy": _entropy(weights)})
+        # Not in passes that gather batch statistics: those learn nothing.
+        if self.training and torch.is_grad_enabled():
+            self.temperature.sub_(self.decrement).clamp_(min=1)
+        return weights
+
+    def _logits(self, features, image_sizes):
+        """F, (B, E, N)."""
+        x = features[0]
+        for conv, next_level in zip(self.downsample, features[1:], strict=True):
+            x = F.relu(conv(x))
+            # Stride 2 halves and rounds up, as backbones do; a neck may do otherwise.
+            if x.shape[-2:] != next_level.shape[-2:]:
+                x = F.interpolate(x, next_level.shape[-2:], mode="bilinear", align_corners=False)
+            x = torch.cat([x, next_level], dim=1)
+        x = _resize_images(x.mean(1, keepdim=True), image_sizes, self.last_stride)
+        x = self.linear2(F.relu(self.linear1(x.flatten(1))))
+        return x.view(len(x), self.num_experts, -1)
+
+
+def _stride(level):
+    """The stride of a map by detectron2's convention: p5 is 2^5."""
+    if not level[1:].isdigit():
+        raise ValueError(
+            "With MODEL.SparseRCNN.PROPOSALS.NAME 'dynamic', MODEL.ROI_HEADS.IN_FEATURES must be "
+            f"named after their strides, p2, p3, ...; got '{level}'."
+        )
+    return 2 ** int(level[1:])
+
+
+def _resize_images(maps, image_sizes, stride):
+    """Resize by bilinear interpolation what of each map is image, not padding, to one size.
+
+    Args:
+        maps: (B, 1, H, W).
+        image_sizes: (B, 4), (w, h, w, h) in pixels.
+        stride (int): pixels per place of the maps.
+
+    Returns:
+        Tensor: (B, 1, 30, 30), float32.
+    """
+    B = len(maps)
+    origin = image_sizes.new_zeros(B, 2)
+    index = torch.arange(B, device=maps.device, dtype=image_sizes.dtype)[:, None]
+    rois = torch.cat([index, origin, image_sizes[:, :2]], dim=1)
+    # One sample in the middle of each bin.
+    return roi_align(maps.float(), rois, _MAP_SIZE, 1 / stride, sampling_ratio=1, aligned=True)
+
+
+def _make_valid(boxes):
+    """(..., 4), cx cy w h with the centre in [0, 1] and a positive size.
+
+    The gradient passes as if nothing had been changed, so that a box can come back.
+    """
+    with torch.no_grad():
+        centre = boxes[..., :2].clamp(0, 1)
+        size = boxes[..., 2:].clamp(min=_SMALLEST_BOX)
+        change = torch.cat([centre, size], dim=-1) - boxes
+    return boxes + change
+
+
+def _entropy(weights):
+    """The mean entropy over proposals, as a fraction of that of equal weights."""
+    entropy = torch.special.entr(weights.detach()).sum(1).mean()
+    return entropy / math.log(weights.shape[1])

@@ -1,0 +1,99 @@
+"""From a transport plan to one row per column, in a fixed number of steps that wait for nothing.
+
+Dimension letters: R rows, the last one of them the background, M = R - 1 objects, N proposals.
+"""
+
+import math
+
+import torch
+
+__all__ = ["round_plan"]
+
+# Shares closer than this are equal, and the earlier row wins, the background last: half a unit of
+# supply makes a tie of every other one, which should not be left to the last digit.
+_TIE = 0.02
+# Passes of the two loops below. What they leave over has its place after them.
+_OFFERS = 3
+_REPAIRS = 2
+
+
+def round_plan(plan, supply, cost):
+    """Give each proposal to the row whose share in it is largest, within the rows' supplies.
+
+    A share is a plan's entry over the maximum of its row (Dynamic Sparse R-CNN, section 3.2). An
+    object takes no more proposals than its supply, rounded up: those of its largest shares, and
+    the others go where their next largest share is. (Of two proposals that cost the same, a plan
+    gives an object half of each, and both halves are its maximum.) Every object keeps a proposal,
+    as long as there are enough of them.
+
+    Args:
+        plan: (..., R, N), not negative, columns sum to 1.
+        supply: (..., R), 0 for padding.
+        cost: (..., R, N), finite; it decides for objects that would be left without a proposal.
+
+    Returns:
+        Tensor: (..., N), int64, the row of each proposal; M is the background.
+    """
+    share = plan / plan.amax(-1, keepdim=True).clamp(min=torch.finfo(plan.dtype).tiny)
+    row = _take_largest_shares(share, supply)
+    return _give_each_object_one(row, share, supply, cost[..., :-1, :])
+
+
+def _take_largest_shares(share, supply):
+    """Deferred acceptance: proposals offer themselves, full rows turn the least of them away."""
+    background = supply.shape[-1] - 1
+    capacity = (supply - _TIE).ceil().clamp(min=1)
+    preference = (share / _TIE).round()
+    for _ in range(_OFFERS):
+        row = preference.argmax(-2)
+        too_many = _rank_in_row(row, share) >= capacity.gather(-1, row)
+        turned_away = too_many & (row < background)
+        kept = preference.gather(-2, row[..., None, :])
+        kept = torch.where(turned_away[..., None, :], -1.0, kept)
+        preference = preference.scatter(-2, row[..., None, :], kept)
+    return torch.where(turned_away, background, row)
+
+
+def _give_each_object_one(row, share, supply, cost):
+    """Objects without a proposal take the cheapest that is of the background or of an object with
+    several; but not that object's best."""
+    for _ in range(_REPAIRS):
+        lacking, free = _lacking_and_free(row, share, supply)
+        cheapest = torch.where(free[..., None, :], cost, math.inf).argmin(-1)
+        row = _grant(row, cheapest, lacking, free, cost)
+    # Whoever lost the race for a proposal twice takes the next one in the order of their cost.
+    lacking, free = _lacking_and_free(row, share, supply)
+    urgency = torch.where(lacking[..., None] & free[..., None, :], cost, math.inf).amin(-2)
+    place = lacking.cumsum(-1) - 1
+    lacking = lacking & (place < free.sum(-1, keepdim=True))
+    place = place.clamp(0, row.shape[-1] - 1)
+    return _grant(row, urgency.argsort(-1).gather(-1, place), lacking, free, cost)
+
+
+def _lacking_and_free(row, share, supply):
+    """(..., M), objects without a proposal; (..., N), proposals that they may take."""
+    background = supply.shape[-1] - 1
+    count = torch.zeros_like(supply).scatter_add(-1, row, torch.ones_like(row, dtype=supply.dtype))
+    lacking = (count == 0) & (supply > 0)
+    free = (row == background) | (_rank_in_row(row, share) > 0)
+    return lacking[..., :-1], free
+
+
+def _grant(row, proposal, asking, free, cost):
+    """Give objects that are asking, (..., M), the free proposal that they ask for; each proposal
+    goes to the one it costs least."""
+    claim = torch.zeros_like(cost, dtype=torch.bool)
+    claim = claim.scatter(-1, proposal[..., None], asking[..., None]) & free[..., None, :]
+    least = torch.where(claim, cost, math.inf).min(-2)
+    return torch.where(least.values < math.inf, least.indices, row)
+
+
+def _rank_in_row(row, share):
+    """(..., N), how many proposals of the same row have a larger share in it."""
+    own_share = share.gather(-2, row[..., None, :])[..., 0, :]
+    order = own_share.sort(dim=-1, descending=True, stable=True).indices
+    order = order.gather(-1, row.gather(-1, order).sort(dim=-1, stable=True).indices)
+    sorted_row = row.gather(-1, order)
+    first_of_row = torch.searchsorted(sorted_row, sorted_row)
+    rank = torch.arange(row.shape[-1], device=row.device) - first_of_row
+    return torch.zeros_like(rank).scatter(-1, order, rank)

@@ -1,0 +1,337 @@
+"""The head, its backbone and its norms, in detectron2's segmentor."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import get_cfg
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.modeling import build_backbone, build_model
+from torch import nn
+
+import sparsercnn.modeling.norm as norm_module
+from sparsercnn import add_sparsercnn_config
+from sparsercnn.modeling.danet import DANetHead
+from sparsercnn.modeling.danet_attention import build_danet_attention
+from sparsercnn.modeling.dilated_resnet import make_dilated_resnet
+from sparsercnn.modeling.norm import choose_norm
+
+KINDS = pytest.mark.parametrize("kind", ["parameter_free", "projected"])
+PLACE = (8, 12)  # of the head's features below
+
+
+@pytest.fixture
+def danet_cfg(repository):
+    """The quickstart's model with an eighth of its channels."""
+    cfg = get_cfg()
+    add_sparsercnn_config(cfg)
+    cfg.merge_from_file(str(repository / "configs/quickstart/danet.yaml"))
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 8
+    cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 16
+    return cfg
+
+
+def make_head(kind="projected", refine=None, **options):
+    position, channel = build_danet_attention(kind, 8)
+    options = {
+        "in_feature": "res5",
+        "in_channels": 6,
+        "stride": 8,
+        "num_classes": 3,
+        "conv_dims": 8,
+        "position_attention": position,
+        "channel_attention": channel,
+        "refine": kind == "projected" if refine is None else refine,
+        **options,
+    }
+    return DANetHead(**options)
+
+
+def make_input(size, num_classes=4):
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
+    return {"image": image, "sem_seg": torch.randint(0, num_classes, size)}
+
+
+# ---- the backbone
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("dilations, stride", [((2, 4), 8), ((1, 2), 16), ((1, 1), 32)])
+def test_output_stride(depth, dilations, stride):
+    resnet = make_dilated_resnet(
+        depth=depth,
+        norm="BN",
+        out_features=["res5"],
+        res4_dilation=dilations[0],
+        res5_dilation=dilations[1],
+        stem_channels=8,
+        res2_channels=8,
+        width_per_group=4,
+    )
+    assert resnet.output_shape()["res5"].stride == stride
+    with torch.no_grad():
+        out = resnet.eval()(torch.randn(1, 3, 64, 96))["res5"]
+    assert out.shape == (1, 64, 64 // stride, 96 // stride)
+    for stage, dilation in zip((resnet.res4, resnet.res5), dilations, strict=True):
+        for block in stage:
+            assert block.conv2.dilation == (dilation, dilation)
+
+
+def test_multi_grid_multiplies_the_dilation_of_each_block():
+    options = {"depth": 50, "norm": "BN", "out_features": ["res5"]}
+    with torch.device("meta"):
+        resnet = make_dilated_resnet(**options, res5_multi_grid=(1, 2, 4))
+    assert [block.conv2.dilation[0] for block in resnet.res5] == [4, 8, 16]
+    assert {block.conv2.dilation[0] for block in resnet.res4} == {2}
+    with pytest.raises(ValueError, match=r"RES5_MULTI_GRID is \[1, 2\].* 3 blocks"):
+        make_dilated_resnet(**options, res5_multi_grid=(1, 2))
+
+
+def resnet_cfg(depth, name):
+    cfg = get_cfg()
+    add_sparsercnn_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.BACKBONE.NAME = name
+    cfg.MODEL.RESNETS.DEPTH = depth
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if depth < 50 else 256
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res5"]
+    return cfg
+
+
+@pytest.mark.parametrize("depth", [18, 50, 101])
+def test_weights_have_the_names_and_shapes_of_detectron2s_resnet(depth):
+    shapes = []
+    for name in ("build_resnet_backbone", "build_dilated_resnet_backbone"):
+        cfg = resnet_cfg(depth, name)
+        with torch.device("meta"):
+            shapes.append({k: v.shape for k, v in build_backbone(cfg).state_dict().items()})
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_without_dilation_it_is_detectron2s_resnet(depth):
+    cfg = resnet_cfg(depth, "build_resnet_backbone")
+    expected = build_backbone(cfg).eval()
+    cfg.MODEL.BACKBONE.NAME = "build_dilated_resnet_backbone"
+    actual = build_backbone(cfg).eval()
+    actual.load_state_dict(expected.state_dict())
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected, actual = expected(image), actual(image)
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[key], expected[key]) for key in expected)
+
+
+def test_dilation_sees_what_striding_saw():
+    """A 3x3 convolution with dilation 2 on all positions, against one on every second position."""
+    resnet = make_dilated_resnet(
+        depth=18, norm="", out_features=["res4"], stem_channels=4, res2_channels=4
+    )
+    block = resnet.res4[1]
+    assert block.shortcut is None
+    x = torch.randn(1, 16, 12, 12)
+    strided = type(block)(16, 16, norm="", dilation=1)
+    strided.load_state_dict(block.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(
+            block(x)[..., ::2, ::2], strided(x[..., ::2, ::2]), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_a_pickle_of_the_model_zoo_loads(tmp_path):
+    """Such a file names the weights without a prefix, and has the classifier too."""
+    import pickle
+
+    source = resnet_cfg(18, "build_resnet_backbone")
+    weights = {k: v.numpy() + 1 for k, v in build_backbone(source).state_dict().items()}
+    weights |= {
+        "fc.weight": weights["stem.conv1.weight"],
+        "fc.bias": weights["res2.0.conv1.weight"],
+    }
+    path = tmp_path / "R-18.pkl"
+    content = {"model": weights, "__author__": "torchvision", "matching_heuristics": True}
+    path.write_bytes(pickle.dumps(content))
+    backbone = build_backbone(resnet_cfg(18, "build_dilated_resnet_backbone"))
+    DetectionCheckpointer(nn.ModuleDict({"backbone": backbone})).load(str(path))
+    for name, value in backbone.state_dict().items():
+        assert (value.numpy() == weights[name]).all(), name
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("DEPTH", 20, r"RESNETS.DEPTH is 20; it must be one of \[18, 34, 50, 101, 152\]"),
+        ("RES5_DILATION", 2, r"RES4_DILATION 2 with RES5_DILATION 2.*\(2, 4\)"),
+        ("RES5_MULTI_GRID", [1, 2, 4], "RES5_MULTI_GRID is .* depth 18 has 2 blocks"),
+        ("DEFORM_ON_PER_STAGE", [False, True, True, True], "DEFORM_ON_PER_STAGE"),
+    ],
+)
+def test_errors_of_the_backbone_name_the_key(danet_cfg, key, value, message):
+    danet_cfg.MODEL.RESNETS[key] = value
+    with pytest.raises(ValueError, match=message):
+        build_backbone(danet_cfg)
+
+
+# ---- norms
+
+
+def test_norm_is_chosen_for_the_run(monkeypatch):
+    for norm in ("auto", "SyncBN", "naiveSyncBN"):
+        assert choose_norm(norm, "cpu") == choose_norm(norm, "cuda") == "BN"
+    monkeypatch.setattr(norm_module.comm, "get_world_size", lambda: 2)
+    assert choose_norm("auto", "cuda") == choose_norm("auto", "cuda:1") == "SyncBN"
+    assert choose_norm("naiveSyncBN", "cuda") == "naiveSyncBN"
+    assert choose_norm("auto", "cpu") == choose_norm("SyncBN", "cpu") == "BN"
+    for norm in ("", "GN", "BN", "FrozenBN"):
+        assert choose_norm(norm, "cpu") == choose_norm(norm, "cuda") == norm
+
+
+@pytest.mark.parametrize("norm", ["auto", "SyncBN", "FrozenBN", "GN", ""])
+def test_models_of_every_norm_train_on_the_cpu(danet_cfg, norm):
+    danet_cfg.MODEL.RESNETS.NORM = norm if norm != "GN" else "BN"
+    danet_cfg.MODEL.SEM_SEG_HEAD.NORM = norm
+    danet_cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 32
+    model = build_model(danet_cfg)
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    frozen = [module for module in model.modules() if isinstance(module, FrozenBatchNorm2d)]
+    assert bool(frozen) == (norm == "FrozenBN")
+    sum(model([make_input((32, 32))] * 2).values()).backward()
+
+
+def test_several_gpus_get_synchronised_norms(danet_cfg, monkeypatch):
+    monkeypatch.setattr(norm_module.comm, "get_world_size", lambda: 2)
+    danet_cfg.MODEL.DEVICE = "cuda"
+    backbone = build_backbone(danet_cfg)  # without being moved there
+    head = DANetHead(danet_cfg, backbone.output_shape())
+    for module in (backbone, head):
+        assert any(isinstance(x, nn.SyncBatchNorm) for x in module.modules())
+        assert not any(isinstance(x, nn.BatchNorm2d) for x in module.modules())
+
+
+# ---- the head
+
+
+@KINDS
+def test_losses_are_cross_entropies_at_the_images_size(kind):
+    head = make_head(kind)
+    features = {"res5": torch.randn(2, 6, *PLACE)}
+    targets = torch.randint(0, 3, (2, 61, 90))
+    targets[:, :20] = 255
+    none, losses = head(features, targets)
+    assert none is None
+    assert list(losses) == ["loss_sem_seg", "loss_position", "loss_channel"][: len(losses)]
+    assert len(losses) == (3 if kind == "projected" else 1)
+    position, channel = (
+        head.position_branch(features["res5"]),
+        head.channel_branch(features["res5"]),
+    )
+    maps = {"loss_sem_seg": head.predictor(position + channel)}
+    if kind == "projected":
+        maps["loss_position"] = head.position_predictor(position)
+        maps["loss_channel"] = head.channel_predictor(channel)
+    for name, logits in maps.items():
+        logits = F.interpolate(logits, (64, 96), mode="bilinear", align_corners=False)
+        logits = logits[..., :61, :90].permute(0, 2, 3, 1)[targets != 255]
+        log_probabilities = logits.log_softmax(-1)
+        chosen = log_probabilities.gather(1, targets[targets != 255][:, None])
+        torch.testing.assert_close(losses[name], -chosen.mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_all_classes_start_about_equally_likely():
+    head = make_head()
+    _, losses = head({"res5": torch.randn(2, 6, *PLACE)}, torch.randint(0, 3, (2, 64, 96)))
+    for loss in losses.values():
+        assert loss.item() == pytest.approx(math.log(3), abs=0.1)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_ignored_pixels_change_nothing(share):
+    features = {"res5": torch.randn(2, 6, *PLACE)}
+    targets = torch.randint(0, 3, (2, 64, 96))
+    targets[:, : int(64 * share)] = 255
+    for ignore_value in (255, 7):
+        torch.manual_seed(1)
+        head = make_head(ignore_value=ignore_value)
+        with_value = torch.where(targets == 255, ignore_value, targets)
+        _, losses = head(features, with_value)
+        if ignore_value == 255:
+            first = losses
+        else:
+            assert all(torch.equal(losses[name], first[name]) for name in losses)
+    sum(losses.values()).backward()
+    for parameter in head.parameters():
+        assert parameter.grad.isfinite().all()
+        assert share < 1 or not parameter.grad.any()
+    assert all((loss == 0) == (share == 1) for loss in losses.values())
+
+
+def test_losses_have_their_weight():
+    features, targets = {"res5": torch.randn(2, 6, *PLACE)}, torch.randint(0, 3, (2, 64, 96))
+    results = []
+    for weight in (1.0, 0.25):
+        torch.manual_seed(1)
+        results.append(make_head(loss_weight=weight)(features, targets)[1])
+    for name, loss in results[0].items():
+        torch.testing.assert_close(results[1][name], 0.25 * loss)
+
+
+@KINDS
+def test_gradient_reaches_every_parameter(kind):
+    head = make_head(kind)
+    for name, parameter in head.named_parameters():
+        if name.endswith("gamma"):
+            nn.init.ones_(parameter)
+    feature = torch.randn(2, 6, *PLACE, requires_grad=True)
+    sum(head({"res5": feature}, torch.randint(0, 3, (2, 64, 96)))[1].values()).backward()
+    for name, parameter in head.named_parameters():
+        if not name.endswith("key.bias"):  # a softmax does not see what is added to all keys alike
+            assert parameter.grad.abs().sum() > 0, name
+    assert feature.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("features", [["p2"], ["res4", "res5"], []])
+def test_the_head_reads_one_map(danet_cfg, features):
+    danet_cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = features
+    shapes = {"res4": ShapeSpec(channels=4, stride=8), "res5": ShapeSpec(channels=8, stride=8)}
+    with pytest.raises(ValueError, match=r"IN_FEATURES is .* one map, .*'res4', 'res5'"):
+        DANetHead(danet_cfg, shapes)
+
+
+# ---- the segmentor
+
+
+@KINDS
+def test_segmentor_learns_one_image_and_segments_it(danet_cfg, kind):
+    danet_cfg.MODEL.DANET.ATTENTION = kind
+    model = build_model(danet_cfg)
+    image = torch.zeros(3, 61, 77, dtype=torch.uint8)
+    sem_seg = torch.zeros(61, 77, dtype=torch.int64)
+    for label, columns in ((1, slice(24, 48)), (2, slice(48, 77))):
+        image[label - 1, :, columns] = 200
+        sem_seg[:, columns] = label
+    sem_seg[:8] = 255
+    batch = [{"image": image, "sem_seg": sem_seg}] * 2
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(30):
+        loss = sum(model(batch).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        (result,) = model.eval()([{"image": image, "height": 122, "width": 154}])
+    assert result["sem_seg"].shape == (4, 122, 154)
+    expected = sem_seg.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    right = (result["sem_seg"].argmax(0) == expected)[expected != 255]
+    assert right.float().mean() > 0.9
+
+
+def test_images_of_different_sizes_share_a_batch(danet_cfg):
+    model = build_model(danet_cfg)
+    losses = model([make_input((40, 56)), make_input((33, 64))])
+    assert all(loss.isfinite() for loss in losses.values())
+    with torch.no_grad():
+        results = model.eval()([make_input((40, 56)), make_input((33, 64))])
+    assert [x["sem_seg"].shape for x in results] == [(4, 40, 56), (4, 33, 64)]
