@@ -4,8 +4,7 @@ Importing this package registers the models and the data sets with detectron2.
 """
 
 from .config import add_sparsercnn_config
-
-# from .data import SparseRCNNDatasetMapper
+from .data import SparseRCNNDatasetMapper
 from .modeling import SparseRCNN, SparseRCNNWithTTA
 
 __all__ = [

@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+"""Make the label maps of `cityscapes_fine_sem_seg_train` and `cityscapes_fine_sem_seg_val`.
+
+    python datasets/prepare_cityscapes.py [ROOT]
+
+ROOT, by default `cityscapes` in $DETECTRON2_DATASETS or in `datasets`, must hold what
+leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip hold. A *_gtFine_labelTrainIds.png with
+the 19 classes that are evaluated appears beside each annotation; those there already are left.
+"""
+
+import argparse
+import os
+import sys
+
+from sparsercnn.data.cityscapes import NUM_IMAGES, count_images, make_train_ids, missing_files
+from sparsercnn.data.files import datasets_root
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("root", nargs="?", default=os.path.join(datasets_root(), "cityscapes"))
+    parser.add_argument(
+        "--splits", nargs="+", choices=("train", "val", "test"), default=("train", "val")
+    )
+    parser.add_argument(
+        "--from-polygons",
+        action="store_true",
+        help="draw the polygons, as Cityscapes' own script does, rather than translate label ids",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="also make those that are there")
+    parser.add_argument("--workers", type=int, help="threads")
+    args = parser.parse_args()
+    missing = missing_files(args.root, args.splits)
+    if missing:
+        lines = "\n  ".join(missing)
+        sys.exit(f"Missing, see datasets/README.md:\n  {lines}")
+    for split in args.splits:
+        number, expected = count_images(args.root, split), NUM_IMAGES.get(split)
+        if expected not in (None, number):
+            print(f"{split}: {number} images, of the {expected} there are in Cityscapes")
+        try:
+            counts = make_train_ids(
+                args.root, split, args.from_polygons, args.overwrite, args.workers
+            )
+        except (OSError, ValueError) as error:
+            sys.exit(str(error))
+        print(f"{split}: {counts['written']} label maps written, {counts['kept']} kept")
+
+
+if __name__ == "__main__":
+    main()

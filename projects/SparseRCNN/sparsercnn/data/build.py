@@ -1,0 +1,203 @@
+"""Detectron2's data loaders, over data that was checked."""
+
+import logging
+
+import numpy as np
+from detectron2.data import (
+    DatasetFromList,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.build import (
+    filter_images_with_only_crowd_annotations,
+    print_instances_class_histogram,
+)
+from detectron2.data.detection_utils import check_metadata_consistency
+from detectron2.utils.file_io import PathManager
+
+from .coco import read_coco, without_invalid
+from .dataset_mapper import SparseRCNNDatasetMapper
+from .files import cache_json
+from .image_check import image_problem
+from .label_map import record_problem
+from .semseg_mapper import SemSegDatasetMapper
+from .validation import DataError, leave_out_invalid
+
+__all__ = ["build_test_loader", "build_train_loader", "check_test_sets"]
+
+
+def build_train_loader(cfg):
+    """Detectron2's training loader on DATASETS.TRAIN.
+
+    Args:
+        cfg (CfgNode): the whole config.
+
+    Returns:
+        iterable[list[dict]]: endless batches for this worker.
+
+    Raises:
+        DataError: invalid data, see :func:`sparsercnn.data.leave_out_invalid`; or no image is
+            left to train on.
+    """
+    records = []
+    for index, name in enumerate(cfg.DATASETS.TRAIN):
+        files = cfg.DATASETS.PROPOSAL_FILES_TRAIN
+        proposals = [files[index]] if cfg.MODEL.LOAD_PROPOSALS else None
+        records += _load(cfg, name, proposals, is_train=True)[0]
+    _require(records, "DATASETS.TRAIN", cfg.DATASETS.TRAIN)
+    has_objects = all("annotations" in record for record in records)
+    if has_objects and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        records = filter_images_with_only_crowd_annotations(records)
+        remedy = " with objects; DATALOADER.FILTER_EMPTY_ANNOTATIONS False keeps the others"
+        _require(records, "DATASETS.TRAIN", cfg.DATASETS.TRAIN, remedy)
+    if has_objects:
+        _print_histogram(records, cfg.DATASETS.TRAIN)
+    dataset = DatasetFromList(records, copy=False)
+    mapper = _build_mapper(cfg, is_train=True)
+    if cfg.DATASETS.SKIP_INVALID:
+        mapper = _ReplaceUnusable(mapper, dataset)
+    return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
+
+
+def build_test_loader(cfg, name):
+    """Detectron2's loader for evaluation on one data set.
+
+    With DATASETS.SKIP_INVALID every image is decoded once beforehand, and the evaluator's ground
+    truth (`json_file` in the metadata) is replaced by one without what was left out. An evaluator
+    must therefore be built after the loader.
+
+    Args:
+        cfg (CfgNode): the whole config.
+        name (str): of DATASETS.TEST.
+
+    Returns:
+        iterable[list[dict]]: each image once, over all workers.
+
+    Raises:
+        DataError: as of :func:`build_train_loader`.
+    """
+    proposals = None
+    if cfg.MODEL.LOAD_PROPOSALS:
+        proposals = [cfg.DATASETS.PROPOSAL_FILES_TEST[list(cfg.DATASETS.TEST).index(name)]]
+    records, num_left_out = _load(cfg, name, proposals, is_train=False)
+    _require(records, "DATASETS.TEST", [name])
+    if cfg.DATASETS.SKIP_INVALID:
+        _match_ground_truth(name, records, num_left_out)
+    if all("annotations" in record for record in records):
+        _print_histogram(records, [name])
+    return build_detection_test_loader(
+        records, mapper=_build_mapper(cfg, is_train=False), num_workers=cfg.DATALOADER.NUM_WORKERS
+    )
+
+
+def check_test_sets(cfg):
+    """Find out now what :func:`build_test_loader` would only find at the first evaluation.
+
+    Args:
+        cfg (CfgNode): the whole config.
+
+    Raises:
+        DataError: as of :func:`build_test_loader`.
+    """
+    for name in cfg.DATASETS.TEST:
+        _require(_load(cfg, name, None, is_train=False)[0], "DATASETS.TEST", [name])
+
+
+def _load(cfg, name, proposal_files, is_train):
+    """Valid records of one data set, and how many images and annotations were left out."""
+    keypoint_head = cfg.MODEL.ROI_KEYPOINT_HEAD
+    with_keypoints = is_train and cfg.MODEL.KEYPOINT_ON
+    records = get_detection_dataset_dicts(
+        [name],
+        filter_empty=False,
+        min_keypoints=keypoint_head.MIN_KEYPOINTS_PER_IMAGE if with_keypoints else 0,
+        proposal_files=proposal_files,
+        check_consistency=False,  # it fails on what is to be left out
+    )
+    skip_invalid = cfg.DATASETS.SKIP_INVALID
+    return leave_out_invalid(
+        list(records),
+        name,
+        skip_invalid=skip_invalid,
+        need_masks=cfg.MODEL.MASK_ON,
+        # A loader for evaluation cannot pass over an image that turns out to be broken.
+        extra_check=_decoding_check(cfg, name) if skip_invalid and not is_train else None,
+    )
+
+
+def _decoding_check(cfg, name):
+    if cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor":
+        return image_problem
+    ignore_label = MetadataCatalog.get(name).get(
+        "ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    )
+
+    def check(record):
+        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        return image_problem(record) or record_problem(record, num_classes, ignore_label)
+
+    return check
+
+
+def _require(records, key, names, what=""):
+    if not records:
+        raise DataError(f"{key}, {', '.join(names)}: no images are left{what}.")
+
+
+def _print_histogram(records, names):
+    class_names = MetadataCatalog.get(names[0]).get("thing_classes")
+    if class_names is not None:
+        check_metadata_consistency("thing_classes", names)
+        print_instances_class_histogram(records, class_names)
+
+
+def _build_mapper(cfg, is_train):
+    if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":
+        return SemSegDatasetMapper(cfg, is_train)
+    return SparseRCNNDatasetMapper(cfg, is_train)
+
+
+def _match_ground_truth(name, records, num_left_out):
+    """Let the evaluator see the ground truth of just these records."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("evaluator_type") != "coco" or metadata.get("json_file") is None:
+        # Evaluators of segmentation look at the label maps of those images that they are given.
+        if num_left_out and "sem_seg" not in metadata.get("evaluator_type", ""):
+            logging.getLogger(__name__).warning(
+                f"{name}: its evaluator has a ground truth of its own, which still holds the "
+                f"{num_left_out} images and annotations that were left out."
+            )
+        return
+    full = metadata.get("full_json_file") or metadata.json_file
+    wanted = full
+    if num_left_out:
+        image_ids = {record["image_id"] for record in records}
+        wanted = cache_json(
+            "valid", without_invalid(read_coco(PathManager.get_local_path(full)), image_ids)
+        )
+    if metadata.json_file != wanted:
+        del metadata.json_file  # metadata refuse to be set to another value
+        metadata.set(json_file=wanted, full_json_file=full)
+
+
+class _ReplaceUnusable:
+    """A mapper that takes another image, at random, in the place of one that cannot be used.
+
+    Detectron2's own replacement fails from Python 3.11 on.
+    """
+
+    _ATTEMPTS = 100
+
+    def __init__(self, mapper, dataset):
+        self.mapper = mapper
+        self.dataset = dataset
+
+    def __call__(self, record):
+        for _ in range(self._ATTEMPTS):
+            sample = self.mapper(record)
+            if sample is not None:
+                return sample
+            record = self.dataset[np.random.randint(len(self.dataset))]
+        raise DataError(f"{self._ATTEMPTS} images in a row were unusable; see the log.")

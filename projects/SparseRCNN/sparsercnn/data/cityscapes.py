@@ -1,0 +1,170 @@
+"""Cityscapes' label maps of the 19 classes that are evaluated, from the annotations it ships."""
+
+import contextlib
+import json
+import os
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from .label_map import read_label_map
+from .validation import DataError
+
+__all__ = ["NUM_IMAGES", "count_images", "make_train_ids", "missing_files"]
+
+NUM_IMAGES = {"train": 2975, "val": 500}
+
+_IGNORED = 255
+# The official numbers: label -> id, and the train id of the labels that have one.
+_IDS = {
+    "unlabeled": 0, "ego vehicle": 1, "rectification border": 2, "out of roi": 3, "static": 4,
+    "dynamic": 5, "ground": 6, "road": 7, "sidewalk": 8, "parking": 9, "rail track": 10,
+    "building": 11, "wall": 12, "fence": 13, "guard rail": 14, "bridge": 15, "tunnel": 16,
+    "pole": 17, "polegroup": 18, "traffic light": 19, "traffic sign": 20, "vegetation": 21,
+    "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28,
+    "caravan": 29, "trailer": 30, "train": 31, "motorcycle": 32, "bicycle": 33,
+    "license plate": -1,
+}  # fmt: skip
+_EVALUATED = (
+    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
+    "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train",
+    "motorcycle", "bicycle",
+)  # fmt: skip
+_TRAIN_IDS = np.full(256, _IGNORED, dtype=np.uint8)
+_TRAIN_IDS[[_IDS[name] for name in _EVALUATED]] = np.arange(len(_EVALUATED))
+
+_IMAGE = "_leftImg8bit.png"
+_POLYGONS, _LABEL_IDS, _INSTANCE_IDS = "polygons.json", "labelIds.png", "instanceIds.png"
+_SHOWN = 3  # missing files spelled out
+
+
+def count_images(root, split):
+    """How many images ROOT/leftImg8bit/SPLIT has; :data:`NUM_IMAGES` says how many it should."""
+    return len(_images(root, split))
+
+
+def missing_files(root, splits):
+    """What is missing from a copy of Cityscapes, of what training and evaluation read.
+
+    Args:
+        root (str): the folder with leftImg8bit and gtFine.
+        splits (sequence[str]): of train, val and test.
+
+    Returns:
+        list[str]: a line for each folder, or kind of file; [] if all is there.
+    """
+    lines = []
+    for split in splits:
+        folders = [os.path.join(root, kind, split) for kind in ("leftImg8bit", "gtFine")]
+        absent = [folder for folder in folders if not os.path.isdir(folder)]
+        lines += [f"folder {folder}, from {_archive(folder)}" for folder in absent]
+        if absent:
+            continue
+        images = _images(root, split)
+        if not images:
+            lines.append(f"{folders[0]}/CITY/*{_IMAGE}, from {_archive(folders[0])}")
+        for kind in (_POLYGONS, _LABEL_IDS, _INSTANCE_IDS):
+            files = [_annotation(image, kind) for image in images]
+            files = [file for file in files if not os.path.isfile(file)]
+            if files:
+                more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
+                shown = ", ".join(files[:_SHOWN])
+                lines.append(f"{kind} of {len(files)} of {len(images)} images: {shown}{more}")
+    return lines
+
+
+def make_train_ids(root, split, from_polygons=False, overwrite=False, num_workers=None):
+    """Write ``*_gtFine_labelTrainIds.png`` beside the annotations of one split.
+
+    Each file appears whole or not at all; those there already are left, so that an interrupted
+    run can be repeated.
+
+    Args:
+        root (str): the folder with leftImg8bit and gtFine.
+        split (str): train, val or test.
+        from_polygons (bool): draw the polygons, as Cityscapes' own scripts do. False: translate
+            the label ids, which they have drawn in the same way.
+        overwrite (bool): make those again that are there.
+        num_workers (int): threads; None: as many as suit the machine.
+
+    Returns:
+        Counter: how many were "written" and "kept".
+
+    Raises:
+        DataError: an annotation that cannot be used; the message names it.
+        OSError: a file cannot be read or written.
+    """
+    images = _images(root, split)
+    make = partial(_make_one, from_polygons=from_polygons, overwrite=overwrite)
+    with ThreadPoolExecutor(num_workers) as pool:
+        results = pool.map(make, images)
+        return Counter(tqdm(results, total=len(images), desc=split, unit="image"))
+
+
+def _archive(folder):
+    kind = "leftImg8bit" if "leftImg8bit" in folder else "gtFine"
+    return f"{kind}_trainvaltest.zip of www.cityscapes-dataset.com"
+
+
+def _images(root, split):
+    return sorted(str(x) for x in Path(root, "leftImg8bit", split).glob(f"*/*{_IMAGE}"))
+
+
+def _annotation(image, kind):
+    folder, name = os.path.split(image)
+    folder, city = os.path.split(folder)
+    folder, split = os.path.split(folder)
+    stem = name[: -len(_IMAGE)]
+    return os.path.join(os.path.dirname(folder), "gtFine", split, city, f"{stem}_gtFine_{kind}")
+
+
+def _make_one(image, from_polygons, overwrite):
+    target = _annotation(image, "labelTrainIds.png")
+    if os.path.exists(target) and not overwrite:
+        return "kept"
+    if from_polygons:
+        train_ids = _draw(_annotation(image, _POLYGONS))
+    else:
+        path = _annotation(image, _LABEL_IDS)
+        label_ids = read_label_map(path)
+        if label_ids.max() >= len(_IDS) - 1:
+            raise DataError(f"{path}: {label_ids.max()} is no label id of Cityscapes, 0 to 33.")
+        train_ids = Image.fromarray(_TRAIN_IDS[label_ids])
+    temporary = f"{target}.{uuid.uuid4().hex}.tmp"
+    try:
+        train_ids.save(temporary, format="png")
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+        raise
+    return "written"
+
+
+def _draw(path):
+    """Polygons in their order, each over those before it."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        canvas = Image.new("L", (content["imgWidth"], content["imgHeight"]), _IGNORED)
+        drawing = ImageDraw.Draw(canvas)
+        for item in content["objects"]:
+            label_id = _label_id(item["label"])
+            # A license plate has no id of its own: the car below it stays.
+            if label_id >= 0 and not item.get("deleted"):
+                corners = [tuple(corner) for corner in item["polygon"]]
+                drawing.polygon(corners, fill=int(_TRAIN_IDS[label_id]))
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is no annotation of Cityscapes: {error!r}") from error
+    return canvas
+
+
+def _label_id(label):
+    """Objects too close to tell apart are called by the label and "group"."""
+    return _IDS[label] if label in _IDS else _IDS[label.removesuffix("group")]

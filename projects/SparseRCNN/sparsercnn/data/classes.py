@@ -1,0 +1,77 @@
+"""Whether the model has as many classes as its data, and all data the same."""
+
+import logging
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from .validation import DataError, abbreviate
+
+__all__ = ["check_num_classes"]
+
+# META_ARCHITECTURE -> (key of its number of classes, metadata that has their names)
+_CLASSES_OF = {
+    "SparseRCNN": ("SparseRCNN.NUM_CLASSES", "thing_classes"),
+    "GeneralizedRCNN": ("ROI_HEADS.NUM_CLASSES", "thing_classes"),
+    "RetinaNet": ("RETINANET.NUM_CLASSES", "thing_classes"),
+    "SemanticSegmentor": ("SEM_SEG_HEAD.NUM_CLASSES", "stuff_classes"),
+}
+
+
+def check_num_classes(cfg):
+    """Compare the model's number of classes with each data set of TRAIN and TEST.
+
+    Data sets whose metadata say their classes are not loaded for it.
+
+    Args:
+        cfg (CfgNode): the whole config, its entries registered.
+
+    Raises:
+        DataError: the numbers differ, two data sets differ in their classes or their order, or a
+            data set is not registered.
+    """
+    if cfg.MODEL.META_ARCHITECTURE not in _CLASSES_OF:
+        return
+    key, kind = _CLASSES_OF[cfg.MODEL.META_ARCHITECTURE]
+    section, name = key.split(".")
+    number = cfg.MODEL[section][name]
+    known = {}
+    for dataset_name in [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]:
+        classes = _classes(dataset_name, kind)
+        if classes is None:
+            logging.getLogger(__name__).warning(
+                f"{dataset_name} does not say its classes (metadata {kind}), so that MODEL.{key} "
+                "cannot be checked."
+            )
+            continue
+        if len(classes) != number:
+            raise DataError(
+                f"MODEL.{key} is {number}, and {dataset_name} has {len(classes)} classes: "
+                f"{abbreviate(classes)}. Set MODEL.{key} {len(classes)}."
+            )
+        known[dataset_name] = classes
+    _check_same(known)
+
+
+def _classes(dataset_name, kind):
+    if dataset_name not in DatasetCatalog:
+        raise DataError(
+            f"The data set '{dataset_name}' is not registered. Without code, name it "
+            "coco:ANNOTATIONS.json@IMAGE_DIR, voc:ROOT@SPLIT or semseg:IMAGES@LABELS."
+        )
+    metadata = MetadataCatalog.get(dataset_name)
+    if metadata.get(kind) is None and metadata.get("json_file"):
+        DatasetCatalog.get(dataset_name)  # detectron2 reads such classes from the file
+    classes = metadata.get(kind)
+    return None if classes is None else list(classes)
+
+
+def _check_same(known):
+    for dataset_name, classes in known.items():
+        first_name, first = next(iter(known.items()))
+        for index, (one, other) in enumerate(zip(first, classes, strict=True)):
+            if one != other:
+                raise DataError(
+                    f"{first_name} and {dataset_name} differ in their classes: class {index} is "
+                    f"'{one}' in one and '{other}' in the other. The same list, in the same "
+                    "order, is needed; for voc: and semseg: entries a classes.txt gives it."
+                )

@@ -1,0 +1,102 @@
+"""CrowdHuman's annotations, one json object a line ("odgt"), converted to COCO's format."""
+
+import json
+import os
+
+from PIL import Image
+from tqdm import tqdm
+
+from .files import write_json
+from .validation import DataError, box_problem
+
+__all__ = ["convert_crowdhuman", "missing_files"]
+
+
+def missing_files(root, splits=("train", "val")):
+    """What :func:`convert_crowdhuman` needs and `root` lacks.
+
+    Args:
+        root (str): the folder of the data set.
+        splits (sequence[str]): "train", "val" or both.
+
+    Returns:
+        list[str]: paths.
+    """
+    needed = []
+    for split in splits:
+        needed.append(os.path.join(root, f"annotation_{split}.odgt"))
+        needed.append(os.path.join(root, f"CrowdHuman_{split}"))
+    return [path for path in needed if not os.path.exists(path)]
+
+
+def convert_crowdhuman(root, split):
+    """Write ``annotations/SPLIT.json`` from ``annotation_SPLIT.odgt`` and ``CrowdHuman_SPLIT/``.
+
+    Boxes are those of the full body ("fbox"), also where they reach beyond the image. What is
+    tagged "mask", or to be ignored, becomes crowd. Boxes without size, or wholly outside of the
+    image, are left out.
+
+    Args:
+        root (str): the folder of the data set.
+        split (str): "train" or "val".
+
+    Returns:
+        dict[str, int]: counts of "images", "persons", "ignored" and "left out" boxes.
+
+    Raises:
+        DataError: a line cannot be read.
+        OSError: an image is missing or cannot be read.
+    """
+    path = os.path.join(root, f"annotation_{split}.odgt")
+    with open(path, encoding="utf-8") as file:
+        lines = [line for line in file if line.strip()]
+    content = {
+        "info": {"description": f"CrowdHuman {split}, full bodies"},
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    counts = {"images": 0, "persons": 0, "ignored": 0, "left out": 0}
+    for number, line in enumerate(tqdm(lines, desc=f"CrowdHuman {split}"), start=1):
+        name, objects = _parse(path, number, line)
+        file_name = f"{name}.jpg"
+        with Image.open(os.path.join(root, f"CrowdHuman_{split}", file_name)) as image:
+            width, height = image.size
+        content["images"].append(
+            {"id": number, "file_name": file_name, "width": width, "height": height}
+        )
+        counts["images"] += 1
+        for box, is_ignored in objects:
+            if box_problem(box, width, height):
+                counts["left out"] += 1
+                continue
+            counts["ignored" if is_ignored else "persons"] += 1
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": number,
+                    "category_id": 1,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": int(is_ignored),
+                }
+            )
+    os.makedirs(os.path.join(root, "annotations"), exist_ok=True)
+    write_json(os.path.join(root, "annotations", f"{split}.json"), content)
+    return counts
+
+
+def _parse(path, number, line):
+    """The image's name, and [x, y, width, height] and whether to ignore it for each object."""
+    try:
+        entry = json.loads(line)
+        objects = []
+        for item in entry["gtboxes"]:
+            box = [float(x) for x in item["fbox"]]
+            if len(box) != 4:
+                raise ValueError(f"fbox has {len(box)} numbers")
+            is_ignored = item["tag"] != "person" or item.get("extra", {}).get("ignore", 0) == 1
+            objects.append((box, is_ignored))
+        return entry["ID"], objects
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}, line {number}: not CrowdHuman's format: {error!r}.") from error

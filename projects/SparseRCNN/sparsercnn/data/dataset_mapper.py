@@ -1,0 +1,116 @@
+"""From a record of a data set to what the model takes."""
+
+import logging
+from importlib.util import find_spec
+
+from detectron2.config import configurable
+from detectron2.data import DatasetMapper
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
+from PIL import Image
+
+from .validation import DataError
+
+__all__ = ["SparseRCNNDatasetMapper", "build_train_augmentations"]
+
+# Before a crop the image is resized to one of these, as in DETR and the original Sparse R-CNN.
+_SIZES_BEFORE_CROP = (400, 500, 600)
+
+# What Pillow raises for files that are missing, damaged, of an unknown kind or huge. Among the
+# ValueErrors are detectron2's about images of another size than annotated, and about masks.
+_UNUSABLE = (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError)
+
+
+class SparseRCNNDatasetMapper(DatasetMapper):
+    """Detectron2's mapper with DETR's random crop, and errors that name the file.
+
+    In training an image is flipped, in half of the cases resized and cropped (with
+    INPUT.CROP.ENABLED), and resized to one of INPUT.MIN_SIZE_TRAIN. In evaluation it is resized
+    to INPUT.MIN_SIZE_TEST. Crowd annotations are left out, and so are objects that the crop cut
+    off; an image that loses all its objects stays, empty. Masks are kept with MODEL.MASK_ON.
+
+    ``SparseRCNNDatasetMapper(cfg, is_train=True)`` builds it from a config.
+    """
+
+    @configurable
+    def __init__(self, is_train, *, skip_invalid=False, **kwargs):
+        """
+        Args:
+            is_train (bool): random augmentations and ground truth, or neither.
+            skip_invalid (bool): give None for an image that cannot be used, and log it.
+            kwargs: see :class:`detectron2.data.DatasetMapper`.
+        """
+        super().__init__(is_train, **kwargs)
+        self.skip_invalid = skip_invalid
+        self.num_skipped = 0
+
+    @classmethod
+    def from_config(cls, cfg, is_train=True):
+        """
+        Raises:
+            ImportError: masks are to be cropped, which needs shapely.
+        """
+        if is_train and cfg.MODEL.MASK_ON and cfg.INPUT.CROP.ENABLED and not find_spec("shapely"):
+            raise ImportError(
+                "INPUT.CROP.ENABLED with MODEL.MASK_ON crops polygons, which needs the package "
+                "shapely: pip install shapely."
+            )
+        options = super().from_config(cfg, is_train)
+        if is_train:
+            options["augmentations"] = build_train_augmentations(cfg)
+        options["skip_invalid"] = cfg.DATASETS.SKIP_INVALID and is_train
+        return options
+
+    def __call__(self, dataset_dict):
+        """
+        Args:
+            dataset_dict (dict): a record in detectron2's format.
+
+        Returns:
+            dict: the record with "image", (C, H, W) uint8 in the order of INPUT.FORMAT, and in
+            training "instances", with `gt_boxes` in absolute xyxy of that image, `gt_classes`
+            and maybe `gt_masks`; without "annotations". None for an unusable image, if
+            `skip_invalid`.
+
+        Raises:
+            DataError: the image cannot be read, or is not of the annotated size.
+        """
+        try:
+            return super().__call__(dataset_dict)
+        except _UNUSABLE as error:
+            problem = f"{dataset_dict['file_name']}: {error}"
+            if not self.skip_invalid:
+                raise DataError(
+                    f"Unusable image {problem}. Correct the data, or set DATASETS.SKIP_INVALID "
+                    "True to leave such images out."
+                ) from error
+        self.num_skipped += 1
+        logging.getLogger(__name__).warning(
+            f"Left out image {problem} ({self.num_skipped} times in this worker)"
+        )
+        return None
+
+    def _transform_annotations(self, dataset_dict, transforms, image_shape):
+        if all(x.get("iscrowd", 0) for x in dataset_dict["annotations"]):
+            # Detectron2 would look for masks to recompute the boxes from.
+            del dataset_dict["annotations"]
+            dataset_dict["instances"] = utils.annotations_to_instances([], image_shape)
+        else:
+            super()._transform_annotations(dataset_dict, transforms, image_shape)
+
+
+def build_train_augmentations(cfg):
+    """
+    Args:
+        cfg (CfgNode): its INPUT.
+
+    Returns:
+        list[Augmentation]: flip, maybe a crop at random, and a resize.
+    """
+    resize, *flip = utils.build_augmentation(cfg, is_train=True)
+    crop = []
+    if cfg.INPUT.CROP.ENABLED:
+        smaller = T.ResizeShortestEdge(_SIZES_BEFORE_CROP, sample_style="choice")
+        region = T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
+        crop = [T.RandomApply(T.AugmentationList([smaller, region]), prob=0.5)]
+    return [*flip, *crop, resize]

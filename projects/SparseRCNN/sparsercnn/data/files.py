@@ -1,0 +1,76 @@
+"""Where data sets lie, and files that appear all at once or not at all."""
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+
+__all__ = ["cache_json", "datasets_root", "write_json"]
+
+
+def datasets_root():
+    """The folder of all data sets: $DETECTRON2_DATASETS, or ``datasets``, as in detectron2."""
+    return os.getenv("DETECTRON2_DATASETS", "datasets")
+
+
+def write_json(path, content):
+    """Write `content` to `path`. Whoever opens `path` meanwhile finds the old file or the new one.
+
+    Many processes may write the same path at once.
+
+    Args:
+        path (str): a local file in an existing folder.
+        content: what :mod:`json` can write.
+    """
+    _write_text(path, json.dumps(content))
+
+
+def cache_json(label, content):
+    """Keep `content` in the cache folder, under a name that changes with the content.
+
+    Args:
+        label (str): the name's beginning, for people.
+        content: what :mod:`json` can write.
+
+    Returns:
+        str: path of the file.
+
+    Raises:
+        OSError: there is no folder to write to.
+    """
+    text = json.dumps(content)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = os.path.join(_cache_folder(), f"{label}-{digest}.json")
+    if not os.path.exists(path):
+        _write_text(path, text)
+    return path
+
+
+def _write_text(path, text):
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+        raise
+
+
+def _cache_folder():
+    """``.cache`` beside the data sets; without a writable one, the user's own cache folder."""
+    user_cache = os.getenv("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    candidates = [os.path.join(user_cache, "sparsercnn")]
+    if os.path.isdir(datasets_root()):
+        candidates.insert(0, os.path.join(datasets_root(), ".cache"))
+    for folder in candidates:
+        with contextlib.suppress(OSError):
+            os.makedirs(folder, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    raise OSError(
+        f"No folder can be written for converted annotations: tried {' and '.join(candidates)}. "
+        "Set DETECTRON2_DATASETS to an existing folder that can."
+    )

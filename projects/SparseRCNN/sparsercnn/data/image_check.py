@@ -1,0 +1,43 @@
+"""Whether an image file can be decoded, found out before it is needed."""
+
+import os
+from functools import cache
+
+from PIL import Image
+
+__all__ = ["image_problem"]
+
+_EXIF_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+
+
+def image_problem(record):
+    """Decode a record's image, as small as its format allows, and compare its size.
+
+    Args:
+        record (dict): in detectron2's format.
+
+    Returns:
+        str: what is wrong with the image, None if nothing.
+    """
+    path = record["file_name"]
+    try:
+        status = os.stat(path)
+        size = _upright_size(path, status.st_size, status.st_mtime_ns)
+    except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as error:
+        return f"cannot be read: {error}"
+    annotated = (record.get("width", size[0]), record.get("height", size[1]))
+    if size != annotated:
+        return f"its size is {size[0]} x {size[1]}, annotated as {annotated[0]} x {annotated[1]}"
+    return None
+
+
+# Evaluation comes again and again during training.
+@cache
+def _upright_size(path, num_bytes, modified):
+    with Image.open(path) as image:
+        width, height = image.size
+        sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
+        image.draft("L", (1, 1))
+        image.load()
+    return (height, width) if sideways else (width, height)

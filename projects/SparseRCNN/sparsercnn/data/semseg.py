@@ -1,0 +1,179 @@
+"""Folders of images and label maps as data sets for semantic segmentation."""
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+from tqdm import tqdm
+
+from .label_map import read_label_map
+from .validation import DataError, abbreviate
+
+__all__ = ["IGNORE_LABEL", "load_semseg", "register_semseg", "semseg_class_names"]
+
+IGNORE_LABEL = 255
+_IMAGE_SUFFIXES = (".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
+_EXIF_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+_UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError)
+
+
+def register_semseg(name, location):
+    """Register an entry ``semseg:IMAGES@LABELS``: a folder of images, and one of label PNGs.
+
+    A label map has the class of each pixel, 0 to K - 1, or 255 for pixels that do not count. It
+    belongs to the image of the same name, but for the ending; subfolders correspond.
+
+    Args:
+        name (str): the whole entry.
+        location (str): what is behind its colon.
+
+    Raises:
+        DataError: the entry is malformed, or see :func:`semseg_class_names`.
+        FileNotFoundError: a folder is missing.
+    """
+    image_root, label_root = _split_location(name, location)
+    class_names = semseg_class_names(label_root)
+    DatasetCatalog.register(name, lambda: load_semseg(image_root, label_root))
+    MetadataCatalog.get(name).set(
+        image_root=image_root,
+        sem_seg_root=label_root,
+        evaluator_type="sem_seg",
+        stuff_classes=class_names,
+        ignore_label=IGNORE_LABEL,
+    )
+
+
+def _split_location(name, location):
+    parts = location.split("@")  # a folder's name may have another @
+    splits = [("@".join(parts[:i]), "@".join(parts[i:])) for i in range(1, len(parts))]
+    splits = [split for split in splits if all(split)]
+    if not splits:
+        raise DataError(f"'{name}': an entry for segmentation is semseg:IMAGES@LABELS.")
+    existing = [split for split in splits if all(os.path.isdir(folder) for folder in split)]
+    if existing:
+        return existing[0]
+    missing = [folder for folder in splits[-1] if not os.path.isdir(folder)]
+    raise FileNotFoundError(f"'{name}': there is no folder {' and no folder '.join(missing)}.")
+
+
+def semseg_class_names(label_root):
+    """The classes of a folder of label maps.
+
+    Without a ``classes.txt`` every label map is decoded, at each start of each process: for maps
+    of 2 megapixels about 100 a second.
+
+    Args:
+        label_root (str): the folder.
+
+    Returns:
+        list[str]: the lines of ``classes.txt`` in the folder or the one above it. Without one,
+        "class 0" to "class K - 1" for the values 0 to K - 1 that occur.
+
+    Raises:
+        DataError: ``classes.txt`` names a class twice or none, or the values that occur, 255
+            aside, are not 0 to K - 1 with K at least 2.
+    """
+    folder = os.path.abspath(label_root)
+    for path in (os.path.join(x, "classes.txt") for x in (folder, os.path.dirname(folder))):
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                names = [line.strip() for line in file if line.strip()]
+            if not names or len(set(names)) < len(names):
+                raise DataError(f"{path}: needs one class a line, each once; it has {names}.")
+            return names
+    values = _values_found(label_root)
+    if values != list(range(max(len(values), 2))):
+        raise DataError(
+            f"{label_root}: the label maps hold the values {abbreviate(values, 20)} besides "
+            f"{IGNORE_LABEL}; they must be 0 to K - 1, K at least 2. If classes are there that do "
+            f"not occur, name all in {os.path.join(label_root, 'classes.txt')}, one a line."
+        )
+    return [f"class {value}" for value in values]
+
+
+def _values_found(label_root):
+    paths = list(_files_by_stem(label_root, (".png",)).values())
+    logging.getLogger(__name__).warning(
+        f"{label_root} has no classes.txt, so that all {len(paths)} label maps are read to find "
+        "the classes. A classes.txt there, one name a line from class 0, spares that."
+    )
+    values = set()
+    with ThreadPoolExecutor() as pool:  # decoding and sorting let other threads run
+        for found in tqdm(pool.map(_unique_values, paths), total=len(paths), unit="label map"):
+            values.update(found)
+    return sorted(values - {IGNORE_LABEL})
+
+
+def _unique_values(path):
+    return np.unique(read_label_map(path)).tolist()
+
+
+def load_semseg(image_root, label_root):
+    """Pair the images and label maps of two folders. Of each file, only the header is read.
+
+    Args:
+        image_root, label_root (str): the folders.
+
+    Returns:
+        list[dict]: in detectron2's format: "file_name", "sem_seg_file_name", "height", "width"
+        and "image_id", the name. An image without label map, a label map without image, and a
+        pair whose sizes differ or that cannot be read, have a text "problem".
+
+    Raises:
+        DataError: two images have one name.
+    """
+    images = _files_by_stem(image_root, _IMAGE_SUFFIXES)
+    labels = _files_by_stem(label_root, (".png",))
+    records = []
+    for stem in sorted(images.keys() | labels.keys()):
+        image, label = images.get(stem), labels.get(stem)
+        record = {"image_id": stem, "file_name": image or label, "sem_seg_file_name": label}
+        if label is None:
+            record["problem"] = f"there is no label map {os.path.join(label_root, stem)}.png"
+        elif image is None:
+            record["problem"] = f"there is no image {os.path.join(image_root, stem)} of any type"
+        else:
+            record.update(_sizes(image, label))
+        records.append(record)
+    return records
+
+
+def _files_by_stem(root, suffixes):
+    files = {}
+    for path in sorted(Path(root).rglob("*")):
+        if path.suffix.lower() in suffixes:
+            stem = str(path.relative_to(root).with_suffix(""))
+            if stem in files:
+                raise DataError(f"{files[stem]} and {path} have one name; which is meant?")
+            files[stem] = str(path)
+    return files
+
+
+def _sizes(image, label):
+    try:
+        width, height = _header_size(image)
+    except _UNREADABLE as error:
+        return {"problem": f"cannot be read: {error}"}
+    try:
+        label_size = _header_size(label)
+    except _UNREADABLE as error:
+        return {"problem": f"its label map {label} cannot be read: {error}"}
+    if label_size != (width, height):
+        return {
+            "problem": f"it has {width} x {height} pixels, and its label map {label} has "
+            f"{label_size[0]} x {label_size[1]}"
+        }
+    return {"height": height, "width": width}
+
+
+def _header_size(path):
+    with Image.open(path) as image:
+        width, height = image.size
+        # Of a PNG, Pillow would decode all pixels to find that there is no EXIF data.
+        sideways = image.format != "PNG" and image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
+    return (height, width) if sideways else (width, height)

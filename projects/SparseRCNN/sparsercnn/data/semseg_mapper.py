@@ -1,0 +1,127 @@
+"""From a record of a data set to what a model for semantic segmentation takes."""
+
+import logging
+
+import numpy as np
+import torch
+from detectron2.config import configurable
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
+from PIL import Image
+
+from .label_map import label_map_problem, read_label_map
+from .semseg import IGNORE_LABEL
+from .validation import DataError
+
+__all__ = ["SemSegDatasetMapper", "build_sem_seg_augmentations"]
+
+_UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError)
+
+
+class SemSegDatasetMapper:
+    """From a record of a data set to an input of detectron2's `SemanticSegmentor`.
+
+    Unlike detectron2's mapper it reads a label map as it is, where that would take the brightness
+    of a palette's colours for classes; it crops what was resized; and its errors name the file.
+
+    ``SemSegDatasetMapper(cfg, is_train=True)`` builds it from a config.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train,
+        *,
+        augmentations,
+        image_format,
+        num_classes,
+        ignore_label=IGNORE_LABEL,
+        skip_invalid=False,
+    ):
+        """
+        Args:
+            is_train (bool): with label maps, or without.
+            augmentations (list[Augmentation]): for image and label map.
+            image_format (str): channel order, as INPUT.FORMAT.
+            num_classes (int): K.
+            ignore_label (int): value of pixels that do not count.
+            skip_invalid (bool): give None for files that cannot be used, and log it.
+        """
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+        self.skip_invalid = skip_invalid
+
+    @classmethod
+    def from_config(cls, cfg, is_train=True):
+        return {
+            "is_train": is_train,
+            "augmentations": build_sem_seg_augmentations(cfg, is_train),
+            "image_format": cfg.INPUT.FORMAT,
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            "skip_invalid": cfg.DATASETS.SKIP_INVALID and is_train,
+        }
+
+    def __call__(self, dataset_dict):
+        """
+        Args:
+            dataset_dict (dict): a record with "file_name" and "sem_seg_file_name".
+
+        Returns:
+            dict: the record with "image", (C, H, W) uint8 in the order of INPUT.FORMAT, and in
+            training "sem_seg", (H, W) int64. None for an unusable record, if `skip_invalid`.
+
+        Raises:
+            DataError: a file cannot be read, image and label map differ in size, or the label map
+                holds a value that is no class.
+        """
+        try:
+            return self._map(dict(dataset_dict))
+        except (*_UNREADABLE, DataError, utils.SizeMismatchError) as error:
+            problem = f"{dataset_dict['file_name']}: {error}"
+            if not self.skip_invalid:
+                raise DataError(
+                    f"Unusable image {problem}. Correct the data, or set DATASETS.SKIP_INVALID "
+                    "True to leave such images out."
+                ) from error
+        logging.getLogger(__name__).warning(f"Left out image {problem}")
+        return None
+
+    def _map(self, dataset_dict):
+        image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
+        utils.check_image_size(dataset_dict, image)
+        labels = self._read_labels(dataset_dict, image) if self.is_train else None
+        augmented = T.AugInput(image, sem_seg=labels)
+        self.augmentations(augmented)
+        pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
+        dataset_dict["image"] = torch.as_tensor(pixels)
+        if self.is_train:
+            dataset_dict["sem_seg"] = torch.as_tensor(augmented.sem_seg.astype(np.int64))
+        return dataset_dict
+
+    def _read_labels(self, dataset_dict, image):
+        path = dataset_dict["sem_seg_file_name"]
+        labels = read_label_map(path)
+        problem = label_map_problem(labels, self.num_classes, self.ignore_label, image.shape[:2])
+        if problem:
+            raise DataError(f"its label map {path} {problem}")
+        return labels.astype(np.uint8)  # what augmentations take for labels
+
+
+def build_sem_seg_augmentations(cfg, is_train):
+    """
+    Args:
+        cfg (CfgNode): its INPUT.
+        is_train (bool): multi-scale, maybe a crop, and a flip at random; or a resize alone.
+
+    Returns:
+        list[Augmentation]: in this order, so that a crop is of CROP.SIZE at every scale.
+    """
+    resize, *flip = utils.build_augmentation(cfg, is_train)
+    crop = []
+    if is_train and cfg.INPUT.CROP.ENABLED:
+        crop = [T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)]
+    return [resize, *crop, *flip]

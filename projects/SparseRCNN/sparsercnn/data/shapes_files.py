@@ -1,0 +1,167 @@
+"""The set ``shapes`` on disk: made on first use, whole or not at all, and registered."""
+
+import glob
+import json
+import logging
+import os
+import shutil
+import uuid
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_sem_seg
+from iopath.common.file_io import file_lock
+from PIL import Image
+
+from .coco import load_coco
+from .files import datasets_root, write_json
+from .shapes import CLASS_NAMES, draw_scene
+from .validation import DataError
+
+__all__ = ["make_shapes", "register_shapes"]
+
+NUM_IMAGES = {"train": 600, "val": 150}
+IMAGE_SIZE = 128
+SEED = 2021
+_VERSION = 1  # of what is drawn: a new one makes every machine draw the set again
+_STAMP = "shapes.json"
+
+
+def make_shapes(root, num_images=None, size=IMAGE_SIZE, seed=SEED):
+    """Draw the set into `root`, unless the same set is there already.
+
+    Written are images in ``train`` and ``val``, annotations in ``annotations/{train,val}.json``,
+    and in ``labels/{train,val}`` the class of each pixel: 0 for the ground, 1 to 3 for rectangle,
+    ellipse and triangle. The folder appears in one step, and any number of processes may ask for
+    it at once. A set of another version, or made with other arguments, is replaced.
+
+    Args:
+        root (str): the folder to make.
+        num_images (dict[str, int]): images per split; None: NUM_IMAGES.
+        size (int): width and height of the images in pixels.
+        seed (int): of the whole set.
+
+    Raises:
+        DataError: `root` holds something else.
+    """
+    num_images = num_images or NUM_IMAGES
+    stamp = {"version": _VERSION, "num_images": num_images, "size": size, "seed": seed}
+    root = os.path.abspath(root)
+    if _read_stamp(root) == stamp:
+        return
+    with file_lock(root):
+        if _read_stamp(root) == stamp:  # another process was faster
+            return
+        if os.path.isdir(root) and os.listdir(root) and _read_stamp(root) is None:
+            raise DataError(
+                f"{root} is in the way: the synthetic shapes go there, and it holds something "
+                "else. Move it, or set DETECTRON2_DATASETS to another folder."
+            )
+        for leftover in glob.glob(f"{glob.escape(root)}.*.tmp"):  # of a process that was killed
+            shutil.rmtree(leftover)
+        temporary = f"{root}.{uuid.uuid4().hex}.tmp"
+        try:
+            _write(temporary, stamp)
+            if os.path.isdir(root):
+                os.rename(root, f"{temporary}.old.tmp")
+            os.rename(temporary, root)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(f"{temporary}.old.tmp", ignore_errors=True)
+
+
+def _read_stamp(root):
+    try:
+        with open(os.path.join(root, _STAMP), encoding="utf-8") as file:
+            return json.load(file)
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+
+
+def _write(folder, stamp):
+    logging.getLogger(__name__).info("Drawing the synthetic set 'shapes' ...")
+    os.makedirs(os.path.join(folder, "annotations"))
+    for split_index, (split, num_images) in enumerate(stamp["num_images"].items()):
+        image_folder = os.path.join(folder, split)
+        label_folder = os.path.join(folder, "labels", split)
+        os.makedirs(image_folder)
+        os.makedirs(label_folder)
+        content = {
+            "info": {"description": "synthetic shapes", **stamp},
+            "images": [],
+            "annotations": [],
+            "categories": [{"id": i, "name": name} for i, name in enumerate(CLASS_NAMES, start=1)],
+        }
+        for image_id in range(1, num_images + 1):
+            scene = draw_scene((stamp["seed"], split_index, image_id), stamp["size"])
+            file_name = f"{image_id:06d}.png"
+            image = Image.fromarray(scene.image)
+            image.save(os.path.join(image_folder, file_name), compress_level=1)
+            Image.fromarray(scene.labels).save(os.path.join(label_folder, file_name))
+            _append(content, image_id, file_name, stamp["size"], scene.shapes)
+        write_json(os.path.join(folder, "annotations", f"{split}.json"), content)
+    write_json(os.path.join(folder, _STAMP), stamp)
+
+
+def _append(content, image_id, file_name, size, shapes):
+    content["images"].append(
+        {"id": image_id, "file_name": file_name, "width": size, "height": size}
+    )
+    for shape in shapes:
+        content["annotations"].append(
+            {
+                "id": len(content["annotations"]) + 1,
+                "image_id": image_id,
+                "category_id": 1 + shape.class_index,
+                "bbox": shape.box,
+                "area": round(shape.area, 2),
+                "iscrowd": 0,
+                "segmentation": [[float(x) for x in shape.polygon.ravel()]],
+            }
+        )
+
+
+def register_shapes(root=None):
+    """Register ``shapes_{train,val}`` and ``shapes_sem_seg_{train,val}``; no file is made yet.
+
+    Args:
+        root (str): where the set is, or will be; None: ``shapes`` among the data sets.
+    """
+    root = root or os.path.join(datasets_root(), "shapes")
+    for split in NUM_IMAGES:
+        _register_objects(f"shapes_{split}", root, split)
+        _register_labels(f"shapes_sem_seg_{split}", root, split)
+
+
+def _register_objects(name, root, split):
+    json_file = os.path.join(root, "annotations", f"{split}.json")
+    image_root = os.path.join(root, split)
+
+    def load():
+        make_shapes(root)
+        return load_coco(name, json_file, image_root)
+
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(
+        json_file=json_file,
+        image_root=image_root,
+        evaluator_type="coco",
+        thing_classes=list(CLASS_NAMES),
+        thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(CLASS_NAMES))},
+    )
+
+
+def _register_labels(name, root, split):
+    image_root, label_root = os.path.join(root, split), os.path.join(root, "labels", split)
+
+    def load():
+        make_shapes(root)
+        return load_sem_seg(label_root, image_root, gt_ext="png", image_ext="png")
+
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(
+        image_root=image_root,
+        sem_seg_root=label_root,
+        evaluator_type="sem_seg",
+        stuff_classes=["background", *CLASS_NAMES],
+        ignore_label=255,
+    )

@@ -1,0 +1,196 @@
+"""Checks of data sets when they are loaded: an error, or a counted omission, by a key."""
+
+import logging
+import math
+import os
+
+from detectron2.data import MetadataCatalog
+from detectron2.structures import BoxMode
+
+__all__ = ["DataError", "abbreviate", "box_problem", "leave_out_invalid"]
+
+_SHOWN = 5  # problems spelled out in a message; the others are counted
+
+# Published COCO annotations hold a few boxes without width or height. They are not the user's to
+# mend: training always leaves them out, counted.
+_PUBLISHED = ("coco_2014_", "coco_2017_")
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names file, annotation and remedy."""
+
+
+def leave_out_invalid(records, name, skip_invalid=False, need_masks=False, extra_check=None):
+    """Check the records of one data set, without opening its images.
+
+    Invalid are: an image whose file is missing or that says it has no size; an annotation with a
+    box of zero size, wholly outside of the image or not finite, of an unknown category, or
+    without a mask where one is needed. A box that reaches partly outside is valid.
+
+    Args:
+        records (list[dict]): in detectron2's format. They are not changed.
+        name (str): the registered data set.
+        skip_invalid (bool): DATASETS.SKIP_INVALID: leave out what is invalid, and log it, rather
+            than raise an error.
+        need_masks (bool): every annotation must have a segmentation.
+        extra_check (callable): from a record to what is wrong with its image, None if nothing.
+
+    Returns:
+        tuple[list[dict], int]: the valid records, with their valid annotations, and how many
+        images and annotations were left out.
+
+    Raises:
+        DataError: invalid data without `skip_invalid`, or two records with one image id.
+    """
+    metadata = MetadataCatalog.get(name)
+    _check_unique_ids(records, name)
+    missing = _missing_files(records)
+    image_problems, box_problems, valid = [], [], []
+    for record in records:
+        problem = _image_problem(record, missing) or (extra_check and extra_check(record))
+        if problem:
+            image_problems.append(f"{record['file_name']}: {problem}")
+            continue
+        problems, kept = _check_annotations(record, metadata, need_masks)
+        box_problems += problems
+        valid.append({**record, "annotations": kept} if problems else record)
+    if image_problems or (box_problems and not name.startswith(_PUBLISHED)):
+        _report(name, image_problems, box_problems, skip_invalid)
+    elif box_problems:
+        _log(name, image_problems, box_problems)
+    return valid, len(image_problems) + len(box_problems)
+
+
+def box_problem(box, width=None, height=None):
+    """What makes a box invalid.
+
+    Args:
+        box (sequence[float]): x, y, width, height in absolute pixels.
+        width (int): of the image; None: unknown.
+        height (int): likewise.
+
+    Returns:
+        str: the problem, None if there is none.
+    """
+    x, y, w, h = box
+    if not math.isfinite(x + y + w + h):
+        return f"box {_describe(box)} is not finite"
+    if w <= 0 or h <= 0:
+        return f"box {_describe(box)} has no size"
+    if x + w <= 0 or y + h <= 0 or (width and x >= width) or (height and y >= height):
+        return f"box {_describe(box)} is outside of the image of {width} x {height}"
+    return None
+
+
+def _describe(box):
+    return "(x {:g}, y {:g}, width {:g}, height {:g})".format(*box)
+
+
+def _check_unique_ids(records, name):
+    seen = {}
+    for record in records:
+        image_id = record.get("image_id")
+        if image_id is None:
+            continue
+        if image_id in seen:
+            raise DataError(
+                f"{name}: {seen[image_id]} and {record['file_name']} have one image id, "
+                f"{image_id!r}. Each image needs an id of its own."
+            )
+        seen[image_id] = record["file_name"]
+
+
+def _missing_files(records):
+    """Paths among the records' that do not exist, from one listing per folder."""
+    names = {}
+    for record in records:
+        folder, name = os.path.split(record["file_name"])
+        if "://" not in folder:  # remote files show when they are read
+            names.setdefault(folder, set()).add(name)
+    missing = set()
+    for folder, wanted in names.items():
+        try:
+            present = set(os.listdir(folder or "."))
+        except (FileNotFoundError, NotADirectoryError):
+            present = set()
+        missing.update(os.path.join(folder, name) for name in wanted - present)
+    return missing
+
+
+def _image_problem(record, missing):
+    if "problem" in record:  # which its loader found
+        return record["problem"]
+    if record["file_name"] in missing:
+        return "the file is missing"
+    if any(not record.get(key, 1) > 0 for key in ("width", "height")):
+        return f"its size is given as {record.get('width')} x {record.get('height')}"
+    return None
+
+
+def _check_annotations(record, metadata, need_masks):
+    """Problems, as text, and the annotations that have none."""
+    problems, kept = [], []
+    for number, annotation in enumerate(record.get("annotations", ()), start=1):
+        problem = _annotation_problem(annotation, record, metadata, need_masks)
+        if problem is None:
+            kept.append(annotation)
+            continue
+        which = f"id {annotation['id']}" if "id" in annotation else f"number {number}"
+        file = record.get("annotation_file") or metadata.get("annotation_file")
+        file = file or metadata.get("json_file") or metadata.name
+        problems.append(f"{file}: annotation {which} of {record['file_name']}: {problem}")
+    return problems, kept
+
+
+def _annotation_problem(annotation, record, metadata, need_masks):
+    if "unknown_category" in annotation:
+        return (
+            f"category {annotation['unknown_category']!r} is not among the data set's: "
+            f"{abbreviate(metadata.get('thing_classes', ()))}"
+        )
+    mode, box = annotation["bbox_mode"], annotation["bbox"]
+    if mode == BoxMode.XYXY_ABS:
+        mode, box = BoxMode.XYWH_ABS, (box[0], box[1], box[2] - box[0], box[3] - box[1])
+    if mode == BoxMode.XYWH_ABS:  # relative and rotated boxes are left to detectron2
+        problem = box_problem(box, record.get("width"), record.get("height"))
+        if problem:
+            return problem
+    classes = metadata.get("thing_classes")
+    if classes is not None and not 0 <= annotation["category_id"] < len(classes):
+        return f"category_id {annotation['category_id']} is not in 0 to {len(classes) - 1}"
+    if need_masks and not annotation.get("segmentation"):
+        return "it has no segmentation, which MODEL.MASK_ON needs"
+    return None
+
+
+def abbreviate(names, limit=6):
+    """The first few of a list of names, and how many there are."""
+    shown = ", ".join(str(name) for name in list(names)[:limit])
+    return shown if len(names) <= limit else f"{shown}, ... ({len(names)} in all)"
+
+
+def _report(name, image_problems, box_problems, skip_invalid):
+    if skip_invalid:
+        _log(name, image_problems, box_problems)
+        return
+    raise DataError(
+        f"{_summary(name, 'has', image_problems, box_problems)}\n"
+        "Correct the data, or set DATASETS.SKIP_INVALID True to leave these out."
+    )
+
+
+def _log(name, image_problems, box_problems):
+    summary = _summary(name, "left out", image_problems, box_problems)
+    logging.getLogger(__name__).warning(summary)
+
+
+def _summary(name, verb, image_problems, box_problems):
+    problems = image_problems + box_problems
+    lines = [
+        f"{name}: {verb} {len(image_problems)} invalid images and "
+        f"{len(box_problems)} invalid annotations:",
+        *problems[:_SHOWN],
+    ]
+    if len(problems) > _SHOWN:
+        lines.append(f"... and {len(problems) - _SHOWN} more")
+    return "\n  ".join(lines)

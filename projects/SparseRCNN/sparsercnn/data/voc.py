@@ -1,0 +1,214 @@
+"""Object annotations in PASCAL VOC's layout, converted to COCO's format."""
+
+import os
+from xml.etree import ElementTree
+
+from PIL import Image
+
+from .coco import complete
+from .validation import DataError, box_problem
+
+__all__ = ["convert_voc", "voc_class_names"]
+
+_CLASS_FILES = ("classes.txt", "labels.txt")
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def voc_class_names(root):
+    """The classes of a data set in VOC's layout, the same for all its splits.
+
+    Args:
+        root (str): the folder with Annotations, ImageSets and JPEGImages.
+
+    Returns:
+        list[str]: the lines of ``classes.txt`` or ``labels.txt`` in `root`. Without either, the
+        names that occur in the annotations of any split, sorted.
+
+    Raises:
+        DataError: there are none, or an annotation cannot be read.
+    """
+    for file_name in _CLASS_FILES:
+        path = os.path.join(root, file_name)
+        if os.path.exists(path):
+            names = _lines(path)
+            if not names or len(set(names)) < len(names):
+                raise DataError(f"{path}: needs one class a line, each once; it has {names}.")
+            return names
+    names = set()
+    for split in _splits(root):
+        for image_name in _image_names(root, split):
+            path = _annotation_path(root, image_name)
+            names.update(name for name, _, _ in _objects(path, _parse(path)))
+    if not names:
+        raise DataError(f"{root}: no objects in any split, so the classes are unknown.")
+    return sorted(names)
+
+
+def convert_voc(root, split, class_names):
+    """Read one split into COCO's format.
+
+    A box of 1-based inclusive pixels (xmin, ymin, xmax, ymax) becomes the 0-based corners
+    (xmin - 1, ymin - 1, xmax, ymax), as in detectron2. Boxes that reach beyond the border are
+    clipped to the image. A box whose xmax is not above its xmin, or ymax not above its ymin, is a
+    stray click rather than an object one pixel wide, and has no size. Objects marked "difficult"
+    become crowd: training leaves them out, and in evaluation a detection of one is neither right
+    nor wrong.
+
+    Args:
+        root (str): the folder with Annotations, ImageSets and JPEGImages.
+        split (str): name of a file in ImageSets/Main, without suffix.
+        class_names (list[str]): a category's id is its position here, from 1.
+
+    Returns:
+        tuple[dict, int]: COCO's format with image ids from 1 in the split's order, and how many
+        boxes were clipped. Objects of other classes have category 0 and "category_name".
+
+    Raises:
+        FileNotFoundError: the split, or an annotation, is missing.
+        DataError: an annotation cannot be read.
+    """
+    category_ids = {name: number for number, name in enumerate(class_names, start=1)}
+    content = {
+        "info": {"description": f"{root}, {split}, converted from PASCAL VOC"},
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": number, "name": name} for name, number in category_ids.items()],
+    }
+    file_names = _image_files(root)
+    num_clipped = 0
+    for image_id, image_name in enumerate(_image_names(root, split), start=1):
+        path = _annotation_path(root, image_name)
+        tree = _parse(path)
+        file_name = file_names.get(image_name, f"{image_name}.jpg")
+        width, height = _size(path, tree, os.path.join(root, "JPEGImages", file_name))
+        content["images"].append(
+            {"id": image_id, "file_name": file_name, "width": width, "height": height}
+        )
+        for name, corners, is_difficult in _objects(path, tree):
+            annotation = _to_coco(name, corners, is_difficult, category_ids)
+            box = annotation["bbox"]
+            if not box_problem(box, width, height):
+                annotation["bbox"] = _clip(box, width, height)
+                num_clipped += annotation["bbox"] != box
+            number = len(content["annotations"]) + 1
+            content["annotations"].append({"id": number, "image_id": image_id, **annotation})
+    return complete(content), num_clipped
+
+
+def _to_coco(name, corners, is_difficult, category_ids):
+    xmin, ymin, xmax, ymax = corners
+    width = xmax - xmin + 1 if xmax > xmin else 0.0
+    height = ymax - ymin + 1 if ymax > ymin else 0.0
+    annotation = {
+        "category_id": category_ids.get(name, 0),
+        "bbox": [xmin - 1, ymin - 1, width, height],
+        "iscrowd": is_difficult,
+    }
+    if name not in category_ids:
+        annotation["category_name"] = name
+    return annotation
+
+
+def _lines(path):
+    with open(path, encoding="utf-8-sig") as file:
+        return [line.strip() for line in file if line.strip()]
+
+
+def _splits(root):
+    folder = os.path.join(root, "ImageSets", "Main")
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(
+            f"{folder} is missing: a voc: entry needs a folder with Annotations, ImageSets/Main "
+            "and JPEGImages."
+        )
+    files = sorted(x for x in os.listdir(folder) if x.endswith(".txt"))
+    return [os.path.splitext(x)[0] for x in files]
+
+
+def _image_names(root, split):
+    path = os.path.join(root, "ImageSets", "Main", f"{split}.txt")
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path} is missing; there are {', '.join(_splits(root))}.")
+    # The original's lists for one class have a second column.
+    names = [line.split()[0] for line in _lines(path)]
+    if not names:
+        raise DataError(f"{path}: the file is empty.")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: {twice} is listed more than once.")
+    return names
+
+
+def _image_files(root):
+    folder = os.path.join(root, "JPEGImages")
+    found = {}
+    for file_name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        stem, suffix = os.path.splitext(file_name)
+        if suffix.lower() in _IMAGE_SUFFIXES:
+            found[stem] = file_name
+    return found
+
+
+def _annotation_path(root, image_name):
+    return os.path.join(root, "Annotations", f"{image_name}.xml")
+
+
+class _TreeWithoutDoctype(ElementTree.TreeBuilder):
+    """Refuses document type declarations: with entities, a small file can fill the memory."""
+
+    def doctype(self, name, pubid, system):
+        raise DataError("it has a DOCTYPE, which is refused: entities in it can fill the memory")
+
+
+def _parse(path):
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        parser = ElementTree.XMLParser(target=_TreeWithoutDoctype())
+        return ElementTree.fromstring(data, parser=parser)
+    except DataError as error:
+        raise DataError(f"{path}: {error}. Remove the declaration.") from None
+    except ElementTree.ParseError as error:
+        raise DataError(f"{path}: malformed XML: {error}.") from error
+
+
+def _size(path, tree, image_path):
+    """(width, height) as annotated; where that is missing or 0, of the image; (0, 0) if neither."""
+    texts = [tree.findtext(f"size/{key}", "0") for key in ("width", "height")]
+    try:
+        width, height = (int(float(text)) for text in texts)
+    except ValueError as error:
+        raise DataError(f"{path}: its size is given as {' x '.join(texts)}.") from error
+    if (width > 0 and height > 0) or not os.path.exists(image_path):
+        return width, height
+    try:
+        with Image.open(image_path) as image:
+            return image.size
+    except OSError:
+        return 0, 0  # which is reported, or left out, when the data set is checked
+
+
+def _objects(path, tree):
+    """(name, [xmin, ymin, xmax, ymax], difficult) of each object."""
+    result = []
+    for number, element in enumerate(tree.findall("object"), start=1):
+        name = element.findtext("name", "").strip()
+        texts = [element.findtext(f"bndbox/{key}", "") for key in ("xmin", "ymin", "xmax", "ymax")]
+        try:
+            corners = [float(text) for text in texts]
+            is_difficult = int(element.findtext("difficult", "0").strip() or 0)
+        except ValueError as error:
+            raise DataError(
+                f"{path}: object number {number} ({name or 'without a name'}) needs numbers for "
+                f"xmin, ymin, xmax, ymax and difficult; it has {texts}."
+            ) from error
+        if not name:
+            raise DataError(f"{path}: object number {number} has no name.")
+        result.append((name, corners, int(is_difficult != 0)))
+    return result
+
+
+def _clip(box, width, height):
+    x, y, w, h = box
+    left, top = max(x, 0.0), max(y, 0.0)
+    return [left, top, min(x + w, float(width)) - left, min(y + h, float(height)) - top]
