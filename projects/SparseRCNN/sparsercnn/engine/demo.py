@@ -11,6 +11,7 @@ import cv2
 from PIL import Image
 from tqdm import tqdm
 
+from .label_maps import save_label_map
 from .media import MediaError, VideoWriter, Window, open_capture, plan_outputs, read_frames
 from .predictor import ImageError
 from .serialization import write_atomically
@@ -28,8 +29,9 @@ def run_on_images(predictor, paths, output, threshold):
     Args:
         predictor (Predictor): detects.
         paths (list[str]): image files.
-        output (str): folder for the drawn pictures and ``detections.json``, made if it is not
-            there; None: show the pictures in a window, a key leads to the next.
+        output (str): folder for the drawn pictures, ``detections.json`` and label maps of
+            segmentations, made if it is not there; None: show the pictures in a window, a key
+            leads to the next.
         threshold (float): lowest score that is drawn and written.
 
     Returns:
@@ -56,6 +58,7 @@ def run_on_images(predictor, paths, output, threshold):
             drawn = draw_predictions(rgb, predictions, predictor.labels, readable_scale(rgb))
             if output:
                 Image.fromarray(drawn).save(targets[number - 1])
+                save_label_map(predictions, targets[number - 1])
             elif not window.show(drawn, wait=0):
                 break
     return failed

@@ -8,6 +8,7 @@ from detectron2.data.transforms import AugInput, AugmentationList
 from detectron2.modeling import build_model
 from PIL import Image
 
+from ..modeling.sem_seg_inference import with_sem_seg_inference
 from .checkpoint import load_for_inference
 from .labels import Labels, choose_labels
 
@@ -56,7 +57,7 @@ class Predictor:
         model = build_model(cfg)
         description = load_for_inference(model, cfg.MODEL.WEIGHTS, allow_unsafe)
         return {
-            "model": model,
+            "model": with_sem_seg_inference(cfg, model),
             "augmentations": detection_utils.build_augmentation(cfg, is_train=False),
             "input_format": cfg.INPUT.FORMAT,
             "labels": choose_labels(cfg, description),

@@ -8,6 +8,8 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser, default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from ..config import add_sparsercnn_config
 
@@ -69,6 +71,7 @@ def setup(args):
         cfg.freeze()
     check_devices(cfg, args.num_gpus)
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sparsercnn")
     return cfg
 
 

@@ -1,0 +1,21 @@
+"""What a model costs, and what it looks at."""
+
+from .cost import ForwardCost, count_forward, count_parameters
+from .inputs import input_size, make_batch
+from .memory import StepMemory, bytes_kept_for_backward, measure_step
+from .report import ModelCost, find_configs, format_costs, measure_model
+
+__all__ = [
+    "ForwardCost",
+    "ModelCost",
+    "StepMemory",
+    "bytes_kept_for_backward",
+    "count_forward",
+    "count_parameters",
+    "find_configs",
+    "format_costs",
+    "input_size",
+    "make_batch",
+    "measure_model",
+    "measure_step",
+]

@@ -1,0 +1,224 @@
+"""What the CBAM of a dual-attention detector looks at, recorded and drawn."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ..modeling.interaction import DualAttention
+
+__all__ = ["AttentionRecorder", "StageAttention", "draw_attention"]
+
+
+@dataclass
+class StageAttention:
+    """The attention of one stage to the RoI of one proposal, on the CPU.
+
+    Attributes:
+        box: (4,), xyxy of the RoI as fractions of the image's width and height.
+        channels: (NUM_CBAM, C), c of each repetition, in (0, 1).
+        positions: (NUM_CBAM, r, r), s of each repetition, in (0, 1).
+    """
+
+    box: torch.Tensor
+    channels: torch.Tensor
+    positions: torch.Tensor
+
+
+class AttentionRecorder:
+    """Watches a model while it detects on one image.
+
+    .. code-block:: python
+
+        with AttentionRecorder(model) as recorder:
+            model([{"image": image}])
+        found, stages = recorder.detection(0)
+    """
+
+    def __init__(self, model):
+        """
+        Args:
+            model (SparseRCNN): in evaluation mode.
+
+        Raises:
+            ValueError: its interaction has no CBAM.
+        """
+        stages = getattr(getattr(model, "head", None), "head_series", [])
+        interactions = [getattr(stage, "inst_interact", None) for stage in stages]
+        if not interactions or not all(
+            isinstance(x, DualAttention) and x.cbam for x in interactions
+        ):
+            raise ValueError(
+                "There is no channel and position attention in this model: it takes "
+                "MODEL.SparseRCNN.INTERACTION 'dual_attention' with DUAL_ATTENTION.NUM_CBAM of 1 "
+                "or more."
+            )
+        self._model = model
+        self._hooks = []
+        self._forget()
+
+    def _forget(self):
+        stages = self._model.head.head_series
+        self._image_size = None
+        self._head_output = None
+        self._boxes = [None for _ in stages]
+        # By stage and repetition: lists, since a cap on RoIs calls a gate several times.
+        self._gates = [[([], []) for _ in stage.inst_interact.cbam] for stage in stages]
+
+    def __enter__(self):
+        self._forget()
+        hooks = [self._model.register_forward_pre_hook(self._see_inputs)]
+        hooks.append(self._model.head.register_forward_hook(self._see_output))
+        for i, stage in enumerate(self._model.head.head_series):
+            hooks.append(stage.register_forward_pre_hook(self._see_boxes(i)))
+            for cbam, (channels, positions) in zip(
+                stage.inst_interact.cbam, self._gates[i], strict=True
+            ):
+                hooks.append(cbam.channel_gate.register_forward_hook(_append_to(channels)))
+                hooks.append(cbam.position_gate.register_forward_hook(_append_to(positions)))
+        self._hooks = hooks
+        return self
+
+    def __exit__(self, *exception):
+        for hook in self._hooks:
+            hook.remove()
+
+    def _see_inputs(self, model, args):
+        if len(args[0]) != 1 or self._image_size is not None:
+            raise ValueError("An AttentionRecorder watches one call with one image.")
+        self._image_size = tuple(args[0][0]["image"].shape[-2:])
+
+    def _see_output(self, head, args, output):
+        self._head_output = output
+
+    def _see_boxes(self, i):
+        def see(stage, args):
+            self._boxes[i] = args[1]
+
+        return see
+
+    @torch.inference_mode()
+    def detection(self, index):
+        """
+        Args:
+            index (int): among the image's detections, 0 the best.
+
+        Returns:
+            tuple: Instances of that detection alone, in pixels of the network's input, and a
+            list[StageAttention], one for each stage.
+
+        Raises:
+            ValueError: there are fewer detections, or nothing was recorded.
+        """
+        if self._head_output is None:
+            raise ValueError("Nothing was recorded: run the model inside the with statement.")
+        logits, boxes = (x[-1] for x in self._head_output)
+        (found,) = self._model.inference(logits, boxes, [self._image_size])
+        if not 0 <= index < len(found):
+            raise ValueError(f"There is no detection {index}: the image has {len(found)}.")
+        found = found[index : index + 1]
+        # A detection is the box of a proposal as it is, whichever class it has.
+        proposal = (boxes[0] == found.pred_boxes.tensor).all(1).nonzero()[0, 0]
+        return found.to("cpu"), [self._attention(i, proposal) for i in range(len(self._boxes))]
+
+    def _attention(self, i, proposal):
+        height, width = self._image_size
+        box = self._boxes[i][0, proposal].float().cpu()
+        channels, positions = zip(
+            *((torch.cat(c)[proposal], torch.cat(s)[proposal]) for c, s in self._gates[i]),
+            strict=True,
+        )
+        return StageAttention(
+            box=box / torch.tensor([width, height, width, height]),
+            channels=torch.stack(channels).flatten(1).float().cpu(),
+            positions=torch.stack(positions).squeeze(1).float().cpu(),
+        )
+
+
+def _append_to(outputs):
+    def see(gate, args, output):
+        outputs.append(output)
+
+    return see
+
+
+_INCHES = 1.7  # side of a panel
+_BOX_COLOR = "#ff3b30"
+
+
+def draw_attention(image, stages, title=""):
+    """Draw a row for each stage: the image with the RoI, and for each repetition of the CBAM its
+    position attention over the RoI and its channel attention as a strip.
+
+    Colours run from 0 to 1 in all panels, so that stages and repetitions compare.
+
+    Args:
+        image (ndarray): (H, W, 3), uint8, RGB, the whole image in any size.
+        stages (list[StageAttention]): as :meth:`AttentionRecorder.detection` gives them.
+        title (str): above the picture.
+
+    Returns:
+        matplotlib.figure.Figure: with a `savefig`.
+    """
+    repetitions = len(stages[0].channels)
+    size = (_INCHES * (repetitions + 1.4), _INCHES * 1.3 * len(stages) + 1.0)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    grid = figure.add_gridspec(2 * len(stages), repetitions + 1, height_ratios=[5, 1] * len(stages))
+    for row, stage in enumerate(stages):
+        whole = figure.add_subplot(grid[2 * row : 2 * row + 2, 0])
+        box = _draw_roi(whole, image, stage)
+        whole.set_ylabel(f"stage {row + 1}")
+        for column in range(repetitions):
+            over_roi = figure.add_subplot(grid[2 * row, column + 1])
+            shades = _draw_positions(over_roi, image, box, stage.positions[column])
+            strip = figure.add_subplot(grid[2 * row + 1, column + 1])
+            strip.imshow(stage.channels[column][None], vmin=0, vmax=1, aspect="auto")
+            _remove_ticks(strip)
+            if row == 0:
+                over_roi.set_title(f"CBAM {column + 1}", fontsize="medium")
+    figure.suptitle(title)
+    figure.colorbar(
+        shades,
+        ax=figure.axes,
+        location="bottom",
+        shrink=0.6,
+        aspect=40,
+        label="attention to positions (maps) and channels (strips)",
+    )
+    return figure
+
+
+def _draw_roi(axes, image, stage):
+    """The whole image with the RoI; gives the RoI in pixels, one at least each way."""
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = (stage.box.numpy() * np.array([width, height, width, height])).tolist()
+    x2, y2 = max(x2, x1 + 1), max(y2, y1 + 1)
+    axes.imshow(image, extent=(0, width, height, 0))
+    axes.add_patch(
+        Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=_BOX_COLOR, linewidth=1.5)
+    )
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    _remove_ticks(axes)
+    return x1, y1, x2, y2
+
+
+def _draw_positions(axes, image, box, positions):
+    x1, y1, x2, y2 = box
+    height, width = image.shape[:2]
+    axes.set_facecolor("0.8")  # where the RoI leaves the image
+    # Without its colours, so that those of the map can be read.
+    axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
+    shades = axes.imshow(positions, extent=(x1, x2, y2, y1), vmin=0, vmax=1, alpha=0.5)
+    axes.set_xlim(x1, x2)
+    axes.set_ylim(y2, y1)
+    axes.set_aspect("auto")
+    _remove_ticks(axes)
+    return shades
+
+
+def _remove_ticks(axes):
+    axes.set_xticks([])
+    axes.set_yticks([])

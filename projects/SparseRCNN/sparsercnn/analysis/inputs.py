@@ -1,0 +1,58 @@
+"""Made-up batches that any of detectron2's meta-architectures takes, in training or inference."""
+
+import torch
+from detectron2.structures import Boxes, Instances, PolygonMasks
+
+__all__ = ["input_size", "make_batch"]
+
+_ASPECT = 1216 / 800  # the usual size at which detectors for COCO are compared
+_STEP = 32  # sizes are multiples of it, so that no pyramid pads them
+_OBJECTS = 7  # per image, about COCO's average
+
+
+def input_size(cfg):
+    """The size at which a config's model is measured: 800 x 1216 where MIN_SIZE_TEST is 800.
+
+    Returns:
+        tuple[int, int]: INPUT.MIN_SIZE_TEST, or 800 where that leaves images as they are, and
+        1.52 times that, at most MAX_SIZE_TEST; multiples of 32.
+    """
+    height = cfg.INPUT.MIN_SIZE_TEST or 800
+    width = min(height * _ASPECT, cfg.INPUT.MAX_SIZE_TEST)
+    return tuple(max(int(x) // _STEP * _STEP, _STEP) for x in (height, width))
+
+
+def make_batch(size, num_images=1, device="cpu", seed=0):
+    """Random pixels, with boxes, masks and a semantic map, all of class 0.
+
+    Args:
+        size (tuple[int, int]): height and width in pixels.
+        num_images (int): B.
+        device (str | torch.device): of everything but the masks.
+        seed (int): the same seed makes the same batch.
+
+    Returns:
+        list[dict]: one per image, in detectron2's format, without "height" and "width".
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return [_make_input(size, generator, device) for _ in range(num_images)]
+
+
+def _make_input(size, generator, device):
+    height, width = size
+    scale = torch.tensor([width, height, width, height])
+    centre = 0.3 + 0.4 * torch.rand(_OBJECTS, 2, generator=generator)
+    half = 0.05 + 0.25 * torch.rand(_OBJECTS, 2, generator=generator)
+    boxes = torch.cat([centre - half, centre + half], dim=1) * scale
+    instances = Instances(size)
+    instances.gt_boxes = Boxes(boxes)
+    instances.gt_classes = torch.zeros(_OBJECTS, dtype=torch.int64)
+    instances.gt_masks = PolygonMasks(
+        [[[x1, y1, x2, y1, x2, y2, x1, y2]] for x1, y1, x2, y2 in boxes.tolist()]
+    )
+    image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+    return {
+        "image": image.to(device),
+        "instances": instances.to(device),
+        "sem_seg": torch.zeros(height, width, dtype=torch.int64, device=device),
+    }

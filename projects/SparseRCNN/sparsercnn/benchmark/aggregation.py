@@ -1,0 +1,213 @@
+"""Each way to join the levels of a pyramid against the sum: operations, time and memory."""
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+from detectron2.modeling import build_backbone
+from torch import nn
+
+from ..analysis import bytes_kept_for_backward, count_forward, count_parameters, make_batch
+from ..engine.setup import load_config
+from ..modeling.attention_fpn import AGGREGATIONS
+
+__all__ = ["SHORT", "NeckResult", "add_arguments", "measure_necks", "run"]
+
+SHORT = False
+
+_REFERENCE = "sum"
+
+
+@dataclass
+class NeckResult:
+    """One aggregation.
+
+    Attributes:
+        parameters (int): of the neck.
+        flops (int): of the neck's forward pass, multiply-adds.
+        kept (int): bytes of activations that its forward pass keeps for the backward pass.
+        peak (int): bytes allocated at most in a forward and backward pass of the neck; None on
+            the CPU, where it cannot be told.
+        seconds (dict[str, list[float]]): of each round: "forward" and "both" passes of the neck,
+            and "backbone", both passes of the bottom-up network and the neck.
+    """
+
+    parameters: int
+    flops: int
+    kept: int
+    peak: int | None = None
+    seconds: dict = field(default_factory=lambda: {"forward": [], "both": [], "backbone": []})
+
+
+def add_arguments(parser):
+    """Add this benchmark's options.
+
+    Args:
+        parser (argparse.ArgumentParser):
+    """
+    parser.add_argument(
+        "--config-file",
+        default="configs/attention_fpn/cascade_mask_rcnn.res50.sum.1x.yaml",
+        metavar="FILE",
+        help="whose backbone to build with each aggregation (%(default)s)",
+    )
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        default=(800, 1216),
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the image, in pixels (%(default)s)",
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="over all of them (%(default)s)")
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="where to measure (%(default)s)",
+    )
+
+
+def run(args):
+    """Measure and report.
+
+    Args:
+        args (argparse.Namespace): with :func:`add_arguments`' options.
+
+    Returns:
+        str: Markdown.
+    """
+    cfg = load_config(args.config_file, register=False)
+    results = measure_necks(cfg, tuple(args.size), args.device, rounds=args.rounds)
+    where = torch.cuda.get_device_name() if args.device.startswith("cuda") else "CPU"
+    threads = f", {torch.get_num_threads()} threads" if where == "CPU" else ""
+    return (
+        f"{args.config_file}, one image of {args.size[0]}x{args.size[1]}, float32, {where}"
+        f"{threads}, torch {torch.__version__}; least time of {args.rounds} rounds, all in turn."
+        f"\n\n{_format(results)}"
+    )
+
+
+def measure_necks(cfg, size, device, *, rounds=3):
+    """Build a config's backbone with each aggregation; time them in turn in every round.
+
+    Args:
+        cfg (CfgNode): its backbone is `build_resnet_attention_fpn_backbone`.
+        size (tuple[int, int]): height and width of the image.
+        device (str): where to measure.
+        rounds (int): timed ones, after one that is not.
+
+    Returns:
+        dict[str, NeckResult]: by aggregation.
+    """
+    image = torch.randn(1, 3, *size, device=device)
+    backbones, results, maps = {}, {}, None
+    for name in AGGREGATIONS:
+        variant = cfg.clone()
+        variant.defrost()
+        variant.MODEL.FPN.AGGREGATION = name
+        backbone = build_backbone(variant)
+        flops = count_forward(_Detector(backbone).eval(), make_batch(size)).flops["neck"]
+        backbones[name] = backbone.to(device).train()
+        if maps is None:
+            maps = {k: x.detach() for k, x in backbone.bottom_up(image).items()}
+        neck = _Neck(backbone, maps)
+        parameters = count_parameters(backbone)[1] - count_parameters(backbone.bottom_up)[1]
+        weights = [*backbone.parameters(), *maps.values()]
+        kept = bytes_kept_for_backward(neck, without=weights)
+        results[name] = NeckResult(parameters, flops, kept, _peak(neck, device))
+    for i in range(1 + rounds):
+        for name, backbone in backbones.items():
+            neck = _Neck(backbone, maps)
+            forward, both = _time_passes(neck, device)
+            _, whole = _time_passes(lambda net=backbone: list(net(image).values()), device)
+            if i > 0:
+                for key, value in (("forward", forward), ("both", both), ("backbone", whole)):
+                    results[name].seconds[key].append(value)
+    return results
+
+
+class _Detector(nn.Module):
+    """A backbone that takes what detectors take, for :func:`count_forward`."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, inputs):
+        return self.backbone(torch.stack([x["image"].float() for x in inputs]))
+
+
+class _Neck:
+    """A call without arguments: the pyramid's levels from given maps of the bottom-up network."""
+
+    def __init__(self, backbone, maps):
+        self.backbone = backbone
+        self.maps = {name: x.clone().requires_grad_() for name, x in maps.items()}
+
+    def __call__(self):
+        bottom_up = self.backbone.bottom_up
+        self.backbone.bottom_up = _Given(self.maps)
+        try:
+            return list(self.backbone(None).values())
+        finally:
+            self.backbone.bottom_up = bottom_up
+
+
+class _Given(nn.Module):
+    def __init__(self, maps):
+        super().__init__()
+        self.maps = maps
+
+    def forward(self, x):
+        return self.maps
+
+
+def _time_passes(forward, device):
+    """Seconds of the forward pass, and of it and the backward pass."""
+    begin = _now(device)
+    levels = forward()
+    middle = _now(device)
+    torch.autograd.backward(levels, [torch.ones_like(x) for x in levels])
+    return middle - begin, _now(device) - begin
+
+
+def _peak(neck, device):
+    if not device.startswith("cuda"):
+        return None
+    _time_passes(neck, device)
+    torch.cuda.reset_peak_memory_stats(device)
+    base = torch.cuda.memory_allocated(device)
+    _time_passes(neck, device)
+    return torch.cuda.max_memory_allocated(device) - base
+
+
+def _now(device):
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _format(results):
+    """A row for each aggregation, with the ratios to the sum."""
+    has_peak = results[_REFERENCE].peak is not None
+    columns = ["neck M", "GFLOPs", "forward s", "ratio", "both s", "ratio", "backbone s", "ratio"]
+    columns += ["kept MiB", "ratio", *(["peak MiB", "ratio"] if has_peak else [])]
+    rows = [["aggregation", *columns], ["---", *["--:"] * len(columns)]]
+    reference = results[_REFERENCE]
+    for name, result in results.items():
+        cells = [name, f"{result.parameters / 1e6:.2f}", f"{result.flops / 1e9:.1f}"]
+        for key, values in result.seconds.items():
+            least = min(values)
+            cells += [f"{least:.3f}", f"{least / min(reference.seconds[key]):.2f}"]
+        cells += [f"{result.kept / 2**20:,.0f}", f"{result.kept / reference.kept:.2f}"]
+        if has_peak:
+            cells += [f"{result.peak / 2**20:,.0f}", f"{result.peak / reference.peak:.2f}"]
+        rows.append(cells)
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"{table}\n\n{_LEGEND}"
+
+
+_LEGEND = """\
+Ratios are to the sum. Parameters, operations (multiply-adds), times of the forward pass and of
+**both** passes, and activations **kept** for the backward pass are those of the neck alone;
+**backbone** is both passes of the bottom-up network and the neck."""

@@ -1,0 +1,175 @@
+"""Training step of one detector with each interaction, at equal RoI size."""
+
+import gc
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+
+from ..analysis import StepMemory, count_parameters, input_size, make_batch, measure_step
+from ..engine.setup import load_config
+from ..engine.solver import build_optimizer
+
+__all__ = ["SHORT", "StepResult", "add_arguments", "measure_steps", "run"]
+
+SHORT = True
+
+_REFERENCE = "dynamic_conv"
+# For each RoI size the reference, and the published shape of dual attention that has that size.
+VARIANTS = {
+    (_REFERENCE, 7): {},
+    ("dual_attention", 7): {"NUM_CBAM": 4, "NUM_TRANSFORMER": 1, "PRE_NORM": True},
+    (_REFERENCE, 5): {},
+    ("dual_attention", 5): {"NUM_CBAM": 1, "NUM_TRANSFORMER": 4, "PRE_NORM": False},
+}
+
+
+@dataclass
+class StepResult:
+    """A training step of one variant.
+
+    Attributes:
+        parameters (int): that are trained.
+        seconds (list[float]): of each timed step; on the CPU processor time of all threads.
+        memory (StepMemory): of a step.
+    """
+
+    parameters: int
+    seconds: list
+    memory: StepMemory
+
+    @property
+    def median(self):
+        return statistics.median(self.seconds)
+
+
+def add_arguments(parser):
+    """Add this benchmark's options.
+
+    Args:
+        parser (argparse.ArgumentParser):
+    """
+    parser.add_argument(
+        "--config-file",
+        default="configs/quickstart/sparsercnn.yaml",
+        metavar="FILE",
+        help="the detector; its interaction and RoI size are replaced (%(default)s)",
+    )
+    parser.add_argument("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="in pixels")
+    parser.add_argument("--images", type=int, default=2, help="per step (%(default)s)")
+    parser.add_argument("--steps", type=int, default=3, help="per round (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="over all variants (%(default)s)")
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="where to train (%(default)s)",
+    )
+
+
+def run(args):
+    """Measure and report.
+
+    Args:
+        args (argparse.Namespace): with :func:`add_arguments`' options.
+
+    Returns:
+        str: Markdown.
+    """
+    cfg = load_config(args.config_file, register=False)
+    size = tuple(args.size) if args.size else input_size(cfg)
+    batch = make_batch(size, args.images, args.device)
+    results = measure_steps(cfg, batch, args.device, steps=args.steps, rounds=args.rounds)
+    where = torch.cuda.get_device_name() if args.device.startswith("cuda") else "CPU"
+    threads = f", {torch.get_num_threads()} threads" if where == "CPU" else ""
+    return (
+        f"{args.config_file}, batch of {args.images} at {size[0]}x{size[1]}, float32, {where}"
+        f"{threads}, torch {torch.__version__}; median of {args.steps * args.rounds}, the variants "
+        f"in turn.\n\n{_format(results)}"
+    )
+
+
+def measure_steps(cfg, batch, device, *, steps=3, rounds=3):
+    """Train each variant of a detector for a few steps, all of them in turn in every round.
+
+    Args:
+        cfg (CfgNode): of the detector.
+        batch (list[dict]): see :func:`~sparsercnn.analysis.inputs.make_batch`.
+        device (str): that of the batch.
+        steps (int): timed ones per round, after one that is not.
+        rounds (int): in which each variant is built anew.
+
+    Returns:
+        dict[tuple[str, int], StepResult]: by interaction and RoI size.
+    """
+    results = {}
+    for _ in range(rounds):
+        for interaction, resolution in VARIANTS:
+            variant = _configure(cfg, interaction, resolution, device)
+            torch.manual_seed(0)
+            model = build_model(variant).train()
+            optimizer = build_optimizer(variant, model)
+            if (interaction, resolution) not in results:
+                memory = measure_step(model, batch, optimizer)
+                trained, _ = count_parameters(model)
+                results[interaction, resolution] = StepResult(trained, [], memory)
+            seconds = [_time_step(model, optimizer, batch) for _ in range(1 + steps)]
+            results[interaction, resolution].seconds += seconds[1:]
+            del model, optimizer
+            gc.collect()  # so that no two variants are in memory at a time
+    return results
+
+
+def _configure(cfg, interaction, resolution, device):
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = device
+    cfg.MODEL.SparseRCNN.INTERACTION = interaction
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = resolution
+    for key, value in VARIANTS[interaction, resolution].items():
+        cfg.MODEL.SparseRCNN.DUAL_ATTENTION[key] = value
+    return cfg
+
+
+def _time_step(model, optimizer, batch):
+    device = next(model.parameters()).device
+    begin = _now(device)
+    optimizer.zero_grad(set_to_none=True)
+    with EventStorage():
+        sum(model(batch).values()).backward()
+    optimizer.step()
+    return _now(device) - begin
+
+
+def _now(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    # Of all threads together: what else the machine does is not in it.
+    return time.process_time()
+
+
+def _format(results):
+    """A row for each variant, with the ratios to the reference of the same RoI size."""
+    rows = [
+        "| interaction | RoI | trained M | s/step | ratio | kept MiB | ratio | step MiB | ratio |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
+    ]
+    for (interaction, resolution), result in results.items():
+        reference = results[_REFERENCE, resolution]
+        cells = [interaction, f"{resolution}x{resolution}", f"{result.parameters / 1e6:.1f}"]
+        cells += [f"{result.median:.3f}", f"{result.median / reference.median:.2f}"]
+        for of in (lambda memory: memory.kept, lambda memory: memory.measured or memory.needed):
+            value = of(result.memory)
+            cells += [f"{value / 2**20:,.0f}", f"{value / of(reference.memory):.2f}"]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n\n" + _LEGEND
+
+
+_LEGEND = """\
+Ratios are to dynamic convolution at the same RoI size. **s/step**: on the GPU elapsed, on the CPU
+processor time of all threads together. **kept**: activations that the forward pass keeps for the
+backward pass. **step**: the peak of the whole step; on the GPU as measured, on the CPU weights,
+moments, and activations or gradients, whichever is more."""

@@ -1,0 +1,253 @@
+"""Label assignment: Hungarian, optimal transport, and the latter one problem after the other."""
+
+import statistics
+import time
+from dataclasses import dataclass, field
+from itertools import product
+
+import torch
+from detectron2.structures import Boxes, Instances
+
+from ..modeling.matching import HungarianMatcher, OptimalTransportMatcher
+from ..modeling.matching.rounding import round_plan
+from ..modeling.matching.sinkhorn import marginal_error, sinkhorn
+from ..structures import Targets
+
+__all__ = ["SHORT", "Timing", "add_arguments", "make_problem", "measure", "plain_sinkhorn", "run"]
+
+SHORT = True
+
+_SIZE = 800  # side of the images in pixels
+_TOLERANCE = 1e-3  # marginal error at which the plain solver stops ...
+_MAX_SWEEPS = 200  # ... or gives up
+_SWEEPS_PER_CHECK = 10
+
+
+@dataclass
+class Timing:
+    """Seconds that the matchers took for one batch, round by round, and how well they did.
+
+    Attributes:
+        hungarian, ours, plain, one_by_one (list[float]): see the report's legend.
+        error, plain_error (float): largest marginal error, of ours and of the plain solver.
+    """
+
+    hungarian: list = field(default_factory=list)
+    ours: list = field(default_factory=list)
+    plain: list = field(default_factory=list)
+    one_by_one: list = field(default_factory=list)
+    error: float = 0.0
+    plain_error: float = 0.0
+
+
+def add_arguments(parser):
+    """Add this benchmark's options.
+
+    Args:
+        parser (argparse.ArgumentParser):
+    """
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 2, 16], metavar="B")
+    parser.add_argument("--objects", nargs="+", type=int, default=[10, 100], metavar="M")
+    parser.add_argument("--proposals", nargs="+", type=int, default=[100, 300], metavar="N")
+    parser.add_argument("--stages", type=int, default=6, metavar="T")
+    parser.add_argument("--classes", type=int, default=80, metavar="K")
+    parser.add_argument("--rounds", type=int, default=3, help="medians are reported (%(default)s)")
+    parser.add_argument(
+        "--loop-problems",
+        type=int,
+        default=4,
+        metavar="P",
+        help="of the stages x images, so many are solved one after the other, and the time is "
+        "scaled up (%(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="where the predictions are (%(default)s)",
+    )
+
+
+def run(args):
+    """Measure and report.
+
+    Args:
+        args (argparse.Namespace): with :func:`add_arguments`' options.
+
+    Returns:
+        str: Markdown.
+    """
+    rows = [
+        "| images | objects | proposals | Hungarian ms | ours ms | plain loop ms | loop / ours | "
+        "ours 1 by 1 / ours | error | plain error |",
+        "| --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
+    ]
+    for batch, num_objects, num_proposals in product(args.batch, args.objects, args.proposals):
+        shape = (args.stages, batch, num_proposals, args.classes)
+        problem = make_problem(*shape, num_objects, device=args.device)
+        timing = measure(*problem, rounds=args.rounds, loop_problems=args.loop_problems)
+        rows.append(_row(batch, num_objects, num_proposals, timing))
+    where = torch.cuda.get_device_name() if args.device.startswith("cuda") else "CPU"
+    threads = f", {torch.get_num_threads()} threads" if where == "CPU" else ""
+    return (
+        f"{args.stages} stages, {args.classes} classes, {where}{threads}, torch "
+        f"{torch.__version__}; medians of {args.rounds} rounds in which all take turns.\n\n"
+        + "\n".join(rows)
+        + f"\n\n{_LEGEND}"
+    )
+
+
+def make_problem(num_stages, batch, num_proposals, num_classes, num_objects, *, device, seed=0):
+    """Predictions such as half-way through a training, drawn from a seed.
+
+    Half of the proposals are near an object and score it; the others are anywhere.
+
+    Returns:
+        tuple: class logits (S, B, N, K), boxes (S, B, N, 4) and Targets of 3/4 to all of
+        `num_objects` objects per image.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.rand(*shape, generator=generator)
+
+    S, B, N, K = num_stages, batch, num_proposals, num_classes
+    centre, size = draw(B, num_objects, 2), 0.05 + 0.4 * draw(B, num_objects, 2) ** 2
+    objects = torch.cat([centre - size / 2, centre + size / 2], dim=-1).clamp(0, 1)
+    classes = torch.randint(K, (B, num_objects), generator=generator)
+    instances = []
+    for b in range(B):
+        count = num_objects - b % 4 * num_objects // 16
+        instances.append(Instances((_SIZE, _SIZE)))
+        instances[-1].gt_boxes = Boxes(_SIZE * objects[b, :count])
+        instances[-1].gt_classes = classes[b, :count]
+
+    centre, size = draw(S, B, N, 2), 0.05 + 0.5 * draw(S, B, N, 2) ** 2
+    boxes = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+    logits = torch.randn(S, B, N, K, generator=generator) - 4
+    target = torch.randint(num_objects, (S, B, N), generator=generator)
+    image = torch.arange(B)[None, :, None]
+    near = draw(S, B, N, 1) < 0.5
+    around = objects[image, target] + 0.03 * (draw(S, B, N, 1) - 0.5)
+    boxes = torch.where(near, around, boxes)
+    boost = torch.where(near, 5 * draw(S, B, N, 1), 0.0)
+    logits = logits.scatter_add(-1, classes[image, target][..., None], boost)
+    targets = Targets.from_instances(instances, device)
+    return logits.to(device), (_SIZE * boxes).to(device), targets
+
+
+def measure(class_logits, boxes, targets, *, rounds=3, loop_problems=4):
+    """Time the matchers on one batch, all of them in turn in every round.
+
+    Args:
+        class_logits, boxes, targets: as of :func:`make_problem`.
+        rounds (int): after calls that do not count.
+        loop_problems (int): see :func:`add_arguments`.
+
+    Returns:
+        Timing:
+    """
+    S, B = boxes.shape[:2]
+    hungarian, ours = HungarianMatcher(), OptimalTransportMatcher(num_stages=S)
+    problems = [(s, b) for s in range(S) for b in range(B)]
+    problems = problems[:: max(len(problems) // loop_problems, 1)]
+    scale = S * B / len(problems)
+    timing = Timing()
+    inputs = (class_logits, boxes, targets)
+    for solver in (hungarian, ours):
+        solver(*inputs)
+    for _ in range(rounds):
+        timing.hungarian.append(_time(hungarian, *inputs)[0])
+        timing.ours.append(_time(ours, *inputs)[0])
+        seconds, timing.plain_error = _time(_one_by_one, plain_sinkhorn, ours, *inputs, problems)
+        timing.plain.append(scale * seconds)
+        seconds, timing.error = _time(_one_by_one, sinkhorn, ours, *inputs, problems)
+        timing.one_by_one.append(scale * seconds)
+    return timing
+
+
+def plain_sinkhorn(cost, supply, epsilon, num_iterations=None):
+    """Sinkhorn-Knopp in the log domain as textbooks have it, for one problem.
+
+    Epsilon is annealed from the same start as in :func:`sinkhorn`, by a fifth per sweep. It looks
+    at the marginals to stop, as it may where there is no device to wait for.
+
+    Args:
+        cost: (R, N).
+        supply: (R,), as of :func:`sinkhorn`.
+        epsilon (float): the regularisation at last.
+        num_iterations: not looked at.
+
+    Returns:
+        Tensor: (R, N).
+    """
+    some = supply > 0
+    plan = torch.zeros_like(cost)
+    cost, supply = cost[some], supply[some]
+    f, g = torch.zeros_like(supply), cost.new_zeros(cost.shape[1])
+    current = max(0.1 * (cost - cost.amin(1, keepdim=True)).max().item(), epsilon)
+    for sweep in range(_MAX_SWEEPS):
+        f = current * (supply.log() - torch.logsumexp((g - cost) / current, dim=1))
+        g = -current * torch.logsumexp((f[:, None] - cost) / current, dim=0)
+        if current == epsilon and sweep % _SWEEPS_PER_CHECK == 0:
+            plan[some] = ((f[:, None] + g - cost) / epsilon).exp()
+            if marginal_error(plan[some], supply).item() < _TOLERANCE:
+                break
+        current = max(0.8 * current, epsilon)
+    return plan
+
+
+@torch.no_grad()
+def _one_by_one(solve, matcher, class_logits, boxes, targets, problems):
+    """Costs, supplies, plan and rounding of each problem by itself, without padding.
+
+    Returns:
+        float: the largest marginal error.
+    """
+    errors = []
+    for s, b in problems:
+        count = targets.counts[b]
+        alone = Targets(
+            boxes=targets.boxes[b : b + 1, :count],
+            classes=targets.classes[b : b + 1, :count],
+            valid=targets.valid[b : b + 1, :count],
+            image_sizes=targets.image_sizes[b : b + 1],
+            counts=[count],
+        )
+        here = (slice(s, s + 1), slice(b, b + 1))
+        cost = matcher.cost(class_logits[here], boxes[here], alone)[0, 0]
+        supply = matcher.supply(boxes[s:, b : b + 1], alone)[0, 0]
+        plan = solve(cost, supply, matcher.epsilon, matcher.num_iterations)
+        round_plan(plan, supply, cost)
+        errors.append(marginal_error(plan, supply))
+    return max(error.item() for error in errors)
+
+
+def _time(function, *args):
+    begin = _now()
+    result = function(*args)
+    return _now() - begin, result
+
+
+def _now():
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _row(batch, num_objects, num_proposals, timing):
+    hungarian, ours, plain, one_by_one = (
+        1e3 * statistics.median(x)
+        for x in (timing.hungarian, timing.ours, timing.plain, timing.one_by_one)
+    )
+    cells = [batch, num_objects, num_proposals, f"{hungarian:,.1f}", f"{ours:,.1f}"]
+    cells += [f"{plain:,.0f}", f"{plain / ours:.1f}", f"{one_by_one / ours:.1f}"]
+    cells += [f"{error:.0e}" for error in (timing.error, timing.plain_error)]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+_LEGEND = f"""\
+**ours**: optimal transport as configured by default, all stages of all images at once. **plain
+loop**: the same costs, supplies and rounding, and log-domain Sinkhorn-Knopp with the same epsilon,
+for each stage of each image in turn, until the marginals are within {_TOLERANCE:g} or
+{_MAX_SWEEPS:,} sweeps are done. **ours 1 by 1**: our solver in such a loop, so what the batching
+alone gives. **error**: largest difference of a row of a plan and its supply, in units."""

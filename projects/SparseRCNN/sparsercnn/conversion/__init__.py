@@ -1,0 +1,7 @@
+"""Weights of other code bases under our names, and back."""
+
+from .files import convert_file, read_weights
+from .layouts import LAYOUTS
+from .rules import ConversionError, Drop, Rule, convert
+
+__all__ = ["LAYOUTS", "ConversionError", "Drop", "Rule", "convert", "convert_file", "read_weights"]

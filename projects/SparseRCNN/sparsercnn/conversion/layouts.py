@@ -1,0 +1,54 @@
+"""The code bases whose weights can be converted."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .mmdetection import mmdetection_rules
+from .resnet import classifier_rules, counter_rules, resnet_rules
+
+__all__ = ["LAYOUTS", "Layout"]
+
+_SETTINGS_RGB = """\
+  INPUT.FORMAT "RGB"
+  MODEL.PIXEL_MEAN [123.675, 116.28, 103.53], MODEL.PIXEL_STD [58.395, 57.12, 57.375]
+  MODEL.RESNETS.STRIDE_IN_1X1 False"""
+
+_MMDETECTION = f"""\
+a backbone of mmdetection's style "pytorch":
+{_SETTINGS_RGB}
+and one of its style "caffe":
+  INPUT.FORMAT "BGR"
+  MODEL.PIXEL_MEAN [103.53, 116.28, 123.675], MODEL.PIXEL_STD [1.0, 1.0, 1.0]
+  MODEL.RESNETS.STRIDE_IN_1X1 True"""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """
+    Attributes:
+        rules: ``rules(names, backbone, mask_stage)``, of the names of all weights, what the names
+            of our backbone begin with, and which mask head of a cascade to take (None: none);
+            returns a list of rules.
+        settings: what the config of a model with such weights has to say.
+        section: the key of the weights in this code base's files; None: they are the file.
+    """
+
+    rules: Callable[[list, str, int | None], list]
+    settings: str
+    section: str | None = None
+
+
+def _image_classifier(names, backbone, mask_stage):
+    return [*counter_rules(), *classifier_rules(), *resnet_rules("", backbone)]
+
+
+def _mmdetection(names, backbone, mask_stage):
+    return mmdetection_rules(names, mask_stage)
+
+
+# timm's plain ResNets and ResNeXts have torchvision's names.
+LAYOUTS = {
+    "mmdetection": Layout(_mmdetection, _MMDETECTION, section="state_dict"),
+    "torchvision": Layout(_image_classifier, f"such a backbone:\n{_SETTINGS_RGB}"),
+    "timm": Layout(_image_classifier, f"such a backbone:\n{_SETTINGS_RGB}"),
+}

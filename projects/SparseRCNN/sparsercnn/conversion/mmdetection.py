@@ -1,0 +1,212 @@
+"""Names of mmdetection's models, and of those that were built on it.
+
+Sparse R-CNN and its heads are in mmdetection since version 2.8. The head of Dual-Attention Sparse
+R-CNN is that of github.com/sangwooP/dual_attn_sparse_rcnn, the necks are those of
+github.com/XiongweiWu/MSCA-SA.
+"""
+
+import torch
+
+from .resnet import counter_rules, resnet_rules
+from .rules import Drop, Rule
+
+__all__ = ["mmdetection_rules"]
+
+_STAGE, _OUR_STAGE = "roi_head.bbox_head.{i}", "head.head_series.{i}"
+_MASK, _OUR_MASK = "roi_head.mask_head", "roi_heads.mask_head"
+# Of the three stages of a cascade: standard deviations of the box deltas as mmdetection has them,
+# and their inverses as detectron2 has them in ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS.
+_CASCADE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
+_CASCADE_WEIGHTS = ((10, 10, 5, 5), (20, 20, 10, 10), (30, 30, 15, 15))
+
+
+def mmdetection_rules(names, mask_stage=None):
+    """The rules for one model, of which the names of its weights tell the kind.
+
+    Args:
+        names (iterable[str]): of all weights, on either side.
+        mask_stage (int): which of the three mask heads of a cascade to take; None: none.
+
+    Returns:
+        list[Rule | Drop]:
+    """
+    names = list(names)
+
+    def has(*parts):
+        return any(part in name for name in names for part in parts)
+
+    rules = counter_rules() + resnet_rules("backbone.", "backbone.bottom_up.")
+    rules += _neck_rules(cross=has(".norm1_2.", ".norm_source."))
+    if has("init_proposal_"):
+        rules += _proposal_rules() + _stage_rules()
+        if has(".p_attention.", ".inst_interact.out_norm."):
+            rules += _dual_attention_rules(pre_norm=has(".roi_attn_proj.2.", ".pre_norm."))
+            rules += _cbam_rules(static=has(".ch_attn_ffn.", ".channel_gate.feed_forward."))
+        else:
+            rules += _dynamic_conv_rules()
+    else:
+        rules += _rpn_rules() + _cascade_rules() + _mask_rules(mask_stage)
+    return rules
+
+
+def _pairs(theirs, ours, names):
+    """Rules for modules with weight and bias."""
+    return [Rule(f"{theirs}.{x}.{{leaf}}", f"{ours}.{y}.{{leaf}}") for x, y in names.items()]
+
+
+def _neck_rules(cross):
+    lateral, our_lateral = "neck.lateral_convs.{level}", "backbone.fpn_lateral{level+2}"
+    output, our_output = "neck.fpn_convs.{level}", "backbone.fpn_output{level+2}"
+    block = "backbone.fpn_attention{level+2}"
+    if cross:
+        norms = {"norm1_1": "norm_query", "norm1_2": "norm_source", "norm1_3": "norm_mlp"}
+    else:
+        norms = {"norm1": "norm_query", "norm2": "norm_mlp"}
+    rules = [
+        Rule(f"{lateral}.conv.{{leaf}}", f"{our_lateral}.{{leaf}}"),
+        Rule(f"{lateral}.bn.{{leaf}}", f"{our_lateral}.norm.{{leaf}}"),
+        Rule(f"{output}.conv.{{leaf}}", f"{our_output}.{{leaf}}"),
+        Rule(f"{output}.bn.{{leaf}}", f"{our_output}.norm.{{leaf}}"),
+    ]
+    modules = {
+        **norms,
+        "ms_attn.q": "attention.q",
+        "ms_attn.kv": "attention.kv",
+        "ms_attn.proj": "attention.proj",
+        "ms_attn.p_norm": "attention.norm",
+        "mlp.fc1": "mlp.linear1",
+        "mlp.dwconv.dwconv": "mlp.depthwise",
+        "mlp.fc2": "mlp.linear2",
+    }
+    return rules + _pairs(output, block, modules)
+
+
+def _proposal_rules():
+    # Both have centre and size as fractions of the image's size.
+    return [
+        Rule(f"rpn_head.init_proposal_{x}.weight", f"init_proposal_{y}.weight")
+        for x, y in (("bboxes", "boxes"), ("features", "features"))
+    ]
+
+
+def _stage_rules():
+    """What the stages of both Sparse R-CNNs have.
+
+    Boxes need no change: standard deviations of 0.5, 0.5, 1, 1 there are weights of 2, 2, 1, 1
+    here. Nor do classes: with a softmax, "no object" is the last one on both sides.
+    """
+    modules = {
+        "ffn.layers.0.0": "linear1",
+        "ffn.layers.1": "linear2",
+        "ffn_norm": "norm3",
+        "cls_fcs.{j}": "cls_module.{j}",
+        "reg_fcs.{j}": "reg_module.{j}",
+        "fc_cls": "class_logits",
+        "fc_reg": "bboxes_delta",
+    }
+    return _pairs(_STAGE, _OUR_STAGE, modules)
+
+
+def _dynamic_conv_rules():
+    """As on our side, the first half of what `dynamic_layer` gives is the first matrix, C x D."""
+    theirs, ours = f"{_STAGE}.instance_interactive_conv", f"{_OUR_STAGE}.inst_interact"
+    modules = {
+        "dynamic_layer": "dynamic_layer",
+        "norm_in": "norm1",
+        "norm_out": "norm2",
+        "fc_layer": "out_layer",
+        "fc_norm": "norm3",
+    }
+    return [
+        Rule(f"{_STAGE}.attention.attn.{{rest}}", f"{_OUR_STAGE}.self_attn.{{rest}}"),
+        Rule(f"{_STAGE}.attention_norm.{{leaf}}", f"{_OUR_STAGE}.norm1.{{leaf}}"),
+        Rule(f"{theirs}_norm.{{leaf}}", f"{_OUR_STAGE}.norm2.{{leaf}}"),
+        *_pairs(theirs, ours, modules),
+    ]
+
+
+def _dual_attention_rules(pre_norm):
+    ours = f"{_OUR_STAGE}.inst_interact"
+    layers, our_layers = f"{_STAGE}.roi_transformer.{{j}}", f"{ours}.transformer.{{j}}"
+    modules = {
+        "1": "norm1",
+        "2.layers.0.0": "feed_forward.linear1",
+        "2.layers.1": "feed_forward.linear2",
+        "3": "norm2",
+    }
+    ends = ["pre_norm"] * pre_norm + ["out_layer", "out_norm"]
+    return [
+        Rule(f"{_STAGE}.p_attention.attn.{{rest}}", f"{_OUR_STAGE}.self_attn.{{rest}}"),
+        *_pairs(_STAGE, _OUR_STAGE, {"p_attention_norm": "norm1", "obj_norm": "norm2"}),
+        Rule(f"{layers}.0.attn.{{rest}}", f"{our_layers}.self_attn.{{rest}}"),
+        *_pairs(layers, our_layers, modules),
+        *_pairs(f"{_STAGE}.roi_attn_proj", ours, {str(i): name for i, name in enumerate(ends)}),
+    ]
+
+
+def _cbam_rules(static):
+    ours = f"{_OUR_STAGE}.inst_interact.cbam.{{j}}"
+    if not static:
+        modules = {
+            "dym_ch_attn_params.{j}.0": "channel_gate.linear",
+            "dym_ch_attn_params.{j}.1": "channel_gate.norm",
+            "dym_sp_attn_params.{j}.0": "position_gate.linear",
+            "dym_sp_attn_params.{j}.1": "position_gate.norm",
+        }
+        return _pairs(_STAGE, ours, modules)
+    modules = {
+        "ch_attn_ffn.{j}.0.layers.0.0": "channel_gate.feed_forward.linear1",
+        "ch_attn_ffn.{j}.0.layers.1": "channel_gate.feed_forward.linear2",
+        "sp_attn_conv.{j}": "position_gate.conv",
+    }
+    norm = Rule(
+        f"{_STAGE}.ch_attn_ffn.{{j}}.1.{{leaf}}",
+        f"{ours}.channel_gate.norm.{{leaf}}",
+        to_ours=lambda x, _: x.flatten(),  # of mean- and max-pooled channels, (2, C)
+        to_theirs=lambda x, _: x.unflatten(0, (2, -1)),
+    )
+    return [norm, *_pairs(_STAGE, ours, modules)]
+
+
+def _rpn_rules():
+    # Anchors of a position come in the same order: height over width 0.5, 1, 2.
+    modules = {"rpn_conv": "conv", "rpn_cls": "objectness_logits", "rpn_reg": "anchor_deltas"}
+    return _pairs("rpn_head", "proposal_generator.rpn_head", modules)
+
+
+def _cascade_rules():
+    """Box heads of a cascade; the classes' order is that of mmdetection 2, background last."""
+    predictor = "roi_heads.box_predictor.{i}"
+    return [
+        Rule(f"{_STAGE}.shared_fcs.{{j}}.{{leaf}}", "roi_heads.box_head.{i}.fc{j+1}.{leaf}"),
+        Rule(f"{_STAGE}.fc_cls.{{leaf}}", f"{predictor}.cls_score.{{leaf}}"),
+        Rule(
+            f"{_STAGE}.fc_reg.{{leaf}}",
+            f"{predictor}.bbox_pred.{{leaf}}",
+            to_ours=lambda x, fields: x * _delta_scale(x, fields),
+            to_theirs=lambda x, fields: x / _delta_scale(x, fields),
+        ),
+    ]
+
+
+def _delta_scale(tensor, fields):
+    """Detectron2's deltas over mmdetection's: 1, but for the third stage, which rounds 1 / 30."""
+    stage = int(fields["i"])
+    scale = torch.tensor(_CASCADE_STDS[stage]) * torch.tensor(_CASCADE_WEIGHTS[stage])
+    scale = scale.to(tensor).repeat(len(tensor) // 4)
+    return scale.view(-1, *[1] * (tensor.dim() - 1))
+
+
+def _mask_rules(stage):
+    """A cascade has a mask head for each stage there, and averages them; here it has one."""
+    if stage is None:
+        return []
+    theirs = f"{_MASK}.{stage}"
+    others = [
+        Drop(f"{_MASK}.{i}.{{rest}}", "mask heads of other stages") for i in range(3) if i != stage
+    ]
+    return [
+        Rule(f"{theirs}.convs.{{j}}.conv.{{leaf}}", f"{_OUR_MASK}.mask_fcn{{j+1}}.{{leaf}}"),
+        *_pairs(theirs, _OUR_MASK, {"upsample": "deconv", "conv_logits": "predictor"}),
+        *others,
+    ]

@@ -1,0 +1,174 @@
+"""Renaming weights by rules, such that none is lost in silence.
+
+A rule pairs two templates of names, and works in both directions:
+
+    Rule("layer{i}.{j}.bn{k}.{leaf}", "res{i+1}.{j}.conv{k}.norm.{leaf}")
+
+A field stands for a number, {leaf} for a word without digits, as "weight" or "running_mean" are,
+{rest} for anything. With an offset, as in {i+1}, the number in the name is that much larger.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from torch import Tensor
+
+__all__ = ["ConversionError", "Converted", "Drop", "Rule", "convert"]
+
+_FIELD = re.compile(r"\{(\w+?)([+-]\d+)?\}")
+# What the fields stand for; those not named here, for numbers. A pyramid has levels p2 to p5.
+_PATTERNS = {"leaf": "[a-z_]+", "rest": ".+", "level": "[0-3]"}
+_NUMBER = r"\d+"
+
+
+class ConversionError(ValueError):
+    """Weights that cannot be converted.
+
+    Attributes:
+        keys (list[str]): their names.
+    """
+
+    def __init__(self, message, keys):
+        super().__init__(message)
+        self.keys = keys
+
+
+class _Template:
+    def __init__(self, text):
+        self.text = text
+        literals = _FIELD.split(text)[::3]
+        self.fields = [(name, int(offset or 0)) for name, offset in _FIELD.findall(text)]
+        groups = [
+            f"({_NUMBER if offset else _PATTERNS.get(name, _NUMBER)})"
+            for name, offset in self.fields
+        ]
+        pattern = re.escape(literals[0])
+        for group, literal in zip(groups, literals[1:], strict=True):
+            pattern += group + re.escape(literal)
+        self.regex = re.compile(pattern)
+
+    def parse(self, name):
+        """The values of the fields in a name, or None if it is not of this form."""
+        match = self.regex.fullmatch(name)
+        if match is None:
+            return None
+        values = {}
+        for (key, offset), text in zip(self.fields, match.groups(), strict=True):
+            value = str(int(text) - offset) if offset else text
+            if not re.fullmatch(_PATTERNS.get(key, _NUMBER), value):
+                return None
+            values[key] = value
+        return values
+
+    def fill(self, values):
+        """The name that has these values in its fields."""
+
+        def value_of(match):
+            value, offset = values[match[1]], match[2]
+            return str(int(value) + int(offset)) if offset else value
+
+        return _FIELD.sub(value_of, self.text)
+
+
+_template = lru_cache(maxsize=None)(_Template)
+
+
+@dataclass
+class Rule:
+    """Two names of one weight.
+
+    Attributes:
+        theirs, ours: templates with the same fields.
+        to_ours, to_theirs: None, or ``f(tensor, fields)`` that changes the values as well, with
+            the fields' values as text; each the inverse of the other.
+    """
+
+    theirs: str
+    ours: str
+    to_ours: Callable[[Tensor, dict], Tensor] | None = None
+    to_theirs: Callable[[Tensor, dict], Tensor] | None = None
+
+    def apply(self, name, tensor, reverse):
+        """The other name and the tensor's values there; None if the rule is not for this name."""
+        source, target = (self.ours, self.theirs) if reverse else (self.theirs, self.ours)
+        fields = _template(source).parse(name)
+        if fields is None:
+            return None
+        change = self.to_theirs if reverse else self.to_ours
+        return _template(target).fill(fields), change(tensor, fields) if change else tensor
+
+
+@dataclass
+class Drop:
+    """Weights that have no place on the other side, in either direction.
+
+    Attributes:
+        name: a template.
+        reason: why they can be left out.
+    """
+
+    name: str
+    reason: str
+
+    def covers(self, name):
+        return _template(self.name).parse(name) is not None
+
+
+@dataclass
+class Converted:
+    """
+    Attributes:
+        weights: by their new names.
+        dropped: how many were left out, by the reason why.
+    """
+
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    dropped: Counter = field(default_factory=Counter)
+
+
+def convert(weights, rules, reverse=False):
+    """Give weights other names, each by the first rule that covers its name.
+
+    Args:
+        weights (dict[str, Tensor]): a state dict.
+        rules (list[Rule | Drop]): in the order in which they are tried.
+        reverse (bool): from our names to theirs.
+
+    Returns:
+        Converted:
+
+    Raises:
+        ConversionError: no rule covers some names (the message has all of them), or two weights
+            would get the same name.
+    """
+    result, uncovered, origin = Converted(), [], {}
+    for name, tensor in weights.items():
+        for rule in rules:
+            if isinstance(rule, Drop):
+                if rule.covers(name):
+                    result.dropped[rule.reason] += 1
+                    break
+                continue
+            renamed = rule.apply(name, tensor, reverse)
+            if renamed is None:
+                continue
+            new_name, new_tensor = renamed
+            if new_name in origin:
+                both = [origin[new_name], name]
+                raise ConversionError(f"{' and '.join(both)} would both become {new_name}.", both)
+            origin[new_name] = name
+            result.weights[new_name] = new_tensor
+            break
+        else:
+            uncovered.append(name)
+    if uncovered:
+        lines = "\n".join(f"  {name} {tuple(weights[name].shape)}" for name in uncovered)
+        raise ConversionError(
+            f"No rule covers {len(uncovered)} of {len(weights)} weights. If the rest is of use "
+            f"without them, name what to convert (--only).\n{lines}",
+            uncovered,
+        )
+    return result

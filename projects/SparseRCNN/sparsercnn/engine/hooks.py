@@ -1,0 +1,85 @@
+"""Hooks of a training run that detectron2 does not have."""
+
+import json
+import logging
+import math
+import os
+
+from detectron2.engine import HookBase
+
+from .serialization import write_atomically
+
+__all__ = ["BestCheckpointer"]
+
+
+class BestCheckpointer(HookBase):
+    """Keep the checkpoint with the highest value of a metric beside the others.
+
+    Unlike detectron2's hook of this name it knows the best value after ``--resume`` too, and
+    leaves alone which checkpoint that starts from. To be registered after the `EvalHook` that
+    gives the metric, on the main process alone.
+    """
+
+    def __init__(self, period, checkpointer, metric, aliases=(), file_prefix="model_best"):
+        """
+        Args:
+            period (int): of the `EvalHook`, in iterations; 0: it runs at the end alone.
+            checkpointer (SafeCheckpointer): writes ``{file_prefix}.pth``; beside it, a ``.json``
+                holds the metric's name, its value and the iteration.
+            metric (str): "TASK/METRIC".
+            aliases (sequence[str]): other names of it, tried if that one is not there.
+            file_prefix (str): name of the files.
+        """
+        self.period = period
+        self.checkpointer = checkpointer
+        self.metric = metric
+        self.names = (metric, *aliases)
+        self.file_prefix = file_prefix
+        self.best = None
+
+    @property
+    def record_file(self):
+        """Path of the ``.json`` file."""
+        return os.path.join(self.checkpointer.save_dir, f"{self.file_prefix}.json")
+
+    def before_train(self):
+        # A new run in an old folder starts over.
+        if self.trainer.start_iter > 0 and os.path.isfile(self.record_file):
+            with open(self.record_file) as file:
+                record = json.load(file)
+            if record["metric"] == self.metric:
+                self.best = record["value"]
+
+    def after_step(self):
+        next_iter = self.trainer.iter + 1
+        if self.period > 0 and next_iter % self.period == 0 and next_iter != self.trainer.max_iter:
+            self._keep_if_better()
+
+    def after_train(self):
+        # As for EvalHook: not after a failure.
+        if self.trainer.iter + 1 >= self.trainer.max_iter:
+            self._keep_if_better()
+
+    def _keep_if_better(self):
+        logger = logging.getLogger(__name__)
+        latest = self.trainer.storage.latest()
+        name = next((name for name in self.names if name in latest), None)
+        if name is None:
+            there = ", ".join(sorted(x for x in latest if "/" in x)) or "nothing"
+            logger.warning(
+                f"No best checkpoint is kept: the evaluation gave no {self.metric}. It gave "
+                f"{there}; set TEST.BEST_METRIC to one of them, or to '' for none."
+            )
+            return
+        value = latest[name][0]
+        if not math.isfinite(value) or (self.best is not None and value <= self.best):
+            best = "" if self.best is None else f"; the best is {self.best:.4f}"
+            logger.info(f"{self.metric} is {value:.4f}{best}.")
+            return
+        self.checkpointer.save(self.file_prefix, tag_last=False)
+        self.best = value
+        iteration = min(self.trainer.iter, self.trainer.max_iter - 1)
+        record = {"metric": self.metric, "value": value, "iteration": iteration}
+        with write_atomically(self.record_file, "w") as file:
+            json.dump(record, file)
+        logger.info(f"{self.metric} is {value:.4f}, the best so far; kept as {self.file_prefix}.")

@@ -1,0 +1,40 @@
+"""Semantic segmentations as label maps: an image file with the class of each pixel."""
+
+import os
+
+import numpy as np
+from detectron2.utils.colormap import colormap
+from PIL import Image
+
+__all__ = ["LABELS_FOLDER", "save_label_map"]
+
+LABELS_FOLDER = "labels"
+
+
+def save_label_map(predictions, picture):
+    """Write what is predicted for an image, if that is a segmentation.
+
+    The file is a PNG of the folder ``labels`` beside the drawn picture, of its name; it has one
+    channel of class numbers, as evaluation and training read them, and a palette with the colours
+    of the drawing, so that it can be looked at.
+
+    Args:
+        predictions (dict): on the CPU; with "sem_seg", (K, H, W), K at most 256, or without.
+        picture (str): path of the drawn picture.
+
+    Returns:
+        str: path of the file; None if there is no segmentation.
+    """
+    if "sem_seg" not in predictions:
+        return None
+    folder, name = os.path.split(picture)
+    folder = os.path.join(folder, LABELS_FOLDER)
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, name if name.lower().endswith(".png") else f"{name}.png")
+    scores = predictions["sem_seg"]
+    labels = Image.fromarray(scores.argmax(dim=0).numpy().astype(np.uint8))
+    colors = colormap(rgb=True, maximum=255)
+    palette = [colors[i % len(colors)] for i in range(len(scores))]
+    labels.putpalette(np.round(palette).astype(np.uint8).ravel().tolist())
+    labels.save(path)
+    return path

@@ -1,0 +1,255 @@
+"""Optimizer, gradient clipping, learning-rate schedule, and their scaling to fewer workers."""
+
+import logging
+import math
+from functools import partial
+
+import torch
+from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.solver.lr_scheduler import LRMultiplier, WarmupParamScheduler
+from fvcore.common.param_scheduler import CosineParamScheduler
+from torch.nn.utils import clip_grad_norm_
+
+from .setup import ConfigError
+
+__all__ = [
+    "build_gradient_clipper",
+    "build_lr_scheduler",
+    "build_optimizer",
+    "build_param_groups",
+    "scale_for_workers",
+]
+
+_CLIP_TYPES = ("full_model", "norm", "value")
+_SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR")
+
+
+def build_optimizer(cfg, model):
+    """Build the optimizer named by SOLVER.OPTIMIZER over :func:`build_param_groups`.
+
+    With CLIP_TYPE "norm" or "value" its `step` clips each parameter by itself, as detectron2's
+    does. With "full_model" it does not clip: the norm is over all parameters, after all gradients
+    are there and unscaled, so whoever runs the step calls :func:`build_gradient_clipper`'s.
+
+    Args:
+        cfg (CfgNode): the whole config.
+        model (nn.Module): before it is wrapped for distributed training.
+
+    Returns:
+        torch.optim.Optimizer:
+
+    Raises:
+        ConfigError: unknown SOLVER.OPTIMIZER or SOLVER.CLIP_GRADIENTS.CLIP_TYPE.
+    """
+    solver = cfg.SOLVER
+    name = solver.OPTIMIZER.upper()
+    if name == "ADAMW":
+        optimizer_class = torch.optim.AdamW
+        # One kernel for all parameters: on the CPU too, from torch 2.4 on.
+        fused = hasattr(torch.amp, "GradScaler") or next(model.parameters()).is_cuda
+        options = {"betas": tuple(solver.ADAM_BETAS), "eps": solver.ADAM_EPS, "fused": fused}
+    elif name == "SGD":
+        optimizer_class = torch.optim.SGD
+        options = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+    else:
+        raise ConfigError(f"SOLVER.OPTIMIZER is '{solver.OPTIMIZER}'; it must be ADAMW or SGD.")
+    if _clip_type(cfg) in ("norm", "value"):
+        optimizer_class = maybe_add_gradient_clipping(cfg, optimizer_class)
+    return optimizer_class(
+        build_param_groups(cfg, model),
+        lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        **options,
+    )
+
+
+def build_param_groups(cfg, model):
+    """Group the trainable parameters by learning rate and weight decay, four groups at most.
+
+    The order depends on the model and the config alone, so that a resumed run finds the moments
+    of each parameter again.
+
+    Returns:
+        list[dict]: with `params`, `lr` and `weight_decay`. Parameters of ``model.backbone`` have
+        BASE_LR x BACKBONE_MULTIPLIER; with NO_DECAY_NORM_BIAS, norms and biases have no decay.
+    """
+    solver = cfg.SOLVER
+    spared = {}
+    if solver.NO_DECAY_NORM_BIAS:
+        # Not all biases are called "bias": attention has an in_proj_bias.
+        leaves = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
+        biases = sorted(leaf for leaf in leaves if leaf.endswith("bias"))
+        spared = {
+            "weight_decay_norm": 0.0,
+            "overrides": {bias: {"weight_decay": 0.0} for bias in biases},
+        }
+    groups = get_default_optimizer_params(
+        model, base_lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, **spared
+    )
+    if solver.BACKBONE_MULTIPLIER == 1.0:
+        return groups
+
+    backbone = {p for name, p in model.named_parameters() if name.startswith("backbone.")}
+    split = []
+    for group in groups:
+        inside = [p for p in group["params"] if p in backbone]
+        outside = [p for p in group["params"] if p not in backbone]
+        lr = group["lr"] * solver.BACKBONE_MULTIPLIER
+        split += [{**group, "params": outside}] if outside else []
+        split += [{**group, "params": inside, "lr": lr}] if inside else []
+    return split
+
+
+def build_gradient_clipper(cfg):
+    """
+    Returns:
+        callable: takes the parameters, clips their gradients in place if CLIP_TYPE "full_model"
+        is on, and returns the norm over all of them before that, a scalar on their device.
+
+    Raises:
+        ConfigError: unknown SOLVER.CLIP_GRADIENTS.CLIP_TYPE.
+    """
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if _clip_type(cfg) == "full_model":
+        return partial(clip_grad_norm_, max_norm=clip.CLIP_VALUE, norm_type=clip.NORM_TYPE)
+    return partial(clip_grad_norm_, max_norm=math.inf)
+
+
+def _clip_type(cfg):
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not clip.ENABLED:
+        return None
+    if clip.CLIP_TYPE not in _CLIP_TYPES:
+        raise ConfigError(
+            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is '{clip.CLIP_TYPE}'; it must be one of "
+            f"{', '.join(_CLIP_TYPES)}."
+        )
+    return clip.CLIP_TYPE
+
+
+def build_lr_scheduler(cfg, optimizer):
+    """Build the schedule named by SOLVER.LR_SCHEDULER_NAME, after a warm-up.
+
+    Detectron2's own, with two additions: the cosine ends at SOLVER.BASE_LR_END, which
+    detectron2 0.6 does not know, and a step at the very end of the training is no error.
+
+    Returns:
+        LRMultiplier: to be stepped once per iteration.
+
+    Raises:
+        ConfigError: unknown SOLVER.LR_SCHEDULER_NAME, or BASE_LR_END above BASE_LR.
+    """
+    solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME not in _SCHEDULERS:
+        raise ConfigError(
+            f"SOLVER.LR_SCHEDULER_NAME is '{solver.LR_SCHEDULER_NAME}'; it must be one of "
+            f"{', '.join(_SCHEDULERS)}."
+        )
+    if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.SOLVER.STEPS = tuple(step for step in solver.STEPS if step < solver.MAX_ITER)
+        return build_detectron2_lr_scheduler(cfg, optimizer)
+
+    if not 0 <= solver.BASE_LR_END <= solver.BASE_LR:
+        raise ConfigError(
+            f"SOLVER.BASE_LR_END is {solver.BASE_LR_END}; it must be between 0 and "
+            f"SOLVER.BASE_LR, {solver.BASE_LR}."
+        )
+    schedule = WarmupParamScheduler(
+        CosineParamScheduler(1, solver.BASE_LR_END / solver.BASE_LR),
+        solver.WARMUP_FACTOR,
+        min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0),
+        solver.WARMUP_METHOD,
+    )
+    return LRMultiplier(optimizer, multiplier=schedule, max_iter=solver.MAX_ITER)
+
+
+def scale_for_workers(cfg, num_workers):
+    r"""Fit a config made for SOLVER.REFERENCE_WORLD_SIZE workers to another number of them.
+
+    The images per worker and forward pass stay the same, so that what fitted the memory still
+    does. One optimizer step then sees kappa times as many images as planned, with
+
+        kappa = num_workers x ACCUMULATE_STEPS / REFERENCE_WORLD_SIZE,
+
+    and all numbers of iterations are divided by kappa. With ACCUMULATE_STEPS = 8 on one worker
+    of a reference of 8, kappa is 1 and the schedule is exactly the original.
+
+    AdamW follows the square-root rule of Malladi et al., "On the SDEs and Scaling Rules for
+    Adaptive Gradient Algorithms" (NeurIPS 2022): lr x sqrt(kappa), (1 - beta) x kappa for both
+    betas, eps / sqrt(kappa). Adam divides each gradient by its own size, which for small batches
+    is mostly noise and grows as 1/sqrt(kappa) when the batch shrinks: that alone shrinks the
+    steps by sqrt(kappa), and the learning rate has only the rest to do. The betas are scaled
+    too, because the rule holds for all three together: the moments average over as many images
+    as before. For the same reason the decoupled weight decay, which that paper leaves out, is
+    scaled by sqrt(kappa): what it takes away per step, lr x decay, must be kappa times as much.
+
+    SGD follows the linear rule of Goyal et al., "Accurate, Large Minibatch SGD" (2017):
+    lr x kappa, momentum and weight decay unchanged.
+
+    Clipping stays as it is: neither rule covers it.
+
+    Args:
+        cfg (CfgNode): left as it is.
+        num_workers (int): the number of processes that will train.
+
+    Returns:
+        CfgNode: `cfg` itself if REFERENCE_WORLD_SIZE is 0. Otherwise a copy with
+        REFERENCE_WORLD_SIZE 0: it says what will be run, and scaling it again changes nothing.
+
+    Raises:
+        ConfigError: IMS_PER_BATCH is not a multiple of REFERENCE_WORLD_SIZE.
+    """
+    reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if reference == 0:
+        return cfg
+    if cfg.SOLVER.IMS_PER_BATCH % reference:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which cannot be divided among "
+            f"SOLVER.REFERENCE_WORLD_SIZE {reference} workers. Set REFERENCE_WORLD_SIZE to the "
+            "number of GPUs that the config was made for, or to 0 to scale nothing."
+        )
+    scaled = cfg.clone()
+    scaled.defrost()
+    solver = scaled.SOLVER
+    solver.REFERENCE_WORLD_SIZE = 0
+    solver.IMS_PER_BATCH = solver.IMS_PER_BATCH // reference * num_workers
+    kappa = num_workers * solver.ACCUMULATE_STEPS / reference
+    if kappa != 1:
+        _scale_rates(solver, kappa)
+        _scale_periods(scaled, kappa)
+    logging.getLogger(__name__).info(
+        f"Scaled from {reference} to {num_workers} workers: {solver.ACCUMULATE_STEPS} x "
+        f"{solver.IMS_PER_BATCH} images per iteration ({kappa:g} times as many), learning rate "
+        f"{solver.BASE_LR:g}, {solver.MAX_ITER} iterations."
+    )
+    if cfg.is_frozen():
+        scaled.freeze()
+    return scaled
+
+
+def _scale_rates(solver, kappa):
+    if solver.OPTIMIZER.upper() == "SGD":
+        rate = kappa
+    else:
+        rate = math.sqrt(kappa)
+        # Beyond 1 / (1 - beta) the rule has nothing to say; no memory is as far as it goes.
+        solver.ADAM_BETAS = tuple(max(1 - kappa * (1 - beta), 0.0) for beta in solver.ADAM_BETAS)
+        solver.ADAM_EPS = solver.ADAM_EPS / rate
+        solver.WEIGHT_DECAY = solver.WEIGHT_DECAY * rate
+    solver.BASE_LR = solver.BASE_LR * rate
+    solver.BASE_LR_END = solver.BASE_LR_END * rate
+
+
+def _scale_periods(cfg, kappa):
+    def scale(iterations):
+        return max(round(iterations / kappa), 1) if iterations > 0 else iterations
+
+    solver = cfg.SOLVER
+    solver.MAX_ITER = scale(solver.MAX_ITER)
+    solver.WARMUP_ITERS = scale(solver.WARMUP_ITERS)
+    solver.STEPS = tuple(scale(step) for step in solver.STEPS)
+    solver.CHECKPOINT_PERIOD = scale(solver.CHECKPOINT_PERIOD)
+    cfg.TEST.EVAL_PERIOD = scale(cfg.TEST.EVAL_PERIOD)

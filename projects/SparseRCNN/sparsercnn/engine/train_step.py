@@ -1,0 +1,294 @@
+"""One training iteration: forward and backward over micro-batches, checks, one optimizer step."""
+
+import contextlib
+import logging
+import math
+import time
+
+import torch
+from detectron2.config import configurable
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from .non_finite import IterationRecord, NonFiniteReport, random_state
+from .setup import ConfigError
+from .solver import build_gradient_clipper
+
+__all__ = ["TrainStep"]
+
+_AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+_LOSS_SCALE_PERIOD = 20  # iterations between looks at the scale, each of which waits for the GPU
+
+
+class TrainStep(SimpleTrainer):
+    """A :class:`detectron2.engine.SimpleTrainer` with gradient accumulation, mixed precision,
+    gradient clipping and a check of every loss before the weights change.
+
+    Accumulation gives the gradients of one big batch. A model divides its losses by
+    n = max(1, objects averaged over workers), so micro-batch i of k counts for n_i / n_all, where
+    n_all is the same over all k. A model says what it counts by a method
+    ``loss_normalizer(batched_inputs) -> float``; without it all count for 1/k, which is exact for
+    losses averaged over equally many items. Norm layers with batch statistics, if there are any,
+    still see one micro-batch at a time.
+
+    The host waits for the device once per iteration, for losses and gradient norm together.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        model,
+        data_loader,
+        optimizer,
+        *,
+        clip_gradients,
+        accumulate_steps=1,
+        amp_dtype=None,
+        grad_scaler=None,
+        skip_non_finite=False,
+        max_consecutive_skips=100,
+        output_dir="",
+    ):
+        """
+        Args:
+            model (nn.Module): gives a loss, or a dict of them, for what the loader yields; may
+                be wrapped in DistributedDataParallel.
+            data_loader (iterable): endless, yields this worker's micro-batches (list[dict]).
+            optimizer (torch.optim.Optimizer): of the model's parameters.
+            clip_gradients (callable): see :func:`~sparsercnn.engine.solver.build_gradient_clipper`.
+            accumulate_steps (int): k, micro-batches per iteration.
+            amp_dtype (torch.dtype): of autocast; None: no mixed precision.
+            grad_scaler (GradScaler): None: one is made for float16.
+            skip_non_finite (bool): leave out an iteration with a non-finite loss or gradient,
+                with a warning, rather than stop.
+            max_consecutive_skips (int): so many in a row stop the training nevertheless, because
+                then it is not the data.
+            output_dir (str): reports of non-finite losses go to its folder `non_finite`; "": none.
+
+        Raises:
+            ConfigError: `accumulate_steps` below 1, or float16 on the CPU.
+        """
+        # Detectron2 0.6 would start the loader's workers here, before a resumed run has set
+        # the seed that its data shall follow.
+        super().__init__(model, (), optimizer)
+        self.data_loader = data_loader
+        self.clip_gradients = clip_gradients
+        self.accumulate_steps = accumulate_steps
+        self.amp_dtype = amp_dtype
+        self.device = next(model.parameters()).device
+        self.skip_non_finite = skip_non_finite
+        self.max_consecutive_skips = max_consecutive_skips
+        self.output_dir = output_dir
+        self.num_skipped = 0
+        self._skipped_in_a_row = 0
+        self._batch_iterator = None
+        if accumulate_steps < 1:
+            raise ConfigError(
+                f"SOLVER.ACCUMULATE_STEPS is {accumulate_steps}; it must be at least 1."
+            )
+        if amp_dtype == torch.float16 and self.device.type == "cpu":
+            raise ConfigError(
+                "SOLVER.AMP.DTYPE float16 needs a GPU. On the CPU, set it to bfloat16, or "
+                "SOLVER.AMP.ENABLED to False."
+            )
+        if grad_scaler is None and amp_dtype == torch.float16:
+            # torch.amp has no GradScaler before torch 2.3.
+            grad_scaler = getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler)()
+        self.grad_scaler = grad_scaler
+
+    @classmethod
+    def from_config(cls, cfg, model, data_loader, optimizer):
+        amp = cfg.SOLVER.AMP
+        if amp.DTYPE not in _AMP_DTYPES:
+            raise ConfigError(f"SOLVER.AMP.DTYPE is '{amp.DTYPE}'; it must be float16 or bfloat16.")
+        return {
+            "model": model,
+            "data_loader": data_loader,
+            "optimizer": optimizer,
+            "clip_gradients": build_gradient_clipper(cfg),
+            "accumulate_steps": cfg.SOLVER.ACCUMULATE_STEPS,
+            "amp_dtype": _AMP_DTYPES[amp.DTYPE] if amp.ENABLED else None,
+            "skip_non_finite": cfg.SOLVER.SKIP_NON_FINITE,
+            "output_dir": cfg.OUTPUT_DIR,
+        }
+
+    def reset_data_loader(self, data_loader_builder):
+        """Replace the loader, before or during training, by what `data_loader_builder()` gives."""
+        self.data_loader = data_loader_builder()
+        self._batch_iterator = None
+
+    def run_step(self):
+        """
+        Raises:
+            FloatingPointError: a loss or, where no scaler would see to it, a gradient is not
+                finite. On all workers; the message names the images and says what to do.
+        """
+        assert self.model.training, "The model was changed to eval mode and not back."
+        iteration = self._next_batches()
+        buffers = self._save_buffers()
+        self.optimizer.zero_grad()
+        self._accumulate_gradients(iteration)
+        if self.grad_scaler is not None:
+            self.grad_scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        iteration.grad_norm = self.clip_gradients(parameters)
+
+        losses, grad_norm, data_time = self._metrics_to_host(iteration)
+        # With a scaler, infinite gradients are its way of finding the right scale.
+        finite = all(math.isfinite(loss) for loss in losses.values()) and (
+            self.grad_scaler is not None or math.isfinite(grad_norm)
+        )
+        if finite:
+            self._skipped_in_a_row = 0
+            self._update_weights()
+            self._put_metrics(losses, grad_norm, data_time)
+        else:
+            self._handle_non_finite(iteration, buffers)
+
+    def state_dict(self):
+        """As :class:`detectron2.engine.AMPTrainer` has it, plus `num_skipped`."""
+        state = super().state_dict()
+        state["num_skipped"] = self.num_skipped
+        if self.grad_scaler is not None:
+            state["grad_scaler"] = self.grad_scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict):
+        """
+        Raises:
+            ConfigError: the optimizer's state is of another optimizer or grouping of parameters.
+        """
+        try:
+            saved, own = state_dict["optimizer"]["param_groups"], self.optimizer.param_groups
+            # PyTorch would notice at the next step only.
+            if ("betas" in saved[0]) != ("betas" in own[0]):
+                raise ValueError("SOLVER.OPTIMIZER is another")
+            super().load_state_dict(state_dict)
+        except (ValueError, KeyError) as error:
+            raise ConfigError(
+                "The checkpoint's optimizer does not fit the one of the config: "
+                f"{error}. Restore the SOLVER keys it was trained with, or start a new run from "
+                "its weights: MODEL.WEIGHTS instead of --resume."
+            ) from error
+        self.num_skipped = state_dict.get("num_skipped", 0)
+        if self.grad_scaler is not None and "grad_scaler" in state_dict:
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+    @property
+    def _bare_model(self):
+        distributed = isinstance(self.model, DistributedDataParallel)
+        return self.model.module if distributed else self.model
+
+    def _next_batches(self):
+        start = time.perf_counter()
+        if self._batch_iterator is None:
+            self._batch_iterator = iter(self.data_loader)
+        batches = [next(self._batch_iterator) for _ in range(self.accumulate_steps)]
+        data_time = time.perf_counter() - start
+        return IterationRecord(self.iter, batches, self._micro_batch_weights(batches), data_time)
+
+    def _micro_batch_weights(self, batches):
+        """(k,), n_i / n_all of the class's docstring."""
+        count = getattr(self._bare_model, "loss_normalizer", None)
+        if len(batches) == 1 or count is None:
+            return torch.full((len(batches),), 1 / len(batches), device=self.device)
+        counts = torch.tensor([float(count(batch)) for batch in batches], device=self.device)
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(counts)
+            counts /= comm.get_world_size()
+        return counts.clamp(min=1) / counts.sum().clamp(min=1)
+
+    def _save_buffers(self):
+        """A skipped batch must not leave its statistics in the norm layers."""
+        if not self.skip_non_finite:
+            return {}
+        return {name: buffer.clone() for name, buffer in self._bare_model.named_buffers()}
+
+    def _accumulate_gradients(self, iteration):
+        losses = []
+        last = len(iteration.batches) - 1
+        for i, (batch, weight) in enumerate(zip(iteration.batches, iteration.weights, strict=True)):
+            iteration.random_states.append(random_state(self.device))
+            # Workers exchange gradients once, after the last micro-batch.
+            exchange = i == last or not isinstance(self.model, DistributedDataParallel)
+            with contextlib.nullcontext() if exchange else self.model.no_sync():
+                with torch.autocast(
+                    self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
+                ):
+                    loss_dict = self.model(batch)
+                if isinstance(loss_dict, Tensor):
+                    loss_dict = {"total_loss": loss_dict}
+                # The same set for each micro-batch; its order is the first one's.
+                iteration.names = iteration.names or list(loss_dict)
+                losses.append(torch.stack([loss_dict[name].float() for name in iteration.names]))
+                total = losses[-1].sum() * weight
+                if self.grad_scaler is not None:
+                    total = self.grad_scaler.scale(total)
+                total.backward()
+        iteration.losses = torch.stack(losses).detach()
+
+    def _metrics_to_host(self, iteration):
+        """
+        Returns:
+            tuple[dict[str, float], float, float]: losses averaged over workers, as of one big
+            batch; gradient norm; seconds that the slowest worker waited for data.
+        """
+        num_workers = comm.get_world_size()
+        losses = (iteration.losses * iteration.weights[:, None]).sum(0)
+        # One slot per worker makes a maximum of the data times out of a sum.
+        data_times = losses.new_zeros(num_workers)
+        data_times[comm.get_rank()] = iteration.data_time
+        metrics = torch.cat([losses / num_workers, data_times])
+        if num_workers > 1:
+            torch.distributed.all_reduce(metrics)
+        metrics = torch.cat([metrics, iteration.grad_norm.to(metrics).reshape(1)])
+        values = metrics.tolist()  # the one wait for the device
+        num_losses = len(iteration.names)
+        losses = dict(zip(iteration.names, values[:num_losses], strict=True))
+        return losses, values[-1], max(values[num_losses:-1])
+
+    def _update_weights(self):
+        if self.grad_scaler is None:
+            self.optimizer.step()
+            return
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+        if self.iter % _LOSS_SCALE_PERIOD == 0:
+            scale = self.grad_scaler.get_scale()
+            get_event_storage().put_scalar("loss_scale", scale, smoothing_hint=False)
+            if scale < 1:
+                logging.getLogger(__name__).warning(
+                    f"At iteration {self.iter} the loss scale is down to {scale:g}: gradients "
+                    "overflow in float16 and most updates are left out. Set SOLVER.AMP.DTYPE to "
+                    "bfloat16, or lower SOLVER.BASE_LR."
+                )
+
+    def _put_metrics(self, losses, grad_norm, data_time):
+        if not comm.is_main_process():
+            return
+        storage = get_event_storage()
+        storage.put_scalar("data_time", data_time)
+        storage.put_scalar("total_loss", sum(losses.values()))
+        if len(losses) > 1:
+            storage.put_scalars(**losses)
+        if math.isfinite(grad_norm):
+            storage.put_scalar("grad_norm", grad_norm)
+
+    def _handle_non_finite(self, iteration, buffers):
+        self.num_skipped += 1
+        self._skipped_in_a_row += 1
+        report = NonFiniteReport(self._bare_model, iteration, self.amp_dtype)
+        if not self.skip_non_finite or self._skipped_in_a_row > self.max_consecutive_skips:
+            raise FloatingPointError(report.message(report.save(self.output_dir)))
+        logging.getLogger(__name__).warning(f"Iteration skipped. {report.summary}")
+        get_event_storage().put_scalar(
+            "non_finite_iterations", self.num_skipped, smoothing_hint=False
+        )
+        self.optimizer.zero_grad()
+        if self.grad_scaler is not None:
+            self.grad_scaler.update()  # closes the iteration that unscale_ opened
+        for name, buffer in self._bare_model.named_buffers():
+            buffer.copy_(buffers[name])

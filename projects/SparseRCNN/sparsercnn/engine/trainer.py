@@ -1,0 +1,202 @@
+"""The training run: everything built from one config, with hooks, checkpoints and evaluation."""
+
+import logging
+import os
+import re
+import weakref
+from collections import OrderedDict
+
+import torch
+from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+from ..data import build_test_loader, build_train_loader
+from ..evaluation import build_evaluator
+from ..modeling import SparseRCNNWithTTA, with_sem_seg_inference
+from ..modeling.activation_checkpoint import checkpoint_activations
+from .checkpoint import SafeCheckpointer
+from .hooks import BestCheckpointer
+from .labels import describe_dataset
+from .solver import build_lr_scheduler, build_optimizer, scale_for_workers
+from .train_step import TrainStep
+
+__all__ = ["Trainer"]
+
+
+class Trainer(DefaultTrainer):
+    """A :class:`detectron2.engine.DefaultTrainer` whose parts are this project's.
+
+    Against detectron2's: gradient accumulation and checked losses (:class:`TrainStep`), safe
+    checkpoints that hold the optimizer and the class names (:class:`SafeCheckpointer`), the best
+    checkpoint, scaling to the number of workers by a rule that fits the optimizer
+    (:func:`scale_for_workers`), an evaluator by data-set type, and test-time augmentation.
+    """
+
+    def __init__(self, cfg, allow_unsafe=False):
+        """
+        Args:
+            cfg (CfgNode): the whole config.
+            allow_unsafe (bool): load weights from any pickle; it may run code.
+        """
+        # DefaultTrainer's own constructor would build detectron2's parts.
+        TrainerBase.__init__(self)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
+        model = create_ddp_model(
+            model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {})
+        )
+        self._trainer = TrainStep(cfg, model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = SafeCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            allow_unsafe=allow_unsafe,
+            metadata=describe_dataset(cfg.DATASETS.TRAIN[0]),
+            trainer=weakref.proxy(self),
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume=True):
+        """Start from the last checkpoint in OUTPUT_DIR, or else from MODEL.WEIGHTS.
+
+        A resumed run continues iteration, learning rate, optimizer, loss scale and best metric.
+        Its data starts a new random order, which for a fixed SEED depends on the iteration, so
+        that it does not repeat what the run began with.
+
+        Args:
+            resume (bool): False: MODEL.WEIGHTS in any case.
+        """
+        super().resume_or_load(resume=resume)
+        if self.start_iter > 0 and self.cfg.SEED >= 0:
+            seed_all_rng(self.cfg.SEED + comm.get_rank() + self.start_iter)
+            self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg))
+
+    def train(self):
+        """
+        Returns:
+            OrderedDict: results of the last evaluation, {} on other than the main process.
+        """
+        super().train()
+        return self._last_eval_results
+
+    def build_hooks(self):
+        """Detectron2's, and after the evaluation the best checkpoint and augmented testing."""
+        default = super().build_hooks()
+        extra = []
+        metric, test_sets = self.cfg.TEST.BEST_METRIC, self.cfg.DATASETS.TEST
+        if metric and test_sets and comm.is_main_process():
+            # Results of several test sets have the set's name in front.
+            extra.append(
+                BestCheckpointer(
+                    self.cfg.TEST.EVAL_PERIOD,
+                    self.checkpointer,
+                    metric,
+                    aliases=[f"{test_sets[0]}/{metric}"],
+                )
+            )
+        if self.cfg.TEST.AUG.ENABLED:
+            extra.append(hooks.EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
+        is_evaluation = [isinstance(hook, hooks.EvalHook) for hook in default]
+        after_evaluation = is_evaluation.index(True) + 1
+        return default[:after_evaluation] + extra + default[after_evaluation:]
+
+    def state_dict(self):
+        """As newer detectron2 has it; version 0.6 leaves out the optimizer."""
+        state = super().state_dict()
+        state["_trainer"] = self._trainer.state_dict()
+        # The last iteration that was done, also when hooks save after the end.
+        state["iteration"] = min(self.iter, self.max_iter - 1)
+        return state
+
+    def load_state_dict(self, state_dict):
+        TrainerBase.load_state_dict(self, state_dict)
+        if "_trainer" in state_dict:
+            self._trainer.load_state_dict(state_dict["_trainer"])
+        else:
+            logging.getLogger(__name__).warning(
+                "The checkpoint holds no optimizer: its moments start from zero."
+            )
+
+    @classmethod
+    def build_model(cls, cfg):
+        """Detectron2's, with MODEL.ACTIVATION_CHECKPOINT applied."""
+        model = super().build_model(cfg)
+        recompute = cfg.MODEL.ACTIVATION_CHECKPOINT
+        checkpoint_activations(model, backbone=recompute.BACKBONE, head=recompute.HEAD)
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        """See :func:`sparsercnn.engine.solver.build_optimizer`."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        """See :func:`sparsercnn.engine.solver.build_lr_scheduler`."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        """See :func:`sparsercnn.data.build_train_loader`."""
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        """See :func:`sparsercnn.data.build_test_loader`."""
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        """
+        Returns:
+            DatasetEvaluator: see :func:`sparsercnn.evaluation.build_evaluator`. It writes to
+            OUTPUT_DIR/inference, where each of several test sets has its own folder.
+        """
+        output_folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+        if len(cfg.DATASETS.TEST) > 1:
+            output_folder = os.path.join(output_folder, re.sub(r"[^\w.-]+", "_", dataset_name))
+        return build_evaluator(cfg, dataset_name, output_folder)
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        """Detectron2's, for segmentation as TEST.SEM_SEG says."""
+        return super().test(cfg, with_sem_seg_inference(cfg, model), evaluators)
+
+    @classmethod
+    def test_with_TTA(cls, cfg, model):  # noqa: N802, the original project's name
+        """:meth:`test` behind test-time augmentation, as TEST.AUG says.
+
+        Args:
+            cfg (CfgNode): the whole config. Results are written to OUTPUT_DIR/TTA/inference.
+            model (nn.Module): with the weights to evaluate.
+
+        Returns:
+            OrderedDict: as of :meth:`test`, with "_TTA" behind each task's name.
+        """
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "TTA")
+        results = cls.test(cfg, SparseRCNNWithTTA(cfg, model))
+        if len(cfg.DATASETS.TEST) == 1:
+            return _mark_tasks(results)
+        return OrderedDict((name, _mark_tasks(tasks)) for name, tasks in results.items())
+
+    @staticmethod
+    def auto_scale_workers(cfg, num_workers):
+        """See :func:`sparsercnn.engine.solver.scale_for_workers`."""
+        return scale_for_workers(cfg, num_workers)
+
+
+def _mark_tasks(results):
+    return OrderedDict((f"{task}_TTA", metrics) for task, metrics in results.items())

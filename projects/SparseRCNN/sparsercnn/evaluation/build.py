@@ -1,0 +1,73 @@
+"""From the type in a data set's metadata to its evaluator."""
+
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    LVISEvaluator,
+    PascalVOCDetectionEvaluator,
+)
+
+from ..registry import NamedRegistry
+from .coco_evaluation import COCOEvaluator
+from .sem_seg_evaluation import SemSegEvaluator
+
+__all__ = ["EVALUATOR_REGISTRY", "build_evaluator"]
+
+EVALUATOR_REGISTRY = NamedRegistry("EVALUATOR")
+"""`evaluator_type` of a data set -> function (cfg, dataset_name, output_folder) that gives its
+:class:`detectron2.evaluation.DatasetEvaluator`."""
+
+
+def build_evaluator(cfg, dataset_name, output_folder):
+    """
+    Args:
+        cfg (CfgNode): the whole config.
+        dataset_name (str): a registered data set, whose metadata has an `evaluator_type`.
+        output_folder (str): where the evaluator writes its results.
+
+    Returns:
+        DatasetEvaluator:
+
+    Raises:
+        ValueError: the metadata has no such type, or one that is not in the registry.
+    """
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if evaluator_type not in EVALUATOR_REGISTRY:
+        known = ", ".join(sorted(name for name, _ in EVALUATOR_REGISTRY))
+        raise ValueError(
+            f"The data set '{dataset_name}' has evaluator_type '{evaluator_type}'; known are "
+            f"{known}. Set it by MetadataCatalog.get('{dataset_name}').set(evaluator_type=...), "
+            "or register an evaluator for it in EVALUATOR_REGISTRY."
+        )
+    return EVALUATOR_REGISTRY.get(evaluator_type)(cfg, dataset_name, output_folder)
+
+
+@EVALUATOR_REGISTRY.register("coco")
+def _coco(cfg, dataset_name, output_folder):
+    return COCOEvaluator(dataset_name, output_dir=output_folder, backend=cfg.TEST.COCO_EVAL)
+
+
+@EVALUATOR_REGISTRY.register("lvis")
+def _lvis(cfg, dataset_name, output_folder):
+    return LVISEvaluator(dataset_name, output_dir=output_folder)
+
+
+@EVALUATOR_REGISTRY.register("pascal_voc")
+def _pascal_voc(cfg, dataset_name, output_folder):
+    return PascalVOCDetectionEvaluator(dataset_name)
+
+
+@EVALUATOR_REGISTRY.register("sem_seg")
+def _sem_seg(cfg, dataset_name, output_folder):
+    return SemSegEvaluator(dataset_name, output_dir=output_folder)
+
+
+@EVALUATOR_REGISTRY.register("cityscapes_instance")
+def _cityscapes_instance(cfg, dataset_name, output_folder):
+    return CityscapesInstanceEvaluator(dataset_name)
+
+
+@EVALUATOR_REGISTRY.register("cityscapes_sem_seg")
+def _cityscapes_sem_seg(cfg, dataset_name, output_folder):
+    # Cityscapes' own script gives the same IoU, and none of the other metrics.
+    return SemSegEvaluator(dataset_name, output_dir=output_folder)

@@ -1,0 +1,132 @@
+"""Average precision by COCO's rules, by the fastest implementation that gives the same numbers."""
+
+import copy
+import itertools
+import json
+import os
+
+from detectron2.evaluation import COCOEvaluator as Detectron2COCOEvaluator
+from detectron2.utils.file_io import PathManager
+from pycocotools.cocoeval import COCOeval
+
+try:
+    from faster_coco_eval import COCOeval_faster
+except ImportError:  # it is optional
+    COCOeval_faster = None
+
+__all__ = ["COCOEvaluator", "evaluate_on_coco"]
+
+_BACKENDS = ("auto", "faster_coco_eval", "pycocotools")
+
+
+class COCOEvaluator(Detectron2COCOEvaluator):
+    """Detectron2's evaluator without its compiled extension, and with the AP of each class always.
+
+    The 100 best detections of each class on an image count, as in all published COCO results,
+    however many TEST.DETECTIONS_PER_IMAGE lets through.
+    """
+
+    def __init__(
+        self, dataset_name, tasks=None, distributed=True, output_dir=None, *, backend="auto"
+    ):
+        """
+        Args:
+            dataset_name (str): a registered data set.
+            tasks (tuple[str]): of "bbox" and "segm"; None: what the predictions hold.
+            distributed (bool): collect predictions from all workers.
+            output_dir (str): the predictions are written there.
+            backend (str): "faster_coco_eval", "pycocotools", or "auto": the first if installed.
+
+        Raises:
+            ValueError: another backend, or one that is not installed.
+        """
+        super().__init__(dataset_name, tasks, distributed, output_dir, use_fast_impl=False)
+        self._eval_class = _eval_class(backend)
+
+    def _eval_predictions(self, predictions, img_ids=None):
+        results = list(itertools.chain.from_iterable(x["instances"] for x in predictions))
+        tasks = sorted(self._tasks or self._tasks_from_predictions(results))
+        self._restore_category_ids(results)
+        if self._output_dir:
+            path = os.path.join(self._output_dir, "coco_instances_results.json")
+            self._logger.info(f"Saving results to {path}")
+            with PathManager.open(path, "w") as file:
+                json.dump(results, file)
+        if not self._do_evaluation:
+            self._logger.info("Annotations are not available for evaluation.")
+            return
+        self._logger.info(f"Evaluating {', '.join(tasks)} with {self._eval_class.__module__} ...")
+        for task in tasks:
+            coco_eval = None
+            if results:
+                coco_eval = evaluate_on_coco(
+                    self._coco_api, results, task, img_ids, self._eval_class
+                )
+            self._results[task] = self._derive_coco_results(
+                coco_eval, task, class_names=self._metadata.get("thing_classes")
+            )
+
+    def _restore_category_ids(self, results):
+        """From contiguous class indices to the data set's own ids, in place."""
+        ids = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        if ids is None:
+            return
+        dataset_ids = {index: dataset_id for dataset_id, index in ids.items()}
+        for result in results:
+            if result["category_id"] not in dataset_ids:
+                raise ValueError(
+                    f"The model predicted class {result['category_id']}, but the data set "
+                    f"'{self._metadata.name}' has {len(dataset_ids)} classes; set the model's "
+                    "number of classes (MODEL.SparseRCNN.NUM_CLASSES) to that."
+                )
+            result["category_id"] = dataset_ids[result["category_id"]]
+
+    def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
+        results = super()._derive_coco_results(coco_eval, iou_type, class_names)
+        # Detectron2 has none for a single class, nor without predictions.
+        for name in class_names or ():
+            results.setdefault(f"AP-{name}", results["AP"])
+        return results
+
+
+def evaluate_on_coco(ground_truth, results, iou_type, img_ids=None, eval_class=None):
+    """Compare detections with annotations, and print COCO's table.
+
+    Args:
+        ground_truth (pycocotools.coco.COCO): the annotations.
+        results (list[dict]): detections in COCO's results format, at least one.
+        iou_type (str): "bbox" or "segm".
+        img_ids (list[int]): images to evaluate on; None: all.
+        eval_class (type): ``pycocotools.cocoeval.COCOeval``, or a class with its interface;
+            None: the fastest.
+
+    Returns:
+        an `eval_class` with `stats` (12 numbers) and ``eval["precision"]``.
+    """
+    if iou_type == "segm":
+        # With a box there, COCO's API would take the box's area for the mask's.
+        results = [{k: v for k, v in x.items() if k != "bbox"} for x in results]
+    # The API changes what it is given: a second task must not see that.
+    detections = ground_truth.loadRes(copy.deepcopy(results))
+    eval_class = eval_class or _eval_class("auto")
+    options = {"print_function": print} if eval_class is COCOeval_faster else {}
+    coco_eval = eval_class(ground_truth, detections, iou_type, **options)
+    if img_ids is not None:
+        coco_eval.params.imgIds = img_ids
+    coco_eval.evaluate()
+    coco_eval.accumulate()
+    coco_eval.summarize()
+    return coco_eval
+
+
+def _eval_class(backend):
+    if backend not in _BACKENDS:
+        raise ValueError(f"TEST.COCO_EVAL is '{backend}'; it must be {' or '.join(_BACKENDS)}.")
+    if backend == "pycocotools" or (backend == "auto" and COCOeval_faster is None):
+        return COCOeval
+    if COCOeval_faster is None:
+        raise ValueError(
+            "TEST.COCO_EVAL is 'faster_coco_eval', which is not installed: "
+            "pip install faster-coco-eval, or set it to 'auto'."
+        )
+    return COCOeval_faster

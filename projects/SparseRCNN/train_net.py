@@ -1,0 +1,91 @@
+r"""Train or evaluate any model of this project.
+
+.. code-block:: bash
+
+    # train on 8 GPUs, as published
+    CONFIG=configs/sparse_rcnn/sparsercnn.res50.100pro.3x.yaml
+    python projects/SparseRCNN/train_net.py --num-gpus 8 --config-file $CONFIG
+
+    # the same on one GPU: the published batch of 16 images as 8 times 2
+    python projects/SparseRCNN/train_net.py --num-gpus 1 --config-file $CONFIG \
+        SOLVER.REFERENCE_WORLD_SIZE 8 SOLVER.ACCUMULATE_STEPS 8
+
+    # continue after an interruption; evaluate
+    python projects/SparseRCNN/train_net.py --num-gpus 8 --config-file $CONFIG --resume
+    python projects/SparseRCNN/train_net.py --num-gpus 8 --config-file $CONFIG --eval-only \
+        MODEL.WEIGHTS output/model_final.pth
+
+    # on the CPU, in minutes
+    python projects/SparseRCNN/train_net.py --num-gpus 0 \
+        --config-file configs/quickstart/sparsercnn.yaml
+
+Keys and values at the end of the line override the config.
+"""
+
+import sys
+
+from detectron2.engine import launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+from sparsercnn.data import DataError, check_num_classes, check_test_sets
+from sparsercnn.engine.checkpoint import CheckpointError, load_for_inference
+from sparsercnn.engine.setup import ConfigError, argument_parser, setup
+from sparsercnn.engine.trainer import Trainer
+
+
+def main(args):
+    """One process of a run.
+
+    Args:
+        args (argparse.Namespace): from :func:`sparsercnn.engine.setup.argument_parser`.
+
+    Returns:
+        dict: evaluation results, task -> metric -> value.
+    """
+    cfg = setup(args)
+    check_num_classes(cfg)
+    if args.eval_only:
+        return evaluate(cfg, args.allow_unsafe)
+    check_test_sets(cfg)  # rather now than at the first evaluation
+    trainer = Trainer(cfg, allow_unsafe=args.allow_unsafe)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+def evaluate(cfg, allow_unsafe=False):
+    """Evaluate MODEL.WEIGHTS, all of which must be there, on DATASETS.TEST.
+
+    Args:
+        cfg (CfgNode): the whole config.
+        allow_unsafe (bool): load weights from any pickle; it may run code.
+
+    Returns:
+        dict: task -> metric -> value; with TEST.AUG.ENABLED also each task with "_TTA".
+    """
+    model = Trainer.build_model(cfg)
+    load_for_inference(model, cfg.MODEL.WEIGHTS, allow_unsafe)
+    results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        for name, augmented in Trainer.test_with_TTA(cfg, model).items():
+            results.setdefault(name, {}).update(augmented)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+if __name__ == "__main__":
+    arguments = argument_parser(__doc__).parse_args()
+    try:
+        launch(
+            main,
+            arguments.num_gpus,
+            num_machines=arguments.num_machines,
+            machine_rank=arguments.machine_rank,
+            dist_url=arguments.dist_url,
+            args=(arguments,),
+        )
+    except (ConfigError, DataError, CheckpointError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted. --resume continues from the last checkpoint.")

@@ -1,0 +1,276 @@
+"""The trainer around a toy model, whose "AP" is told to it, and a few runs of the detector."""
+
+import itertools
+import json
+from collections import OrderedDict
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import nn
+
+from sparsercnn import add_sparsercnn_config
+from sparsercnn.engine.trainer import Trainer
+
+MetadataCatalog.get("toy_train").set(thing_classes=["bolt", "nut"])
+
+
+@META_ARCH_REGISTRY.register()
+class ToyModel(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        nn.init.constant_(self.layer.weight, 0.5)
+        nn.init.constant_(self.layer.bias, 0.1)
+
+    def forward(self, batch):
+        return {"loss_toy": self.layer(torch.stack([x["value"] for x in batch])).square().mean()}
+
+
+class ToyTrainer(Trainer):
+    """Trains on the same batch again and again, so that a resumed run sees what the first saw."""
+
+    results = ()  # what the coming evaluations find
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return itertools.cycle([[{"value": torch.tensor([1.0, 2.0]), "file_name": "toy.jpg"}]])
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        cls.results = list(cls.results)
+        return {"bbox": {"AP": cls.results.pop(0) if cls.results else 0.0}}
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    cfg = get_cfg()
+    add_sparsercnn_config(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "ToyModel"
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.WEIGHTS = ""
+    cfg.DATASETS.TRAIN = ("toy_train",)
+    cfg.DATASETS.TEST = ("toy_val",)
+    cfg.OUTPUT_DIR = str(tmp_path)
+    cfg.SOLVER.BASE_LR = 0.01
+    cfg.SOLVER.MAX_ITER = 6
+    cfg.SOLVER.STEPS = (4,)
+    cfg.SOLVER.WARMUP_ITERS = 3
+    cfg.SOLVER.CHECKPOINT_PERIOD = 3
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    cfg.SEED = 1
+    return cfg
+
+
+def _train(cfg, resume=False, stop_at=None, results=()):
+    """A run of its own; `stop_at`: killed at the start of that iteration."""
+    ToyTrainer.results = results
+    trainer = ToyTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    rates = []
+    run_step = trainer.run_step
+
+    def watched_step():
+        if trainer.iter == stop_at:
+            raise KeyboardInterrupt
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        run_step()
+
+    trainer.run_step = watched_step
+    try:
+        trainer.train()
+    except KeyboardInterrupt:
+        assert stop_at is not None
+    return trainer, rates
+
+
+def _metrics(folder):
+    lines = (folder / "metrics.json").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("optimizer", ["ADAMW", "SGD"])
+def test_resume_continues_iteration_rate_and_moments(cfg, tmp_path, optimizer):
+    cfg.SOLVER.OPTIMIZER = optimizer
+    cfg.OUTPUT_DIR = str(tmp_path / "whole")
+    whole, expected_rates = _train(cfg)
+    assert len(set(expected_rates)) > 3  # a warm-up and a step, so that the test can fail
+
+    cfg.OUTPUT_DIR = str(tmp_path / "parts")
+    _, first_rates = _train(cfg, stop_at=5)  # past the checkpoint of iteration 2, as kills are
+    resumed, last_rates = _train(cfg, resume=True)
+    assert resumed.start_iter == 3
+    assert first_rates[:3] + last_rates == pytest.approx(expected_rates)
+    assert torch.equal(resumed.model.layer.weight, whole.model.layer.weight)
+    states = [list(x.optimizer.state_dict()["state"][0].values()) for x in (resumed, whole)]
+    for actual, expected in zip(*states, strict=True):
+        assert torch.equal(torch.as_tensor(actual), torch.as_tensor(expected))
+    assert _metrics(tmp_path / "parts")[-1]["iteration"] == 6
+
+
+def test_without_resume_a_run_starts_over(cfg):
+    _train(cfg, stop_at=5)
+    trainer, rates = _train(cfg)
+    assert trainer.start_iter == 0 and len(rates) == 6
+
+
+def test_resumed_data_follow_another_seed_but_a_reproducible_one(cfg):
+    seeds = []
+
+    class Recording(ToyTrainer):
+        @classmethod
+        def build_train_loader(cls, cfg):
+            seeds.append(torch.initial_seed())
+            return super().build_train_loader(cfg)
+
+    _train(cfg, stop_at=5)
+    for _ in range(2):
+        torch.manual_seed(cfg.SEED)
+        Recording(cfg).resume_or_load(resume=True)
+    first, resumed, again, resumed_again = seeds
+    assert first == again and resumed == resumed_again and resumed != first
+
+
+def test_checkpoint_holds_the_class_names_and_loads_without_trust(cfg, tmp_path):
+    _train(cfg)
+    content = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert content["meta"]["thing_classes"] == ["bolt", "nut"]
+    assert set(content["trainer"]["_trainer"]) >= {"iteration", "optimizer"}
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_a_checkpoint_without_optimizer_still_resumes(cfg, tmp_path, caplog):
+    _train(cfg, stop_at=5)
+    path = tmp_path / (tmp_path / "last_checkpoint").read_text()
+    content = torch.load(path, weights_only=True)
+    del content["trainer"]["_trainer"]  # as detectron2 0.6 writes it
+    torch.save(content, path)
+    trainer, _ = _train(cfg, resume=True)
+    assert trainer.start_iter == 3
+    assert "holds no optimizer" in caplog.text
+
+
+def _best(folder):
+    content = torch.load(folder / "model_best.pth", weights_only=True)
+    record = json.loads((folder / "model_best.json").read_text())
+    assert content["trainer"]["iteration"] == record["iteration"]
+    return record["iteration"], record["value"]
+
+
+def test_the_best_checkpoint_is_kept(cfg, tmp_path):
+    cfg.TEST.EVAL_PERIOD = 2
+    _train(cfg, results=[10.0, 30.0, 20.0])
+    assert _best(tmp_path) == (3, 30.0)
+    # It is not what --resume starts from.
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_the_best_is_remembered_across_a_resume(cfg, tmp_path):
+    cfg.TEST.EVAL_PERIOD = 2
+    cfg.SOLVER.CHECKPOINT_PERIOD = 2
+    # The checkpoint that is resumed from was written before its own iteration's evaluation.
+    _train(cfg, results=[50.0], stop_at=3)
+    _train(cfg, resume=True, results=[40.0, 45.0])
+    assert _best(tmp_path) == (1, 50.0)
+    _train(cfg, results=[1.0, 2.0, 1.5])  # a new run in the same folder is not held to it
+    assert _best(tmp_path) == (3, 2.0)
+
+
+def test_the_last_evaluation_can_be_the_best_and_nan_is_never(cfg, tmp_path):
+    cfg.TEST.EVAL_PERIOD = 3
+    _train(cfg, results=[float("nan"), 5.0])
+    assert _best(tmp_path) == (5, 5.0)
+
+
+def test_the_best_of_several_test_sets_is_the_first_ones(cfg, tmp_path):
+    class TwoSets(ToyTrainer):
+        @classmethod
+        def test(cls, cfg, model, evaluators=None):
+            return {name: {"bbox": {"AP": len(name)}} for name in cfg.DATASETS.TEST}
+
+    cfg.DATASETS.TEST = ("coco:a.json@images", "longer_than_the_first_one")
+    TwoSets(cfg).train()
+    assert _best(tmp_path)[1] == len("coco:a.json@images")
+
+
+def test_a_metric_that_is_not_there_is_a_warning_with_those_that_are(cfg, tmp_path, caplog):
+    cfg.TEST.BEST_METRIC = "segm/AP"
+    _train(cfg)
+    assert "no segm/AP" in caplog.text and "bbox/AP" in caplog.text
+    assert not (tmp_path / "model_best.pth").exists()
+
+
+def test_no_best_checkpoint_on_request(cfg, tmp_path):
+    cfg.TEST.BEST_METRIC = ""
+    _train(cfg)
+    assert not (tmp_path / "model_best.pth").exists()
+
+
+def test_results_and_metrics(cfg, tmp_path):
+    trainer, _ = _train(cfg, results=[12.0])
+    assert trainer._last_eval_results == {"bbox": {"AP": 12.0}}
+    logged = {}
+    for line in _metrics(tmp_path):
+        logged.update(line)
+    assert {"total_loss", "grad_norm", "lr", "data_time", "bbox/AP"} <= set(logged)
+
+
+def test_scaling_to_the_workers_happens_in_the_trainer(cfg):
+    cfg.SOLVER.REFERENCE_WORLD_SIZE = 2
+    cfg.SOLVER.ACCUMULATE_STEPS = 2
+    cfg.SOLVER.IMS_PER_BATCH = 4
+    trainer = ToyTrainer(cfg)
+    assert trainer.cfg.SOLVER.IMS_PER_BATCH == 2 and trainer.max_iter == 6
+    assert trainer._trainer.accumulate_steps == 2
+
+
+def test_a_non_finite_loss_ends_the_run_and_leaves_the_checkpoint(cfg, tmp_path):
+    trainer = ToyTrainer(cfg)
+    run_step = trainer.run_step
+
+    def step():
+        if trainer.iter == 4:
+            trainer.model.layer.weight.data.fill_(float("nan"))
+        run_step()
+
+    trainer.run_step = step
+    with pytest.raises(FloatingPointError, match="iteration 4: loss_toy on worker 0.*toy.jpg"):
+        trainer.train()
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
+    assert (tmp_path / "non_finite" / "iteration_0000004_rank_0.pth").is_file()
+
+
+def test_augmented_testing_marks_its_tasks(cfg, monkeypatch):
+    calls = []
+
+    class Augmented(Trainer):
+        @classmethod
+        def test(cls, cfg, model, evaluators=None):
+            calls.append((model, cfg.OUTPUT_DIR))
+            results = OrderedDict((name, {"bbox": {"AP": 1.0}}) for name in cfg.DATASETS.TEST)
+            return results["toy_val"] if len(results) == 1 else results
+
+    monkeypatch.setattr("sparsercnn.engine.trainer.SparseRCNNWithTTA", lambda cfg, model: "TTA")
+    assert Augmented.test_with_TTA(cfg, None) == {"bbox_TTA": {"AP": 1.0}}
+    assert calls == [("TTA", f"{cfg.OUTPUT_DIR}/TTA")]
+    cfg.DATASETS.TEST = ("toy_val", "other")
+    assert Augmented.test_with_TTA(cfg, None)["other"] == {"bbox_TTA": {"AP": 1.0}}
+
+
+def test_several_test_sets_write_to_folders_of_their_own(cfg, monkeypatch):
+    monkeypatch.setattr("sparsercnn.engine.trainer.build_evaluator", lambda *args: args[2])
+    assert Trainer.build_evaluator(cfg, "toy_val") == f"{cfg.OUTPUT_DIR}/inference"
+    cfg.DATASETS.TEST = ("toy_val", "coco:/a/b.json@c")
+    folders = [Trainer.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+    assert folders == [f"{cfg.OUTPUT_DIR}/inference/{x}" for x in ("toy_val", "coco_a_b.json_c")]
+
+
+def test_activation_checkpointing_by_key(tiny_cfg):
+    tiny_cfg.MODEL.ACTIVATION_CHECKPOINT.HEAD = True
+    plain_forwards = [type(m.forward) for m in Trainer.build_model(tiny_cfg).backbone.modules()]
+    model = Trainer.build_model(tiny_cfg)
+    assert [type(m.forward) for m in model.backbone.modules()] == plain_forwards
+    assert any("Checkpointed" in type(m.forward).__name__ for m in model.head.modules())
