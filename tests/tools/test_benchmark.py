@@ -1,0 +1,56 @@
+from types import SimpleNamespace
+
+import pytest
+
+import benchmark
+from sparsercnn.engine.setup import ConfigError
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Two benchmarks, one of them short; gives the list of what was run."""
+    ran = []
+
+    def module(name, short, default):
+        return SimpleNamespace(
+            __doc__=f"What {name} does.",
+            SHORT=short,
+            add_arguments=lambda parser: parser.add_argument("--number", type=int, default=default),
+            run=lambda args: ran.append((name, args.number)) or f"table of {name}",
+        )
+
+    fakes = {"quick": module("quick", True, 1), "slow": module("slow", False, 2)}
+    monkeypatch.setattr(benchmark, "BENCHMARKS", fakes)
+    return ran
+
+
+def test_without_a_subcommand_the_short_ones_run(asked, capsys):
+    assert benchmark.main([]) == 0
+    assert asked == [("quick", 1)]
+    assert capsys.readouterr().out == "## quick\n\ntable of quick\n\n"
+
+
+def test_a_subcommand_has_options_of_its_own(asked):
+    assert benchmark.main(["slow", "--number", "7"]) == 0
+    assert asked == [("slow", 7)]
+
+
+def test_an_unknown_subcommand_is_refused(asked, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(["nonesuch"])
+    assert "quick" in capsys.readouterr().err
+
+
+def test_a_config_that_cannot_be_used_is_told_in_a_line(monkeypatch, asked, capsys):
+    def refuse(args):
+        raise ConfigError("x.yaml cannot be read")
+
+    benchmark.BENCHMARKS["quick"].run = refuse
+    assert benchmark.main([]) == 2
+    assert "benchmark.py quick: x.yaml cannot be read" in capsys.readouterr().err
+
+
+def test_every_benchmark_describes_itself():
+    for module in benchmark.BENCHMARKS.values():
+        assert module.__doc__.strip() and isinstance(module.SHORT, bool)
+        assert callable(module.run) and callable(module.add_arguments)

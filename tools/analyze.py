@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""Print what models cost: parameters, operations by part, activations, training memory."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from sparsercnn.analysis import find_configs, format_costs, measure_model
+from sparsercnn.engine.setup import ConfigError, add_unsafe_argument, load_config
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+EPILOG = """
+examples:
+  analyze.py --config-file configs/sparse_rcnn/sparsercnn.res50.100pro.3x.yaml
+  analyze.py --all --output docs/model_costs.md
+  analyze.py --config-file a.yaml b.yaml --size 640 960 --opts MODEL.SparseRCNN.NUM_HEADS 3
+"""
+
+
+def get_parser():
+    """The command line.
+
+    Returns:
+        argparse.ArgumentParser:
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config-file", nargs="+", metavar="FILE", type=Path, help="YAML files")
+    source.add_argument("--all", action="store_true", help="all models in configs/")
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("HEIGHT", "WIDTH"),
+        help="input in pixels; by default INPUT.MIN_SIZE_TEST and 1.52 times that: 800 x 1216",
+    )
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="of the training step; on cuda its peak memory is measured (%(default)s)",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write a page with the table, too"
+    )
+    add_unsafe_argument(parser)
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config overrides; last on the line",
+    )
+    return parser
+
+
+def measure_all(paths, args):
+    """Measure the model of each file; models that are the same are measured once.
+
+    Args:
+        paths (list[Path]): YAML files.
+        args (argparse.Namespace): of :func:`get_parser`.
+
+    Returns:
+        dict[str, ModelCost]: by file name, below configs/ where it is there.
+    """
+    costs, known = {}, {}
+    for path in paths:
+        begin = time.perf_counter()
+        cfg = load_config(str(path), args.opts, allow_unsafe=args.allow_unsafe, register=False)
+        # What a model costs depends on no other key than these.
+        sizes = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+        what = (cfg.MODEL.dump(), cfg.SOLVER.OPTIMIZER, *sizes)
+        if what not in known:
+            known[what] = measure_model(cfg, args.size and tuple(args.size), args.device)
+        inside = path.resolve().is_relative_to(CONFIGS)
+        name = str(path.resolve().relative_to(CONFIGS) if inside else path)
+        costs[name] = known[what]
+        print(f"{name}: {time.perf_counter() - begin:.1f} s", file=sys.stderr)
+    return costs
+
+
+def main(argv=None):
+    """Run the tool.
+
+    Args:
+        argv (list[str]): arguments; None: those of the process.
+
+    Returns:
+        int: exit status.
+    """
+    args = get_parser().parse_args(argv)
+    try:
+        paths = find_configs(CONFIGS) if args.all else args.config_file
+        table = format_costs(measure_all(paths, args))
+    except (ConfigError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(table, end="")
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        made_by = " ".join(["tools/analyze.py", *(sys.argv[1:] if argv is None else argv)])
+        page = f"# What the models cost\n\nMade by `{made_by}`.\n\n{table}"
+        args.output.write_text(page, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""Measure speed and memory. Without a subcommand, all the short measurements are made."""
+
+import argparse
+import sys
+
+from sparsercnn.benchmark import aggregation, interaction, matcher, position_attention
+from sparsercnn.engine.setup import ConfigError
+
+# Subcommand -> module, see sparsercnn.benchmark.
+BENCHMARKS = {
+    "aggregation": aggregation,
+    "interaction": interaction,
+    "matcher": matcher,
+    "position_attention": position_attention,
+}
+
+
+def get_parser():
+    """The command line.
+
+    Returns:
+        argparse.ArgumentParser:
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    subparsers = parser.add_subparsers(dest="name", metavar="SUBCOMMAND")
+    for name, module in BENCHMARKS.items():
+        summary = module.__doc__.splitlines()[0]
+        subparser = subparsers.add_parser(name, help=summary, description=summary)
+        module.add_arguments(subparser)
+    return parser
+
+
+def main(argv=None):
+    """Run the tool.
+
+    Args:
+        argv (list[str]): arguments; None: those of the process.
+
+    Returns:
+        int: exit status.
+    """
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    short = [name for name, module in BENCHMARKS.items() if module.SHORT]
+    for job in [args] if args.name else [parser.parse_args([name]) for name in short]:
+        print(f"## {job.name}\n", flush=True)
+        try:
+            print(BENCHMARKS[job.name].run(job), end="\n\n", flush=True)
+        except ConfigError as error:
+            print(f"benchmark.py {job.name}: {error}", file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

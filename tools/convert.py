@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""Convert weights of mmdetection, torchvision or timm into ours, or back.
+
+A weight that no rule covers is an error that names all such weights; nothing is written then.
+"""
+
+import argparse
+import sys
+
+from sparsercnn.conversion import LAYOUTS, ConversionError, convert_file
+from sparsercnn.engine.serialization import CheckpointError
+
+EPILOG = """
+examples:
+  convert.py --from torchvision resnet101-63fe2227.pth torchvision-R-101.pth
+  convert.py --from mmdetection sparse_rcnn_r50_fpn_1x_coco.pth sparse_rcnn.pth
+  convert.py --from mmdetection cascade_msca_adp.pth cascade.pth --mask-stage 2
+  convert.py --from mmdetection any_detector.pth backbone.pth --only backbone. neck.
+  convert.py --from mmdetection --reverse model_final.pth for_mmdetection.pth
+"""
+
+
+def get_parser():
+    """The command line.
+
+    Returns:
+        argparse.ArgumentParser:
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="a .pth or .pkl file")
+    parser.add_argument("target", help="the .pth file to write, for MODEL.WEIGHTS")
+    parser.add_argument(
+        "--from",
+        dest="layout",
+        required=True,
+        choices=sorted(LAYOUTS),
+        help="whose names the weights have",
+    )
+    parser.add_argument(
+        "--backbone-prefix",
+        default="backbone.bottom_up.",
+        metavar="NAME",
+        help="for torchvision and timm: what the names of our backbone begin with; 'backbone.' "
+        "where there is no neck, as in DANet (%(default)s)",
+    )
+    parser.add_argument(
+        "--mask-stage",
+        type=int,
+        choices=range(3),
+        help="which of the three mask heads of mmdetection's cascade to take; it averages them, "
+        "and ours has one",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="PREFIX",
+        help="convert only weights whose names in the source begin with one of these",
+    )
+    parser.add_argument(
+        "--reverse", action="store_true", help="the source is ours: give it the names of --from"
+    )
+    parser.add_argument(
+        "--allow-unsafe",
+        action="store_true",
+        help="load any pickle, for files that you trust; they can run code",
+    )
+    return parser
+
+
+def main(argv=None):
+    """Run the tool.
+
+    Args:
+        argv (list[str]): arguments; None: those of the process.
+
+    Returns:
+        int: exit status.
+    """
+    args = get_parser().parse_args(argv)
+    try:
+        result = convert_file(
+            args.source,
+            args.target,
+            args.layout,
+            backbone=args.backbone_prefix,
+            mask_stage=args.mask_stage,
+            only=args.only,
+            reverse=args.reverse,
+            allow_unsafe=args.allow_unsafe,
+        )
+    except (ConversionError, CheckpointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.target}: {len(result.weights)} weights")
+    for reason, number in result.dropped.items():
+        print(f"left out: {number} ({reason})")
+    if not args.reverse:
+        print(f"The config must say, for {LAYOUTS[args.layout].settings}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""Draw where and at what a dual-attention detector looks, stage by stage, for one detection."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from detectron2.utils.logger import setup_logger
+
+from sparsercnn.analysis.attention import AttentionRecorder, draw_attention
+from sparsercnn.engine.checkpoint import CheckpointError
+from sparsercnn.engine.predictor import ImageError, Predictor
+from sparsercnn.engine.setup import ConfigError, add_unsafe_argument, load_demo_config
+
+EPILOG = """
+example:
+  draw_attention.py --config-file configs/quickstart/dual_attention.yaml --input image.jpg \\
+      --output attention.png --opts MODEL.WEIGHTS output/quickstart/model_final.pth
+"""
+
+
+def get_parser():
+    """The command line.
+
+    Returns:
+        argparse.ArgumentParser:
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML of the model")
+    parser.add_argument("--input", required=True, metavar="FILE", help="an image")
+    parser.add_argument("--output", required=True, metavar="FILE", type=Path, help="a PNG")
+    parser.add_argument(
+        "--detection", type=int, default=0, metavar="K", help="which, 0 the best (%(default)s)"
+    )
+    add_unsafe_argument(parser)
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config overrides, MODEL.WEIGHTS among them; last on the line",
+    )
+    return parser
+
+
+def draw(args):
+    """Detect on the image and write the picture.
+
+    Args:
+        args (argparse.Namespace): of :func:`get_parser`.
+
+    Returns:
+        str: what was drawn.
+    """
+    cfg = load_demo_config(args.config_file, args.opts, allow_unsafe=args.allow_unsafe)
+    predictor = Predictor(cfg, allow_unsafe=args.allow_unsafe)
+    image = predictor.read(args.input)
+    with AttentionRecorder(predictor.model) as recorder:
+        predictor.predict(image)
+    found, stages = recorder.detection(args.detection)
+    name = predictor.labels.thing(found.pred_classes.item())
+    title = f"detection {args.detection}: {name}, score {found.scores.item():.2f}"
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    draw_attention(predictor.to_rgb(image), stages, title).savefig(args.output)
+    return title
+
+
+def main(argv=None):
+    """Run the tool.
+
+    Args:
+        argv (list[str]): arguments; None: those of the process.
+
+    Returns:
+        int: exit status.
+    """
+    args = get_parser().parse_args(argv)
+    setup_logger(name="sparsercnn")
+    setup_logger(name="fvcore")
+    try:
+        print(f"{args.output}: {draw(args)}")
+    except (CheckpointError, ConfigError, ImageError, ValueError) as error:
+        print(f"draw_attention.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
