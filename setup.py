@@ -16,8 +16,8 @@ setup(
     packages=find_packages("projects/SparseRCNN"),
     python_requires=">=3.10",
     install_requires=[
-        "torch>=2.0",
-        "torchvision>=0.15",
+        "torch>=2.4",
+        "torchvision>=0.19",
         "numpy>=1.23",
         "scipy>=1.8",
         "Pillow>=9.4",
@@ -35,6 +35,6 @@ setup(
         "headless": ["opencv-python-headless"],
         "gui": ["opencv-python"],
         "fast-eval": ["faster-coco-eval>=1.6"],
-        "dev": ["pytest", "ruff", "pre-commit"],
+        "dev": ["pytest", "ruff", "pre-commit", "POT"],
     },
 )

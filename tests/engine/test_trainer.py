@@ -244,6 +244,7 @@ def test_a_non_finite_loss_ends_the_run_and_leaves_the_checkpoint(cfg, tmp_path)
 
 
 def test_augmented_testing_marks_its_tasks(cfg, monkeypatch):
+    cfg.MODEL.META_ARCHITECTURE = "SparseRCNN"
     calls = []
 
     class Augmented(Trainer):
@@ -258,6 +259,9 @@ def test_augmented_testing_marks_its_tasks(cfg, monkeypatch):
     assert calls == [("TTA", f"{cfg.OUTPUT_DIR}/TTA")]
     cfg.DATASETS.TEST = ("toy_val", "other")
     assert Augmented.test_with_TTA(cfg, None)["other"] == {"bbox_TTA": {"AP": 1.0}}
+    cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+    with pytest.raises(ValueError, match=r"TEST\.AUG\.ENABLED.*TEST\.SEM_SEG\.SCALES"):
+        Augmented.test_with_TTA(cfg, None)
 
 
 def test_several_test_sets_write_to_folders_of_their_own(cfg, monkeypatch):

@@ -46,8 +46,8 @@ def build_optimizer(cfg, model):
     name = solver.OPTIMIZER.upper()
     if name == "ADAMW":
         optimizer_class = torch.optim.AdamW
-        # One kernel for all parameters: on the CPU too, from torch 2.4 on.
-        fused = hasattr(torch.amp, "GradScaler") or next(model.parameters()).is_cuda
+        # One kernel for all parameters, where torch has it.
+        fused = next(model.parameters()).device.type in ("cpu", "cuda")
         options = {"betas": tuple(solver.ADAM_BETAS), "eps": solver.ADAM_EPS, "fused": fused}
     elif name == "SGD":
         optimizer_class = torch.optim.SGD

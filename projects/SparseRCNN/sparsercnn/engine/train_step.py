@@ -95,8 +95,7 @@ class TrainStep(SimpleTrainer):
                 "SOLVER.AMP.ENABLED to False."
             )
         if grad_scaler is None and amp_dtype == torch.float16:
-            # torch.amp has no GradScaler before torch 2.3.
-            grad_scaler = getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler)()
+            grad_scaler = torch.amp.GradScaler()
         self.grad_scaler = grad_scaler
 
     @classmethod

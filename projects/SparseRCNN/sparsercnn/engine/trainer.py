@@ -183,7 +183,15 @@ class Trainer(DefaultTrainer):
 
         Returns:
             OrderedDict: as of :meth:`test`, with "_TTA" behind each task's name.
+
+        Raises:
+            ValueError: the model's meta-architecture is not SparseRCNN.
         """
+        if cfg.MODEL.META_ARCHITECTURE != "SparseRCNN":
+            raise ValueError(
+                f"TEST.AUG.ENABLED is for SparseRCNN, not for {cfg.MODEL.META_ARCHITECTURE}. Set it "
+                "to False; TEST.SEM_SEG.SCALES and FLIP are for semantic segmentation."
+            )
         cfg = cfg.clone()
         cfg.defrost()
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "TTA")
