@@ -1,0 +1,157 @@
+"""Which proposals of an image answer for which object at each stage, recorded and drawn."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.data import detection_utils as utils
+from detectron2.utils.colormap import colormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ..data import SparseRCNNDatasetMapper
+from ..modeling import SparseRCNN
+from ..structures import Targets
+
+__all__ = ["StageAssignment", "assign", "draw_assignment", "load_annotated_image"]
+
+
+@dataclass
+class StageAssignment:
+    """The outcome of one stage for one image, on the CPU.
+
+    Attributes:
+        boxes: (N, 4), the stage's boxes, absolute xyxy in pixels of the network's input.
+        target_index: (N,), int64, the object's number; -1 for background.
+    """
+
+    boxes: torch.Tensor
+    target_index: torch.Tensor
+
+    @property
+    def num_positives(self):
+        """int: proposals that answer for an object."""
+        return int((self.target_index >= 0).sum())
+
+
+def load_annotated_image(cfg, dataset, index):
+    """An image with its objects, resized as in evaluation.
+
+    Args:
+        cfg (CfgNode): its INPUT.
+        dataset (str): a registered data set of objects.
+        index (int): which of its images.
+
+    Returns:
+        dict: "image" and "instances" as in training, and "file_name".
+
+    Raises:
+        ValueError: there is no such image.
+    """
+    records = DatasetCatalog.get(dataset)
+    if not 0 <= index < len(records):
+        raise ValueError(f"There is no image {index} in {dataset}: it has {len(records)}.")
+    mapper = SparseRCNNDatasetMapper(
+        True,
+        augmentations=utils.build_augmentation(cfg, is_train=False),
+        image_format=cfg.INPUT.FORMAT,
+    )
+    return mapper(records[index])
+
+
+@torch.no_grad()
+def assign(model, annotated_image):
+    """Let a model's matcher assign its proposals to the objects of an image, stage by stage.
+
+    The model is as in inference; all stages are assigned, with losses or without.
+
+    Args:
+        model (SparseRCNN): in evaluation mode.
+        annotated_image (dict): as of :func:`load_annotated_image`.
+
+    Returns:
+        list[StageAssignment]: one for each stage.
+
+    Raises:
+        ValueError: the model is no SparseRCNN.
+    """
+    if not isinstance(model, SparseRCNN):
+        raise ValueError(
+            "There is no matcher in this model: it takes MODEL.META_ARCHITECTURE SparseRCNN."
+        )
+    images, image_sizes = model.preprocess_images([annotated_image])
+    maps = model.backbone(images.tensor)
+    features = [maps[name] for name in model.in_features]
+    class_logits, boxes = model.head(features, *model.proposals(features, image_sizes))
+    targets = Targets.from_instances([annotated_image["instances"]], model.device)
+    boxes = boxes.float()
+    assignment = model.criterion.matcher(class_logits.float(), boxes, targets)
+    return [
+        StageAssignment(boxes=boxes[s, 0].cpu(), target_index=assignment.target_index[s, 0].cpu())
+        for s in range(len(boxes))
+    ]
+
+
+_INCHES = 2.6  # width of a panel
+_COLUMNS = 3
+
+
+def draw_assignment(image, stages, instances, names=(), title=""):
+    """Draw a panel for each stage: objects as thick dashed boxes, and in the colour of its object
+    each proposal that answers for one.
+
+    Args:
+        image (ndarray): (H, W, 3), uint8, RGB, of the size of the network's input.
+        stages (list[StageAssignment]): as :func:`assign` gives them.
+        instances (Instances): the objects, with `gt_boxes` and `gt_classes`.
+        names (sequence[str]): of the classes.
+        title (str): above the picture.
+
+    Returns:
+        matplotlib.figure.Figure: with a `savefig`.
+    """
+    height, width = image.shape[:2]
+    columns = min(_COLUMNS, len(stages))
+    rows = math.ceil(len(stages) / columns)
+    panel = _INCHES * height / width + 0.5
+    figure = Figure((_INCHES * columns + 0.3, panel * rows + 0.5), dpi=130, layout="constrained")
+    # Without its colours, so that those of the boxes can be read.
+    shades = image.mean(axis=2)
+    for i, stage in enumerate(stages):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        axes.imshow(shades, cmap="gray", vmin=-120, vmax=255, extent=(0, width, height, 0))
+        _draw_boxes(axes, stage, instances, names)
+        per_object = stage.num_positives / max(len(instances), 1)
+        axes.set_title(f"stage {i + 1}: {per_object:.1f} per object", fontsize="small")
+        axes.set_xlim(0, width)
+        axes.set_ylim(height, 0)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def _draw_boxes(axes, stage, instances, names):
+    colors = colormap(rgb=True, maximum=1)
+    for i, box in enumerate(instances.gt_boxes.tensor.tolist()):
+        color = colors[i % len(colors)]
+        _add_rectangle(axes, box, color, linewidth=2.2, linestyle=(0, (3, 1.5)))
+        label = instances.gt_classes[i].item()
+        label = names[label] if label < len(names) else f"class {label}"
+        count = int((stage.target_index == i).sum())
+        axes.text(
+            *box[:2],
+            f"{label} ×{count}",
+            fontsize="x-small",
+            va="top",
+            bbox={"facecolor": color, "alpha": 0.6, "pad": 0.8, "linewidth": 0},
+        )
+    for box, i in zip(stage.boxes.tolist(), stage.target_index.tolist(), strict=True):
+        if i >= 0 and all(map(math.isfinite, box)):
+            _add_rectangle(axes, box, colors[i % len(colors)], linewidth=0.9)
+
+
+def _add_rectangle(axes, box, color, **style):
+    x1, y1, x2, y2 = box
+    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, **style))

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""Draw which proposals answer for which object of an image, stage by stage."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from detectron2.data import MetadataCatalog
+from detectron2.data import detection_utils as utils
+from detectron2.modeling import build_model
+from detectron2.utils.logger import setup_logger
+
+from sparsercnn.analysis.assignment import assign, draw_assignment, load_annotated_image
+from sparsercnn.data import DataError
+from sparsercnn.engine.checkpoint import CheckpointError, load_for_inference
+from sparsercnn.engine.setup import ConfigError, add_unsafe_argument, check_devices, load_config
+
+EPILOG = """
+Boxes have the colour of their object. The matcher is the config's, whichever one the weights were
+trained with.
+
+example:
+  draw_assignment.py --config-file configs/quickstart/dynamic_sparsercnn.yaml --index 3 \\
+      --output assignment.png --opts MODEL.WEIGHTS output/dynamic/model_final.pth
+"""
+
+
+def get_parser():
+    """The command line.
+
+    Returns:
+        argparse.ArgumentParser:
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML of the model")
+    parser.add_argument("--output", required=True, metavar="FILE", type=Path, help="a PNG")
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="with annotations; the config's first of DATASETS.TEST"
+    )
+    parser.add_argument(
+        "--index", type=int, default=0, metavar="I", help="which of its images (%(default)s)"
+    )
+    add_unsafe_argument(parser)
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config overrides, MODEL.WEIGHTS among them, '' for a model before its training; "
+        "last on the line",
+    )
+    return parser
+
+
+def draw(args):
+    """Assign the image's objects and write the picture.
+
+    Args:
+        args (argparse.Namespace): of :func:`get_parser`.
+
+    Returns:
+        str: what was drawn.
+    """
+    opts = args.opts
+    if args.dataset:
+        opts = [*opts, "DATASETS.TEST", repr((args.dataset,))]
+    cfg = load_config(args.config_file, opts, allow_unsafe=args.allow_unsafe)
+    check_devices(cfg)
+    dataset = cfg.DATASETS.TEST[0]
+    model = build_model(cfg).eval()
+    if cfg.MODEL.WEIGHTS:
+        load_for_inference(model, cfg.MODEL.WEIGHTS, args.allow_unsafe)
+    annotated_image = load_annotated_image(cfg, dataset, args.index)
+    stages = assign(model, annotated_image)
+
+    pixels = annotated_image["image"].permute(1, 2, 0)
+    title = f"{Path(annotated_image['file_name']).name}, {cfg.MODEL.SparseRCNN.MATCHER.NAME}"
+    figure = draw_assignment(
+        utils.convert_image_to_rgb(pixels, cfg.INPUT.FORMAT),
+        stages,
+        annotated_image["instances"],
+        MetadataCatalog.get(dataset).get("thing_classes", ()),
+        title,
+    )
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.output)
+    return f"{title}, positives {[stage.num_positives for stage in stages]}"
+
+
+def main(argv=None):
+    """Run the tool.
+
+    Args:
+        argv (list[str]): arguments; None: those of the process.
+
+    Returns:
+        int: exit status.
+    """
+    args = get_parser().parse_args(argv)
+    setup_logger(name="sparsercnn")
+    setup_logger(name="fvcore")
+    try:
+        print(f"{args.output}: {draw(args)}")
+    except (CheckpointError, ConfigError, DataError, ValueError) as error:
+        print(f"draw_assignment.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
