@@ -189,8 +189,8 @@ class Trainer(DefaultTrainer):
         """
         if cfg.MODEL.META_ARCHITECTURE != "SparseRCNN":
             raise ValueError(
-                f"TEST.AUG.ENABLED is for SparseRCNN, not for {cfg.MODEL.META_ARCHITECTURE}. Set it "
-                "to False; TEST.SEM_SEG.SCALES and FLIP are for semantic segmentation."
+                f"TEST.AUG.ENABLED is for SparseRCNN, not for {cfg.MODEL.META_ARCHITECTURE}. Set "
+                "it to False; TEST.SEM_SEG.SCALES and FLIP are for semantic segmentation."
             )
         cfg = cfg.clone()
         cfg.defrost()
