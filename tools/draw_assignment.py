@@ -103,7 +103,7 @@ def main(argv=None):
     setup_logger(name="fvcore")
     try:
         print(f"{args.output}: {draw(args)}")
-    except (CheckpointError, ConfigError, DataError, ValueError) as error:
+    except (CheckpointError, ConfigError, DataError, OSError, ValueError) as error:
         print(f"draw_assignment.py: {error}", file=sys.stderr)
         return 2
     return 0

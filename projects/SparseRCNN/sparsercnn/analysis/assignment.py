@@ -94,7 +94,7 @@ def assign(model, annotated_image):
 
 
 _INCHES = 2.6  # width of a panel
-_COLUMNS = 3
+_MAX_COLUMNS = 4
 
 
 def draw_assignment(image, stages, instances, names=(), title=""):
@@ -112,8 +112,8 @@ def draw_assignment(image, stages, instances, names=(), title=""):
         matplotlib.figure.Figure: with a `savefig`.
     """
     height, width = image.shape[:2]
-    columns = min(_COLUMNS, len(stages))
-    rows = math.ceil(len(stages) / columns)
+    rows = math.ceil(len(stages) / _MAX_COLUMNS)
+    columns = math.ceil(len(stages) / rows)
     panel = _INCHES * height / width + 0.5
     figure = Figure((_INCHES * columns + 0.3, panel * rows + 0.5), dpi=130, layout="constrained")
     # Without its colours, so that those of the boxes can be read.
