@@ -250,7 +250,7 @@ def test_gradient_reaches_every_parameter():
 
 def test_experts_specialise():
     """Two images that want other features: one set of experts could not tell them apart."""
-    generator = make_small(num_experts=2, temperature=5.0, anneal_forwards=40)
+    generator = make_small(num_experts=4, temperature=5.0, anneal_forwards=40)
     inputs = make_features(2)
     wanted = torch.randn(2, 1, C)
     optimizer = torch.optim.AdamW(
@@ -259,7 +259,7 @@ def test_experts_specialise():
             {"params": generator.expert_weights.parameters(), "lr": 0.001},
         ]
     )
-    for _ in range(80):
+    for _ in range(160):
         loss = (generator(*inputs)[1] - wanted).square().mean()
         optimizer.zero_grad()
         loss.backward()
