@@ -1,17 +1,36 @@
 """What the tests share: a Sparse R-CNN small enough to build in a moment, and inputs for it."""
 
+import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 
 from sparsercnn import add_sparsercnn_config
 from sparsercnn.structures import Targets
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+TINY = """
+_BASE_: "{base}"
+MODEL:
+  FPN: {{OUT_CHANNELS: 32}}
+  SparseRCNN:
+    {{HIDDEN_DIM: 32, NHEADS: 4, DIM_FEEDFORWARD: 64, DIM_DYNAMIC: 8, NUM_HEADS: 2,
+      NUM_PROPOSALS: 6, NUM_CLASSES: 2}}
+DATASETS:
+  TRAIN: ["{data}"]
+  TEST: ["{data}"]
+SOLVER: {{MAX_ITER: 2, STEPS: [], IMS_PER_BATCH: 2, WARMUP_ITERS: 0}}
+INPUT: {{MIN_SIZE_TRAIN: [64], MIN_SIZE_TEST: 64}}
+DATALOADER: {{NUM_WORKERS: 0}}
+OUTPUT_DIR: "out"
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +96,24 @@ def make_input(make_instances):
         return {"image": image, "instances": make_instances(size, boxes, classes)}
 
     return make
+
+
+@pytest.fixture
+def squares(tmp_path):
+    """A folder of four images of one bright square each, their annotations, and tiny.yaml."""
+    images, annotations = [], []
+    for i in range(4):
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        pixels[10 : 30 + i, 10:40] = 255
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "height": 64, "width": 64})
+        box = [10, 10, 30, 20 + i]
+        annotations.append({"id": i + 1, "image_id": i, "category_id": 1 + i % 2, "bbox": box})
+        annotations[-1].update(area=box[2] * box[3], iscrowd=0)
+    categories = [{"id": 1, "name": "odd"}, {"id": 2, "name": "even"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "squares.json").write_text(json.dumps(content))
+    base = REPOSITORY / "configs" / "quickstart" / "sparsercnn.yaml"
+    data = f"coco:{tmp_path}/squares.json@{tmp_path}"
+    (tmp_path / "tiny.yaml").write_text(TINY.format(base=base, data=data))
+    return tmp_path

@@ -21,7 +21,7 @@ def test_every_config_says_what_it_is_and_builds(path):
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         model = build_model(cfg)
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 1e6
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 5e5
 
 
 def test_there_are_configs():

@@ -202,6 +202,7 @@ def published(cfg):
     cfg.SOLVER.WARMUP_ITERS = 1000
     cfg.SOLVER.CHECKPOINT_PERIOD = 5000
     cfg.TEST.EVAL_PERIOD = 7330
+    cfg.MODEL.SparseRCNN.PROPOSALS.ANNEAL_ITERS = 3000
     cfg.SOLVER.REFERENCE_WORLD_SIZE = 8
     cfg.freeze()
     return cfg
@@ -219,6 +220,7 @@ def test_adamw_on_two_of_eight_workers_follows_the_square_root_rule(published):
     _check(scaled, MAX_ITER=1080000, STEPS=(840000, 1000000), WARMUP_ITERS=4000)
     _check(scaled, CHECKPOINT_PERIOD=20000)
     assert scaled.TEST.EVAL_PERIOD == 29320
+    assert scaled.MODEL.SparseRCNN.PROPOSALS.ANNEAL_ITERS == 12000
     assert scaled.is_frozen()
 
     def decay_of_the_run(solver):

@@ -1,7 +1,9 @@
 """The trainer around a toy model, whose "AP" is told to it, and a few runs of the detector."""
 
+import contextlib
 import itertools
 import json
+import os
 from collections import OrderedDict
 
 import pytest
@@ -9,9 +11,11 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils.env import seed_all_rng
 from torch import nn
 
 from sparsercnn import add_sparsercnn_config
+from sparsercnn.engine.setup import load_config
 from sparsercnn.engine.trainer import Trainer
 
 MetadataCatalog.get("toy_train").set(thing_classes=["bolt", "nut"])
@@ -132,6 +136,37 @@ def test_resumed_data_follow_another_seed_but_a_reproducible_one(cfg):
         Recording(cfg).resume_or_load(resume=True)
     first, resumed, again, resumed_again = seeds
     assert first == again and resumed == resumed_again and resumed != first
+
+
+def test_a_resumed_run_ends_as_one_that_was_not_interrupted(squares, monkeypatch):
+    """Data, augmentation and dropout included."""
+    monkeypatch.chdir(squares)
+    options = ["SEED", "5", "SOLVER.MAX_ITER", "6", "SOLVER.CHECKPOINT_PERIOD", "2"]
+    options += ["MODEL.SparseRCNN.DROPOUT", "0.1", "INPUT.MIN_SIZE_TRAIN", "(48, 56, 64)"]
+
+    def train(folder, resume=False, stop_at=None):
+        cfg = load_config("tiny.yaml", [*options, "OUTPUT_DIR", str(squares / folder)])
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+        seed_all_rng(cfg.SEED)
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume)
+        run_step = trainer.run_step
+
+        def step():
+            if trainer.iter == stop_at:
+                raise KeyboardInterrupt
+            run_step()
+
+        trainer.run_step = step
+        with contextlib.nullcontext() if stop_at is None else pytest.raises(KeyboardInterrupt):
+            trainer.train()
+        return trainer.model.state_dict()
+
+    whole = train("whole")
+    train("parts", stop_at=3)
+    torch.rand(7)  # the generators are elsewhere in another process
+    resumed = train("parts", resume=True)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 def test_checkpoint_holds_the_class_names_and_loads_without_trust(cfg, tmp_path):

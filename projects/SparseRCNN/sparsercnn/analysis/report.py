@@ -4,6 +4,7 @@ import itertools
 from dataclasses import dataclass
 
 import torch
+from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 
 from ..engine.solver import build_optimizer
@@ -73,6 +74,7 @@ def measure_model(cfg, size=None, device="cpu"):
     size = size or input_size(cfg)
     torch.manual_seed(0)
     model = build_model(cfg).eval()
+    _keep_features_finite(model)
     forward = count_forward(model, make_batch(size))
 
     recompute = cfg.MODEL.ACTIVATION_CHECKPOINT
@@ -81,6 +83,14 @@ def measure_model(cfg, size=None, device="cpu"):
     optimizer = build_optimizer(cfg, model)
     step = measure_step(model, make_batch(size, device=device), optimizer)
     return ModelCost(size, *count_parameters(model), forward=forward, step=step)
+
+
+def _keep_features_finite(model):
+    # Statistics of no training let a deep ResNet's features grow from block to block, at last to
+    # infinity, and then nothing is detected and no head has any work.
+    for module in model.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.weight.fill_(0.5)
 
 
 def format_costs(costs):

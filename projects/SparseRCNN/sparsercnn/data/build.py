@@ -7,7 +7,6 @@ from detectron2.data import (
     DatasetFromList,
     MetadataCatalog,
     build_detection_test_loader,
-    build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 from detectron2.data.build import (
@@ -15,6 +14,12 @@ from detectron2.data.build import (
     print_instances_class_histogram,
 )
 from detectron2.data.detection_utils import check_metadata_consistency
+from detectron2.data.samplers import (
+    RandomSubsetTrainingSampler,
+    RepeatFactorTrainingSampler,
+    TrainingSampler,
+)
+from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from .coco import read_coco, without_invalid
@@ -23,19 +28,21 @@ from .files import cache_json
 from .image_check import image_problem
 from .label_map import record_problem
 from .semseg_mapper import SemSegDatasetMapper
+from .train_loader import TrainLoader
 from .validation import DataError, leave_out_invalid
 
 __all__ = ["build_test_loader", "build_train_loader", "check_test_sets"]
 
 
 def build_train_loader(cfg):
-    """Detectron2's training loader on DATASETS.TRAIN.
+    """Batches of DATASETS.TRAIN.
 
     Args:
-        cfg (CfgNode): the whole config.
+        cfg (CfgNode): the whole config. The order of the images and their augmentation follow from
+            SEED; a negative one stands for another each time.
 
     Returns:
-        iterable[list[dict]]: endless batches for this worker.
+        TrainLoader: iterable[list[dict]], endless batches for this worker.
 
     Raises:
         DataError: invalid data, see :func:`sparsercnn.data.leave_out_invalid`; or no image is
@@ -58,7 +65,16 @@ def build_train_loader(cfg):
     mapper = _build_mapper(cfg, is_train=True)
     if cfg.DATASETS.SKIP_INVALID:
         mapper = _ReplaceUnusable(mapper, dataset)
-    return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    return TrainLoader(
+        dataset,
+        mapper,
+        _build_sampler(cfg, records, seed),
+        seed=seed,
+        total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
 
 
 def build_test_loader(cfg, name):
@@ -151,6 +167,25 @@ def _print_histogram(records, names):
     if class_names is not None:
         check_metadata_consistency("thing_classes", names)
         print_instances_class_histogram(records, class_names)
+
+
+def _build_sampler(cfg, records, seed):
+    """Detectron2's of that name, in an order that follows from the seed."""
+    loader = cfg.DATALOADER
+    if loader.SAMPLER_TRAIN == "TrainingSampler":
+        return TrainingSampler(len(records), seed=seed)
+    if loader.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            records, loader.REPEAT_THRESHOLD
+        )
+        return RepeatFactorTrainingSampler(factors, seed=seed)
+    if loader.SAMPLER_TRAIN == "RandomSubsetTrainingSampler":
+        ratio = loader.RANDOM_SUBSET_RATIO
+        return RandomSubsetTrainingSampler(len(records), ratio, seed_shuffle=seed, seed_subset=seed)
+    raise ValueError(
+        f"DATALOADER.SAMPLER_TRAIN is '{loader.SAMPLER_TRAIN}'; it must be TrainingSampler, "
+        "RepeatFactorTrainingSampler or RandomSubsetTrainingSampler."
+    )
 
 
 def _build_mapper(cfg, is_train):

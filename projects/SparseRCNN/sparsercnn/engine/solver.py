@@ -253,3 +253,5 @@ def _scale_periods(cfg, kappa):
     solver.STEPS = tuple(scale(step) for step in solver.STEPS)
     solver.CHECKPOINT_PERIOD = scale(solver.CHECKPOINT_PERIOD)
     cfg.TEST.EVAL_PERIOD = scale(cfg.TEST.EVAL_PERIOD)
+    proposals = cfg.MODEL.SparseRCNN.PROPOSALS
+    proposals.ANNEAL_ITERS = scale(proposals.ANNEAL_ITERS)

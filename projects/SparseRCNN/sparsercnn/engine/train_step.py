@@ -5,6 +5,7 @@ import logging
 import math
 import time
 
+import numpy as np
 import torch
 from detectron2.config import configurable
 from detectron2.engine import SimpleTrainer
@@ -51,6 +52,7 @@ class TrainStep(SimpleTrainer):
         skip_non_finite=False,
         max_consecutive_skips=100,
         output_dir="",
+        seed=None,
     ):
         """
         Args:
@@ -67,6 +69,9 @@ class TrainStep(SimpleTrainer):
             max_consecutive_skips (int): so many in a row stop the training nevertheless, because
                 then it is not the data.
             output_dir (str): reports of non-finite losses go to its folder `non_finite`; "": none.
+            seed (int): what PyTorch draws in an iteration follows from this and the iteration's
+                number, so that a resumed run draws what it would have; None: from what was drawn
+                before.
 
         Raises:
             ConfigError: `accumulate_steps` below 1, or float16 on the CPU.
@@ -82,6 +87,7 @@ class TrainStep(SimpleTrainer):
         self.skip_non_finite = skip_non_finite
         self.max_consecutive_skips = max_consecutive_skips
         self.output_dir = output_dir
+        self.seed = seed
         self.num_skipped = 0
         self._skipped_in_a_row = 0
         self._batch_iterator = None
@@ -112,6 +118,7 @@ class TrainStep(SimpleTrainer):
             "amp_dtype": _AMP_DTYPES[amp.DTYPE] if amp.ENABLED else None,
             "skip_non_finite": cfg.SOLVER.SKIP_NON_FINITE,
             "output_dir": cfg.OUTPUT_DIR,
+            "seed": cfg.SEED if cfg.SEED >= 0 else None,
         }
 
     def reset_data_loader(self, data_loader_builder):
@@ -127,6 +134,9 @@ class TrainStep(SimpleTrainer):
         """
         assert self.model.training, "The model was changed to eval mode and not back."
         iteration = self._next_batches()
+        if self.seed is not None:
+            numbers = np.random.SeedSequence((self.seed, comm.get_rank(), self.iter))
+            torch.manual_seed(int(numbers.generate_state(1)[0]))
         buffers = self._save_buffers()
         self.optimizer.zero_grad()
         self._accumulate_gradients(iteration)

@@ -71,14 +71,20 @@ class Trainer(DefaultTrainer):
         """Start from the last checkpoint in OUTPUT_DIR, or else from MODEL.WEIGHTS.
 
         A resumed run continues iteration, learning rate, optimizer, loss scale and best metric.
-        Its data starts a new random order, which for a fixed SEED depends on the iteration, so
-        that it does not repeat what the run began with.
+        With a fixed SEED it continues the data too and ends as it would have without the
+        interruption, as far as the device computes the same each time. Otherwise its data starts
+        a new random order.
 
         Args:
             resume (bool): False: MODEL.WEIGHTS in any case.
         """
         super().resume_or_load(resume=resume)
-        if self.start_iter > 0 and self.cfg.SEED >= 0:
+        if self.start_iter == 0 or self.cfg.SEED < 0:
+            return
+        if hasattr(self._trainer.data_loader, "start_at"):
+            num_batches = self.start_iter * self.cfg.SOLVER.ACCUMULATE_STEPS
+            self._trainer.data_loader.start_at(num_batches)
+        else:  # a subclass has a loader of its own: at least it should not repeat the beginning
             seed_all_rng(self.cfg.SEED + comm.get_rank() + self.start_iter)
             self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg))
 
