@@ -30,6 +30,7 @@ setup(
         "termcolor>=1.1",
         "tqdm>=4.62",
         "shapely>=1.8",
+        "submitit>=1.4",
     ],
     extras_require={
         "headless": ["opencv-python-headless"],

@@ -1,0 +1,195 @@
+"""Hand a sweep to submitit, on this machine or on SLURM, and wait for it."""
+
+import json
+import shlex
+import sys
+import time
+
+import submitit
+import torch
+from detectron2.modeling import build_model
+from submitit.slurm.slurm import SlurmJob, _make_sbatch_string
+
+from .progress import Progress, format_status
+from .run_folder import (
+    FAILURE,
+    FINISHED,
+    RUNNING,
+    read_state,
+    require_same_config,
+    write_json,
+)
+from .spec import SweepError
+from .worker import Worker, train_command
+
+__all__ = ["dry_run", "launch"]
+
+_JOB = "sweep_job.json"  # in a run's folder: its job on the cluster
+_POLL_SECONDS = 1.0
+
+
+def dry_run(sweep):
+    """
+    Args:
+        sweep (Sweep):
+
+    Returns:
+        str: for SLURM the batch script with its resources; then each run's command line.
+    """
+    resources = sweep.resources
+    unfinished = [run for run in sweep.runs if read_state(run).state != FINISHED]
+    lines = [f"# {len(sweep.runs)} runs, {len(sweep.runs) - len(unfinished)} of them finished"]
+    if resources.cluster == "slurm":
+        lines += [_batch_script(sweep, len(unfinished)), ""]
+    else:
+        lines.append(f"# {resources.parallel} at a time on this machine, {_each(resources)}")
+    for run in unfinished:
+        lines += [f"# {run.name}", shlex.join(train_command(run, resources.gpus))]
+    return "\n".join(lines)
+
+
+def launch(sweep, wait=True):
+    """Start, or go on with, all runs of a sweep that are neither finished nor at work.
+
+    Args:
+        sweep (Sweep):
+        wait (bool): show the progress until all runs have ended.
+
+    Returns:
+        int: 0 if all runs are finished (or, without `wait`, submitted), 1 if not.
+
+    Raises:
+        SweepError: a variant's model cannot be built; a folder holds a run of another config;
+            SLURM is not there.
+    """
+    _check_models(sweep)
+    for run in sweep.runs:
+        require_same_config(run)
+    states = [read_state(run) for run in sweep.runs]
+    todo = [
+        r for r, s in zip(sweep.runs, states, strict=True) if s.state not in (FINISHED, RUNNING)
+    ]
+    for run in todo:
+        (run.folder / FAILURE).unlink(missing_ok=True)  # it gets another try
+    num_running = sum(s.state == RUNNING for s in states)
+    submit = _submit_to_slurm if sweep.resources.cluster == "slurm" else _submit_here
+    jobs = submit(sweep, todo, num_running)
+    if not wait:
+        print(f"{len(jobs)} jobs submitted. Their runs are in {sweep.output}.")
+        return 0
+    try:
+        with Progress(sweep) as progress:
+            while not all(job.done() for job in jobs) or _any_running(sweep):
+                progress.update()
+                time.sleep(_POLL_SECONDS)
+            progress.update()
+    except KeyboardInterrupt:
+        ends = "The jobs go on" if sweep.resources.cluster == "slurm" else "Interrupted"
+        print(f"\n{ends}; the same command goes on from here.")
+        return 1
+    print(format_status(sweep))
+    for error in filter(None, map(_error, jobs)):
+        print(f"A job broke off:\n{error}", file=sys.stderr)
+    return int(any(read_state(run).state != FINISHED for run in sweep.runs))
+
+
+def _error(job):
+    """What a job raised, a run's failure apart; None for one that ended, or was killed."""
+    return job.exception() if job.paths.result_pickle.exists() else None
+
+
+def _check_models(sweep):
+    """Rather one message now than a failure of every run: widths that do not fit, and the like."""
+    for run in sweep.runs[: len(sweep.variants)]:
+        cfg = run.load_config().clone()
+        cfg.defrost()
+        cfg.MODEL.DEVICE = "meta"  # without memory, in a moment
+        try:
+            with torch.device("meta"):
+                build_model(cfg)
+        except NotImplementedError:
+            continue  # somebody's model that needs a real device
+        except (AssertionError, KeyError, ValueError) as error:
+            raise SweepError(f"{sweep.file}, variant '{run.variant.name}': {error}") from error
+
+
+def _any_running(sweep):
+    return any(read_state(run).state == RUNNING for run in sweep.runs)
+
+
+def _each(resources):
+    return f"each with {resources.gpus} GPUs and {resources.cpus} threads"
+
+
+def _worker(sweep, runs):
+    return Worker(runs, sweep.metric, sweep.resources.gpus, sweep.resources.cpus)
+
+
+def _submit_here(sweep, runs, num_running):
+    """As many workers as may run, each with GPUs of its own; all share the list of runs."""
+    resources = sweep.resources
+    jobs = []
+    for slot in range(min(resources.parallel, len(runs) + num_running)):
+        if slot < num_running:
+            continue  # its worker is still there from an earlier start
+        executor = submitit.LocalExecutor(folder=sweep.output / "submitit" / "%j")
+        first = slot * resources.gpus
+        executor.update_parameters(
+            timeout_min=60 * resources.hours * max(len(runs), 1),
+            gpus_per_node=resources.gpus,
+            visible_gpus=tuple(range(first, first + resources.gpus)),
+        )
+        jobs.append(executor.submit(_worker(sweep, runs)))
+    return jobs
+
+
+def _submit_to_slurm(sweep, runs, num_running):
+    """One job for each run that has none yet, as an array."""
+    folder = sweep.output / "submitit" / "%j"
+    if submitit.SlurmExecutor.affinity() <= 0:
+        raise SweepError("cluster is slurm, and there is no srun here. On one machine: local.")
+    known = {run: _known_job(run, folder) for run in runs}
+    new = [run for run, job in known.items() if job is None]
+    executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=100)
+    executor.update_parameters(**_slurm_parameters(sweep.resources, sweep.file.stem))
+    with executor.batch():
+        submitted = [executor.submit(_worker(sweep, [run])) for run in new]
+    for run, job in zip(new, submitted, strict=True):
+        write_json(run.folder / _JOB, {"job_id": job.job_id})
+    return [*submitted, *(job for job in known.values() if job is not None)]
+
+
+def _known_job(run, folder):
+    """The run's job on the cluster, unless that has ended."""
+    path = run.folder / _JOB
+    if not path.exists():
+        return None
+    job = SlurmJob(folder=folder, job_id=json.loads(path.read_text())["job_id"])
+    return None if job.done(force_check=True) else job
+
+
+def _slurm_parameters(resources, name):
+    given = {
+        "partition": resources.partition,
+        "account": resources.account,
+        "constraint": resources.constraint,
+        "mem": f"{resources.memory_gb:g}G" if resources.memory_gb else None,
+        "gpus_per_node": resources.gpus or None,
+    }
+    return {
+        "job_name": name,
+        "time": round(60 * resources.hours),
+        "nodes": resources.nodes,
+        "ntasks_per_node": 1,  # train_net.py starts a process for each GPU
+        "cpus_per_task": resources.cpus,
+        "array_parallelism": resources.parallel,
+        "stderr_to_stdout": True,
+        **{key: value for key, value in given.items() if value is not None},
+    }
+
+
+def _batch_script(sweep, num_runs):
+    parameters = _slurm_parameters(sweep.resources, sweep.file.stem)
+    folder = sweep.output / "submitit" / "%j"
+    array = {"map_count": num_runs} if num_runs > 1 else {}
+    return _make_sbatch_string("# (the worker)", folder, **parameters, **array)
