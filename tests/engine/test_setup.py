@@ -113,6 +113,17 @@ def test_a_missing_config_is_an_error(path):
         load(path)
 
 
+def test_a_key_of_the_neck_that_the_builder_does_not_read_is_an_error(write):
+    path = write("c.yaml", "VERSION: 2\nMODEL: {BACKBONE: {NAME: build_resnet_fpn_backbone}}")
+    with pytest.raises(ConfigError, match="AGGREGATION msca has no effect.*attention_fpn"):
+        load(path, ["MODEL.FPN.AGGREGATION", "msca"])
+    with pytest.raises(ConfigError, match="DUAL_ATTENTION True has no effect"):
+        load(path, ["MODEL.FPN.DUAL_ATTENTION", "True"])
+    attends = ["MODEL.BACKBONE.NAME", "build_resnet_attention_fpn_backbone"]
+    load(path, ["MODEL.FPN.AGGREGATION", "msca", *attends])
+    load(path, ["MODEL.FPN.DUAL_ATTENTION", "True", "MODEL.META_ARCHITECTURE", "SparseRCNN"])
+
+
 def test_data_sets_are_registered(write, monkeypatch):
     seen = []
     monkeypatch.setattr("sparsercnn.data.register_datasets", seen.extend)

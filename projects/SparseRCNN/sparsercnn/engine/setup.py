@@ -24,6 +24,9 @@ __all__ = [
 ]
 
 
+_PLAIN_PYRAMIDS = ("build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
+
+
 class ConfigError(ValueError):
     """A config, or a command line, that cannot be used; the message says what to change."""
 
@@ -113,16 +116,35 @@ def load_config(config_file, opts=(), allow_unsafe=False, register=True):
 
     Raises:
         ConfigError: a file that is missing, is no YAML or holds Python tags; a key that does not
-            exist, with the nearest that does; a value of the wrong type.
+            exist, with the nearest that does; a value of the wrong type; a key of the neck that
+            the backbone's builder does not read.
     """
     cfg = get_cfg()
     add_sparsercnn_config(cfg)
     _merge_file(cfg, config_file, allow_unsafe)
     _merge_opts(cfg, list(opts or ()))
+    _check_neck(cfg)
     if register:
         _register([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     cfg.freeze()
     return cfg
+
+
+def _check_neck(cfg):
+    """Detectron2's builders of pyramids would pass over these keys in silence."""
+    model = cfg.MODEL
+    if model.BACKBONE.NAME not in _PLAIN_PYRAMIDS:
+        return
+    ignored = None
+    if model.FPN.AGGREGATION != "sum":
+        ignored = f"AGGREGATION {model.FPN.AGGREGATION}"
+    elif model.FPN.DUAL_ATTENTION and model.META_ARCHITECTURE != "SparseRCNN":
+        ignored = "DUAL_ATTENTION True"
+    if ignored:
+        raise ConfigError(
+            f"MODEL.FPN.{ignored} has no effect with MODEL.BACKBONE.NAME {model.BACKBONE.NAME}; "
+            "set that to build_resnet_attention_fpn_backbone."
+        )
 
 
 def load_demo_config(config_file, opts=(), allow_unsafe=False):
