@@ -138,3 +138,37 @@ def test_the_batch_script_of_slurm_has_the_resources(load):
     ):
         assert f"#SBATCH {line}\n" in script, line
     assert script.count("train_net.py --num-gpus 8") == 2
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A cluster that takes every job and starts none."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    number = "n=$(($(cat jobs 2>/dev/null || echo 40) + 1)); echo $n > jobs"
+    commands = {
+        "srun": "",
+        "sbatch": f'cd {folder}; {number}; cp "$1" script_$n; echo "Submitted batch job $n"',
+        "sacct": "echo 'JobID|State'; for i in 0 1; do echo \"41_$i|PENDING\"; done",
+    }
+    for name, body in commands.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def test_slurm_gets_an_array_once(load, slurm, capsys):
+    sweep = load("cluster", resources={"cluster": "slurm", "gpus": 2, "parallel": 2})
+    assert launch(sweep, wait=False) == 0
+    assert "2 jobs submitted" in capsys.readouterr().out
+    script = (slurm / "script_41").read_text()
+    assert "#SBATCH --array=0-1%2" in script and "#SBATCH --gpus-per-node=2" in script
+    # The same again leaves jobs that are waiting alone.
+    assert launch(sweep, wait=False) == 0
+    assert [file.name for file in slurm.glob("script_*")] == ["script_41"]
+
+
+def test_slurm_that_is_not_there_is_an_error(load):
+    with pytest.raises(SweepError, match="there is no srun here"):
+        launch(load("nowhere", resources={"cluster": "slurm"}))
