@@ -114,16 +114,15 @@ def test_dynamic_cbam_worked_by_hand():
 
 
 def test_static_channel_gate_worked_by_hand():
-    """Two channels, the identity as feed-forward network."""
-    gate = StaticChannelGate(2, 1)
+    """One channel, the identity as feed-forward network: LayerNorm(mean, max) = (-1, 1)."""
+    gate = StaticChannelGate(1, 1)
     gate.feed_forward = nn.Identity()
     with torch.no_grad():
         gate.norm.weight.copy_(torch.tensor([1.0, 3]))
-    x = torch.tensor([[[1.0, 3]], [[4, 10]]])[None]  # one row, two columns
+    x = torch.tensor([1.0, 2, 3, 6]).view(1, 1, 2, 2)
     out = gate(x, None)
-    # means 2, 7 and largest 3, 10 are both normalised to -1, 1, scaled by 1, 3, and added.
-    expected = torch.tensor([-2.0, 6.0]).sigmoid().view(1, 2, 1, 1)
-    torch.testing.assert_close(out, expected, atol=1e-4, rtol=0)
+    assert out.shape == (1, 1, 1, 1)
+    assert out.item() == pytest.approx(1 / (1 + math.exp(-(-1 + 3))), abs=1e-4)
 
 
 def test_static_position_gate_worked_by_hand():

@@ -44,20 +44,23 @@ class DynamicGate(nn.Module):
 class StaticChannelGate(nn.Module):
     """Channel attention of CBAM (ECCV 2018, equation 2), from the RoI feature alone.
 
-    One feed-forward network reads the mean- and the max-pooled RoI feature; its two outputs are
-    layer-normed and added, and their sum passes a sigmoid.
+    One feed-forward network reads the mean- and the max-pooled RoI feature; one LayerNorm takes
+    its two outputs together, as the released code has it, so that the stronger of them stays the
+    stronger; their sum passes a sigmoid.
     """
 
     def __init__(self, hidden_dim, dim_feedforward, activation="relu"):
         super().__init__()
         self.feed_forward = FeedForward(hidden_dim, dim_feedforward, activation=activation)
-        self.norm = nn.LayerNorm(hidden_dim)
+        # Of one dimension, since the head would initialise a (2, C) weight as a matrix.
+        self.norm = nn.LayerNorm(2 * hidden_dim)
 
     def forward(self, roi_features, proposal_features):
         """(R, C, r, r) and (R, C), not looked at, to (R, C, 1, 1)."""
         tokens = roi_features.flatten(2)
         pooled = torch.stack([tokens.mean(2), tokens.amax(2)], dim=1)
-        return self.norm(self.feed_forward(pooled)).sum(1).sigmoid()[:, :, None, None]
+        of_mean, of_max = self.norm(self.feed_forward(pooled).flatten(1)).chunk(2, dim=1)
+        return (of_mean + of_max).sigmoid()[:, :, None, None]
 
 
 class StaticPositionGate(nn.Module):
