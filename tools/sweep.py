@@ -47,6 +47,9 @@ def get_parser():
     report.add_argument(
         "--report-folder", metavar="FOLDER", help="of the report; by default OUTPUT/report"
     )
+    report.add_argument(
+        "--no-costs", action="store_true", help="do not count parameters and operations"
+    )
     for command in (run, status, report):
         command.add_argument(
             "--opts",
@@ -100,7 +103,7 @@ def main(argv=None):
             return 0
         from sparsercnn.sweep.report import write_report  # it imports matplotlib: slow
 
-        print(write_report(sweep, args.report_folder))
+        print(write_report(sweep, args.report_folder, measure=not args.no_costs))
         return 0
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

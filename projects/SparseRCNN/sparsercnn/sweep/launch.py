@@ -152,7 +152,7 @@ def _submit_to_slurm(sweep, runs, num_running):
     new = [run for run, job in known.items() if job is None]
     executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=100)
     executor.update_parameters(**_slurm_parameters(sweep.resources, sweep.file.stem))
-    submitted = executor.submit_array([_worker(sweep, [run]) for run in new])
+    submitted = executor.submit_array([_worker(sweep, [run]) for run in new]) if new else []
     for run, job in zip(new, submitted, strict=True):
         write_json(run.folder / _JOB, {"job_id": job.job_id})
     return [*submitted, *(job for job in known.values() if job is not None)]

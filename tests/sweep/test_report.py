@@ -1,0 +1,143 @@
+"""Reports of made-up sweeps, whole and half."""
+
+import re
+
+import pytest
+
+from sparsercnn.analysis import measure_model
+from sparsercnn.sweep import SweepError, costs
+from sparsercnn.sweep.provenance import sweep_command
+from sparsercnn.sweep.report import write_report
+from sparsercnn.sweep.spec_file import load_sweep
+
+CLASSES = {"bbox/AP50": 60.0, "bbox/AP-dog": 30.0, "bbox/AP-cat": 50.0}
+
+
+def section(text, title):
+    return text.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+@pytest.fixture
+def half(make_sweep, finish, fail):
+    """Of three variants one is finished, one has a seed, and one failed."""
+    variants = {"plain": {}, "more": {"MODEL.SparseRCNN.NUM_HEADS": 6}, "bad": {}}
+    sweep = make_sweep(
+        title="Stages & more", variants=variants, seeds=[1, 2], overrides={"SOLVER.MAX_ITER": 60}
+    )
+    finish(sweep, "plain", [40.0, 41.0], **CLASSES)
+    finish(sweep, "more", [43.5], **{**CLASSES, "bbox/AP-cat": 53.0})
+    fail(sweep.runs[2], "RuntimeError: out of <memory>")
+    return sweep
+
+
+def test_half_a_sweep(half):
+    page = write_report(half, measure=False)
+    folder = half.output / "report"
+    assert page == folder / "index.html"
+    names = {"report.md", "report.csv", "report.tex", "runs.csv", "index.html"}
+    assert {path.name for path in folder.iterdir()} == {*names, "runs.png", "losses.png"}
+
+    text = (folder / "report.md").read_text()
+    assert text.startswith("# Stages & more\n\n3 of 6 runs are finished. This is a report of part")
+    assert set(re.findall(r"\]\((.*?)\)", text)) == {"runs.png", "losses.png"}
+    assert "| bad | 1 | failed | 0 | RuntimeError: out of \\<memory> |" in text
+    assert "| more | 2 | waiting | 0 |  |" in text
+    assert "| plain | 2 | 40.50 ± 0.71 |  |  |  |  |  | baseline |" in text
+    assert "| more | 1 | 43.50 | +3.50 |  | 1 |  |  | one seed |" in text
+    assert "| bad | 0 |  |  |  | 0 |  |  | no pair |" in text
+    assert "With one seed nothing can be tested" in text
+    assert "| plain | 0.500 | 900 |" in section(text, "What they cost")
+    classes = section(text, "bbox/AP by class")
+    assert "| class | plain, itself | more |" in classes
+    assert "| cat | 50.00 | +3.00 |\n| dog | 30.00 | 0.00 |" in classes
+    assert "| more | MODEL.SparseRCNN.NUM_HEADS: 6 |" in text
+    assert "| hardware | a CPU, 2 cores |" in text and "| seeds | 1, 2 |" in text
+    assert "evaluated at the end only" in text and "another one than it is now" not in text
+
+    html = page.read_text()
+    assert html.count("data:image/png;base64,") == 2
+    assert "out of &lt;memory&gt;" in html and "Stages &amp; more" in html
+
+
+def test_two_seeds_are_said_to_be_few_and_three_are_not(make_sweep, finish, tmp_path):
+    sweep = make_sweep(variants={"a": {}, "b": {}}, seeds=[1, 2, 3])
+    finish(sweep, "a", [40.0, 42.0, 41.0])
+    finish(sweep, "b", [50.0, 52.5, 50.5])
+    text = (write_report(sweep, tmp_path / "x", measure=False).parent / "report.md").read_text()
+    assert "All 6 runs are finished." in text and "little power" not in text
+    assert re.search(r"\| b \| 3 \| 51.00 ± 1.32 \| \+10.00 \|.*\| yes \|", text)
+
+    fewer = load_sweep(sweep.file)
+    (fewer.runs[-1].folder / "sweep_result.json").unlink()
+    text = (write_report(fewer, tmp_path / "y", measure=False).parent / "report.md").read_text()
+    assert "With fewer than 3 seeds the test has little power" in text
+
+
+def test_a_grid_has_main_effects(make_sweep, finish, tmp_path):
+    axes = {"MODEL.SparseRCNN.NUM_HEADS": [2, 4], "SOLVER.BASE_LR": [0.1, 0.2]}
+    sweep = make_sweep(axes=axes, seeds=[1, 2])
+    for i, variant in enumerate(sweep.variants):
+        finish(sweep, variant.name, [40.0 + i, 40.5 + 2 * i])
+    folder = write_report(sweep, tmp_path / "report", measure=False).parent
+    text = section((folder / "report.md").read_text(), "Main effects")
+    # Differences of heads: 2, 4, 2, 4; of rates: 1, 2, 1, 2.
+    assert "| NUM_HEADS=4 | NUM_HEADS=2 | +3.00 |" in text
+    assert "| BASE_LR=0.2 | BASE_LR=0.1 | +1.50 |" in text
+    assert "pairs are not independent" in text
+    assert (folder / "effects.png").exists()
+
+
+def test_nothing_finished(make_sweep):
+    sweep = make_sweep(variants={"a": {}})
+    with pytest.raises(SweepError, match="nothing to report"):
+        write_report(sweep)
+    assert not sweep.output.exists()
+
+
+def test_a_run_of_another_config_is_named(half, tmp_path):
+    path = half.runs[0].folder / "sweep_config.yaml"
+    config = half.runs[0].load_config()
+    config.defrost()
+    config.SOLVER.MAX_ITER = 50
+    config.OUTPUT_DIR = "where/it/was/made"
+    path.write_text(config.dump())
+    text = (write_report(half, tmp_path / "x", measure=False).parent / "report.md").read_text()
+    assert "another one than it is now: plain, seed 1 (SOLVER.MAX_ITER 50, now 60)." in text
+
+
+def test_the_command_has_what_differs_from_the_file(half):
+    assert sweep_command(half) == f"tools/sweep.py run {half.file}"
+    other = load_sweep(half.file, ["SOLVER.MAX_ITER", "70"], "/elsewhere/x y", ["plain", "more"])
+    assert sweep_command(other) == (
+        f"tools/sweep.py run {half.file} --variants plain more --output '/elsewhere/x y' "
+        "--opts SOLVER.MAX_ITER 70"
+    )
+
+
+def test_a_model_is_measured_once(half, monkeypatch):
+    calls = []
+
+    def measure(cfg):
+        calls.append(cfg)
+        return measure_model(cfg, (64, 64))
+
+    monkeypatch.setattr(costs, "measure_model", measure)
+    assert costs.measure_costs(half, measure=False) == {}
+    found = costs.measure_costs(half)
+    assert len(calls) == 2  # "bad" is the same model as "plain"
+    assert found["bad"] == found["plain"]
+    assert found["more"].trainable > found["plain"].trainable
+    assert found["more"].flops > found["plain"].flops > 0
+    assert costs.measure_costs(half, measure=False) == found
+    moved = load_sweep(half.file, ["MODEL.DEVICE", "cuda", "SOLVER.BASE_LR", "0.1"])
+    assert costs.measure_costs(moved) == found and len(calls) == 2
+
+
+def test_a_model_that_cannot_be_measured_leaves_a_gap(half, monkeypatch, caplog):
+    def refuse(cfg):
+        raise RuntimeError("no trace")
+
+    monkeypatch.setattr(costs, "measure_model", refuse)
+    text = (write_report(half).parent / "report.md").read_text()
+    assert "parameters M" not in text
+    assert "plain cannot be measured: no trace" in caplog.text
