@@ -10,7 +10,7 @@ from sparsercnn.engine.checkpoint import CheckpointError
 from sparsercnn.engine.demo import RESULTS_FILE, run_on_camera, run_on_images, run_on_video
 from sparsercnn.engine.media import MediaError, find_images
 from sparsercnn.engine.predictor import Predictor
-from sparsercnn.engine.setup import ConfigError, add_unsafe_argument, load_demo_config
+from sparsercnn.engine.setup import ConfigError, add_model_arguments, load_demo_config
 
 EPILOG = """
 examples:
@@ -39,7 +39,7 @@ def get_parser():
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML of the model")
+    add_model_arguments(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--input", nargs="+", metavar="PATH", help="images: files, folders or globs ('*.jpg')"
@@ -57,14 +57,6 @@ def get_parser():
         default=0.5,
         metavar="T",
         help="lowest score that is drawn and written (%(default)s)",
-    )
-    add_unsafe_argument(parser)
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config overrides, MODEL.WEIGHTS among them; last on the line",
     )
     return parser
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from sparsercnn.analysis import find_configs, format_costs, measure_model
-from sparsercnn.engine.setup import ConfigError, add_unsafe_argument, load_config
+from sparsercnn.engine.setup import ConfigError, add_opts_argument, add_unsafe_argument, load_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -49,13 +49,7 @@ def get_parser():
         "--output", type=Path, metavar="FILE", help="write a page with the table, too"
     )
     add_unsafe_argument(parser)
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config overrides; last on the line",
-    )
+    add_opts_argument(parser)
     return parser
 
 

@@ -13,11 +13,11 @@ from detectron2.utils.logger import setup_logger
 from sparsercnn.analysis.assignment import assign, draw_assignment, load_annotated_image
 from sparsercnn.data import DataError
 from sparsercnn.engine.checkpoint import CheckpointError, load_for_inference
-from sparsercnn.engine.setup import ConfigError, add_unsafe_argument, check_devices, load_config
+from sparsercnn.engine.setup import ConfigError, add_model_arguments, check_devices, load_config
 
 EPILOG = """
 Boxes have the colour of their object. The matcher is the config's, whichever one the weights were
-trained with.
+trained with; --opts MODEL.WEIGHTS '' is a model before its training.
 
 example:
   draw_assignment.py --config-file configs/quickstart/dynamic_sparsercnn.yaml --index 3 \\
@@ -34,22 +34,13 @@ def get_parser():
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML of the model")
+    add_model_arguments(parser)
     parser.add_argument("--output", required=True, metavar="FILE", type=Path, help="a PNG")
     parser.add_argument(
         "--dataset", metavar="NAME", help="with annotations; the config's first of DATASETS.TEST"
     )
     parser.add_argument(
         "--index", type=int, default=0, metavar="I", help="which of its images (%(default)s)"
-    )
-    add_unsafe_argument(parser)
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config overrides, MODEL.WEIGHTS among them, '' for a model before its training; "
-        "last on the line",
     )
     return parser
 

@@ -10,7 +10,7 @@ from detectron2.utils.logger import setup_logger
 from sparsercnn.analysis.attention import AttentionRecorder, draw_attention
 from sparsercnn.engine.checkpoint import CheckpointError
 from sparsercnn.engine.predictor import ImageError, Predictor
-from sparsercnn.engine.setup import ConfigError, add_unsafe_argument, load_demo_config
+from sparsercnn.engine.setup import ConfigError, add_model_arguments, load_demo_config
 
 EPILOG = """
 example:
@@ -28,19 +28,11 @@ def get_parser():
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML of the model")
+    add_model_arguments(parser)
     parser.add_argument("--input", required=True, metavar="FILE", help="an image")
     parser.add_argument("--output", required=True, metavar="FILE", type=Path, help="a PNG")
     parser.add_argument(
         "--detection", type=int, default=0, metavar="K", help="which, 0 the best (%(default)s)"
-    )
-    add_unsafe_argument(parser)
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config overrides, MODEL.WEIGHTS among them; last on the line",
     )
     return parser
 

@@ -5,7 +5,7 @@ import argparse
 import logging
 import sys
 
-from sparsercnn.engine.setup import ConfigError
+from sparsercnn.engine.setup import ConfigError, add_opts_argument
 from sparsercnn.sweep import load_sweep
 from sparsercnn.sweep.launch import dry_run, launch
 from sparsercnn.sweep.progress import format_status
@@ -51,13 +51,7 @@ def get_parser():
         "--no-costs", action="store_true", help="do not count parameters and operations"
     )
     for command in (run, status, report):
-        command.add_argument(
-            "--opts",
-            nargs=argparse.REMAINDER,
-            default=[],
-            metavar="KEY VALUE",
-            help="config overrides for all runs; last on the line",
-        )
+        add_opts_argument(command, "config overrides for all runs")
     return parser
 
 

@@ -4,6 +4,7 @@ from .cost import ForwardCost, count_forward, count_parameters
 from .inputs import input_size, make_batch
 from .memory import StepMemory, bytes_kept_for_backward, measure_step
 from .report import ModelCost, find_configs, format_costs, measure_model
+from .tables import markdown_table
 
 __all__ = [
     "ForwardCost",
@@ -16,6 +17,7 @@ __all__ = [
     "format_costs",
     "input_size",
     "make_batch",
+    "markdown_table",
     "measure_model",
     "measure_step",
 ]

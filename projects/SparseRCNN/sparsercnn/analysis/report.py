@@ -12,6 +12,7 @@ from ..modeling.activation_checkpoint import checkpoint_activations
 from .cost import ForwardCost, count_forward, count_parameters
 from .inputs import input_size, make_batch
 from .memory import StepMemory, measure_step
+from .tables import markdown_table
 
 __all__ = ["ModelCost", "find_configs", "format_costs", "measure_model"]
 
@@ -105,9 +106,8 @@ def format_costs(costs):
     measured = any(cost.step.measured is not None for cost in costs.values())
     header = ["config", "input", "trained M", "all M", "GFLOPs", *parts, "activations M"]
     header += ["state MiB", "kept MiB", "step MiB", *(["measured MiB"] if measured else [])]
-    rows = [header, ["---"] + ["--:"] * (len(header) - 1)]
-    rows += [[name, *_cells(cost, parts, measured)] for name, cost in costs.items()]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    rows = [[name, *_cells(cost, parts, measured)] for name, cost in costs.items()]
+    table = markdown_table(header, rows)
     uncounted = set(itertools.chain.from_iterable(c.forward.uncounted for c in costs.values()))
     free = ", ".join(sorted(uncounted))
     return f"{table}\n\n{_LEGEND}\n\nOperators met that count as free: {free}.\n"

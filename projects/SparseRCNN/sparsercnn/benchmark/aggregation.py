@@ -1,15 +1,21 @@
 """Each way to join the levels of a pyramid against the sum: operations, time and memory."""
 
-import time
 from dataclasses import dataclass, field
 
 import torch
 from detectron2.modeling import build_backbone
 from torch import nn
 
-from ..analysis import bytes_kept_for_backward, count_forward, count_parameters, make_batch
+from ..analysis import (
+    bytes_kept_for_backward,
+    count_forward,
+    count_parameters,
+    make_batch,
+    markdown_table,
+)
 from ..engine.setup import load_config
 from ..modeling.attention_fpn import AGGREGATIONS
+from .common import add_device_argument, describe_place, elapsed_seconds
 
 __all__ = ["SHORT", "NeckResult", "add_arguments", "measure_necks", "run"]
 
@@ -60,11 +66,7 @@ def add_arguments(parser):
         help="of the image, in pixels (%(default)s)",
     )
     parser.add_argument("--rounds", type=int, default=3, help="over all of them (%(default)s)")
-    parser.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="where to measure (%(default)s)",
-    )
+    add_device_argument(parser, "where to measure")
 
 
 def run(args):
@@ -78,11 +80,9 @@ def run(args):
     """
     cfg = load_config(args.config_file, register=False)
     results = measure_necks(cfg, tuple(args.size), args.device, rounds=args.rounds)
-    where = torch.cuda.get_device_name() if args.device.startswith("cuda") else "CPU"
-    threads = f", {torch.get_num_threads()} threads" if where == "CPU" else ""
     return (
-        f"{args.config_file}, one image of {args.size[0]}x{args.size[1]}, float32, {where}"
-        f"{threads}, torch {torch.__version__}; least time of {args.rounds} rounds, all in turn."
+        f"{args.config_file}, one image of {args.size[0]}x{args.size[1]}, float32, "
+        f"{describe_place(args.device)}; least time of {args.rounds} rounds, all in turn."
         f"\n\n{_format(results)}"
     )
 
@@ -164,11 +164,11 @@ class _Given(nn.Module):
 
 def _time_passes(forward, device):
     """Seconds of the forward pass, and of it and the backward pass."""
-    begin = _now(device)
+    begin = elapsed_seconds(device)
     levels = forward()
-    middle = _now(device)
+    middle = elapsed_seconds(device)
     torch.autograd.backward(levels, [torch.ones_like(x) for x in levels])
-    return middle - begin, _now(device) - begin
+    return middle - begin, elapsed_seconds(device) - begin
 
 
 def _peak(neck, device):
@@ -181,18 +181,12 @@ def _peak(neck, device):
     return torch.cuda.max_memory_allocated(device) - base
 
 
-def _now(device):
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
 def _format(results):
     """A row for each aggregation, with the ratios to the sum."""
     has_peak = results[_REFERENCE].peak is not None
     columns = ["neck M", "GFLOPs", "forward s", "ratio", "both s", "ratio", "backbone s", "ratio"]
     columns += ["kept MiB", "ratio", *(["peak MiB", "ratio"] if has_peak else [])]
-    rows = [["aggregation", *columns], ["---", *["--:"] * len(columns)]]
+    rows = []
     reference = results[_REFERENCE]
     for name, result in results.items():
         cells = [name, f"{result.parameters / 1e6:.2f}", f"{result.flops / 1e9:.1f}"]
@@ -203,8 +197,7 @@ def _format(results):
         if has_peak:
             cells += [f"{result.peak / 2**20:,.0f}", f"{result.peak / reference.peak:.2f}"]
         rows.append(cells)
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"{table}\n\n{_LEGEND}"
+    return f"{markdown_table(['aggregation', *columns], rows)}\n\n{_LEGEND}"
 
 
 _LEGEND = """\

@@ -2,16 +2,23 @@
 
 import gc
 import statistics
-import time
 from dataclasses import dataclass
 
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from ..analysis import StepMemory, count_parameters, input_size, make_batch, measure_step
+from ..analysis import (
+    StepMemory,
+    count_parameters,
+    input_size,
+    make_batch,
+    markdown_table,
+    measure_step,
+)
 from ..engine.setup import load_config
 from ..engine.solver import build_optimizer
+from .common import add_device_argument, describe_place, processor_seconds
 
 __all__ = ["SHORT", "StepResult", "add_arguments", "measure_steps", "run"]
 
@@ -62,11 +69,7 @@ def add_arguments(parser):
     parser.add_argument("--images", type=int, default=2, help="per step (%(default)s)")
     parser.add_argument("--steps", type=int, default=3, help="per round (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="over all variants (%(default)s)")
-    parser.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="where to train (%(default)s)",
-    )
+    add_device_argument(parser, "where to train")
 
 
 def run(args):
@@ -82,12 +85,10 @@ def run(args):
     size = tuple(args.size) if args.size else input_size(cfg)
     batch = make_batch(size, args.images, args.device)
     results = measure_steps(cfg, batch, args.device, steps=args.steps, rounds=args.rounds)
-    where = torch.cuda.get_device_name() if args.device.startswith("cuda") else "CPU"
-    threads = f", {torch.get_num_threads()} threads" if where == "CPU" else ""
     return (
-        f"{args.config_file}, batch of {args.images} at {size[0]}x{size[1]}, float32, {where}"
-        f"{threads}, torch {torch.__version__}; median of {args.steps * args.rounds}, the variants "
-        f"in turn.\n\n{_format(results)}"
+        f"{args.config_file}, batch of {args.images} at {size[0]}x{size[1]}, float32, "
+        f"{describe_place(args.device)}; median of {args.steps * args.rounds}, the variants in "
+        f"turn.\n\n{_format(results)}"
     )
 
 
@@ -134,29 +135,20 @@ def _configure(cfg, interaction, resolution, device):
 
 
 def _time_step(model, optimizer, batch):
-    device = next(model.parameters()).device
-    begin = _now(device)
+    device = next(model.parameters()).device.type
+    begin = processor_seconds(device)
     optimizer.zero_grad(set_to_none=True)
     with EventStorage():
         sum(model(batch).values()).backward()
     optimizer.step()
-    return _now(device) - begin
-
-
-def _now(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-    # Of all threads together: what else the machine does is not in it.
-    return time.process_time()
+    return processor_seconds(device) - begin
 
 
 def _format(results):
     """A row for each variant, with the ratios to the reference of the same RoI size."""
-    rows = [
-        "| interaction | RoI | trained M | s/step | ratio | kept MiB | ratio | step MiB | ratio |",
-        "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
-    ]
+    header = ["interaction", "RoI", "trained M", "s/step", "ratio", "kept MiB", "ratio"]
+    header += ["step MiB", "ratio"]
+    rows = []
     for (interaction, resolution), result in results.items():
         reference = results[_REFERENCE, resolution]
         cells = [interaction, f"{resolution}x{resolution}", f"{result.parameters / 1e6:.1f}"]
@@ -164,8 +156,8 @@ def _format(results):
         for of in (lambda memory: memory.kept, lambda memory: memory.measured or memory.needed):
             value = of(result.memory)
             cells += [f"{value / 2**20:,.0f}", f"{value / of(reference.memory):.2f}"]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n\n" + _LEGEND
+        rows.append(cells)
+    return f"{markdown_table(header, rows)}\n\n{_LEGEND}"
 
 
 _LEGEND = """\

@@ -1,17 +1,18 @@
 """Label assignment: Hungarian, optimal transport, and the latter one problem after the other."""
 
 import statistics
-import time
 from dataclasses import dataclass, field
 from itertools import product
 
 import torch
 from detectron2.structures import Boxes, Instances
 
+from ..analysis import markdown_table
 from ..modeling.matching import HungarianMatcher, OptimalTransportMatcher
 from ..modeling.matching.rounding import round_plan
 from ..modeling.matching.sinkhorn import marginal_error, sinkhorn
 from ..structures import Targets
+from .common import add_device_argument, describe_place, elapsed_seconds
 
 __all__ = ["SHORT", "Timing", "add_arguments", "make_problem", "measure", "plain_sinkhorn", "run"]
 
@@ -60,11 +61,7 @@ def add_arguments(parser):
         help="of the stages x images, so many are solved one after the other, and the time is "
         "scaled up (%(default)s)",
     )
-    parser.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="where the predictions are (%(default)s)",
-    )
+    add_device_argument(parser, "where the predictions are")
 
 
 def run(args):
@@ -76,23 +73,18 @@ def run(args):
     Returns:
         str: Markdown.
     """
-    rows = [
-        "| images | objects | proposals | Hungarian ms | ours ms | plain loop ms | loop / ours | "
-        "ours 1 by 1 / ours | error | plain error |",
-        "| --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
-    ]
+    header = ["images", "objects", "proposals", "Hungarian ms", "ours ms", "plain loop ms"]
+    header += ["loop / ours", "ours 1 by 1 / ours", "error", "plain error"]
+    rows = []
     for batch, num_objects, num_proposals in product(args.batch, args.objects, args.proposals):
         shape = (args.stages, batch, num_proposals, args.classes)
         problem = make_problem(*shape, num_objects, device=args.device)
         timing = measure(*problem, rounds=args.rounds, loop_problems=args.loop_problems)
         rows.append(_row(batch, num_objects, num_proposals, timing))
-    where = torch.cuda.get_device_name() if args.device.startswith("cuda") else "CPU"
-    threads = f", {torch.get_num_threads()} threads" if where == "CPU" else ""
     return (
-        f"{args.stages} stages, {args.classes} classes, {where}{threads}, torch "
-        f"{torch.__version__}; medians of {args.rounds} rounds in which all take turns.\n\n"
-        + "\n".join(rows)
-        + f"\n\n{_LEGEND}"
+        f"{args.stages} stages, {args.classes} classes, {describe_place(args.device)}; medians of "
+        f"{args.rounds} rounds in which all take turns.\n\n"
+        f"{markdown_table(header, rows, text_columns=0)}\n\n{_LEGEND}"
     )
 
 
@@ -152,15 +144,16 @@ def measure(class_logits, boxes, targets, *, rounds=3, loop_problems=4):
     problems = problems[:: max(len(problems) // loop_problems, 1)]
     scale = S * B / len(problems)
     timing = Timing()
-    inputs = (class_logits, boxes, targets)
+    inputs, device = (class_logits, boxes, targets), boxes.device.type
     for solver in (hungarian, ours):
         solver(*inputs)
     for _ in range(rounds):
-        timing.hungarian.append(_time(hungarian, *inputs)[0])
-        timing.ours.append(_time(ours, *inputs)[0])
-        seconds, timing.plain_error = _time(_one_by_one, plain_sinkhorn, ours, *inputs, problems)
+        timing.hungarian.append(_time(device, hungarian, *inputs)[0])
+        timing.ours.append(_time(device, ours, *inputs)[0])
+        loop = (ours, *inputs, problems)
+        seconds, timing.plain_error = _time(device, _one_by_one, plain_sinkhorn, *loop)
         timing.plain.append(scale * seconds)
-        seconds, timing.error = _time(_one_by_one, sinkhorn, ours, *inputs, problems)
+        seconds, timing.error = _time(device, _one_by_one, sinkhorn, *loop)
         timing.one_by_one.append(scale * seconds)
     return timing
 
@@ -222,16 +215,10 @@ def _one_by_one(solve, matcher, class_logits, boxes, targets, problems):
     return max(error.item() for error in errors)
 
 
-def _time(function, *args):
-    begin = _now()
+def _time(device, function, *args):
+    begin = elapsed_seconds(device)
     result = function(*args)
-    return _now() - begin, result
-
-
-def _now():
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    return elapsed_seconds(device) - begin, result
 
 
 def _row(batch, num_objects, num_proposals, timing):
@@ -242,7 +229,7 @@ def _row(batch, num_objects, num_proposals, timing):
     cells = [batch, num_objects, num_proposals, f"{hungarian:,.1f}", f"{ours:,.1f}"]
     cells += [f"{plain:,.0f}", f"{plain / ours:.1f}", f"{one_by_one / ours:.1f}"]
     cells += [f"{error:.0e}" for error in (timing.error, timing.plain_error)]
-    return f"| {' | '.join(map(str, cells))} |"
+    return cells
 
 
 _LEGEND = f"""\

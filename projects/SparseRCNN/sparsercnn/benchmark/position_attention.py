@@ -3,12 +3,13 @@
 import multiprocessing
 import os
 import tempfile
-import time
 from dataclasses import dataclass
 
 import torch
 
+from ..analysis import markdown_table
 from ..modeling.danet_attention import attend_positions
+from .common import add_device_argument, describe_place, processor_seconds
 
 __all__ = ["SHORT", "AttentionResult", "add_arguments", "explicit_attention", "measure", "run"]
 
@@ -60,11 +61,7 @@ def add_arguments(parser):
         default=128,
         help="of the values; queries and keys have an eighth, as in the paper (%(default)s)",
     )
-    parser.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="where to measure (%(default)s)",
-    )
+    add_device_argument(parser, "where to measure")
 
 
 def run(args):
@@ -76,22 +73,19 @@ def run(args):
     Returns:
         str: Markdown.
     """
-    rows = [
-        "| positions | form | forward s | backward s | forward MiB | both MiB | difference |",
-        "| --: | --- | --: | --: | --: | --: | --: |",
-    ]
+    header = ["positions", "form", "forward s", "backward s", "forward MiB", "both MiB"]
+    rows = []
     for side in args.sides:
         results = {form: measure(form, side, args.channels, args.device) for form in FORMS}
         for form, result in results.items():
             cells = [f"{side}x{side}", form, *(f"{x:.2f}" for x in result.seconds)]
             cells += [f"{x / 2**20:,.0f}" for x in result.peaks]
             cells.append(f"{_difference(result, results['explicit']):.0e}")
-            rows.append(f"| {' | '.join(cells)} |")
-    where = torch.cuda.get_device_name() if args.device.startswith("cuda") else "CPU"
-    threads = f", {torch.get_num_threads()} threads" if where == "CPU" else ""
+            rows.append(cells)
     return (
         f"{args.channels} channels, queries and keys of {args.channels // 8}, one image, float32, "
-        f"{where}{threads}, torch {torch.__version__}.\n\n" + "\n".join(rows) + f"\n\n{_LEGEND}"
+        f"{describe_place(args.device)}.\n\n"
+        f"{markdown_table([*header, 'difference'], rows, text_columns=2)}\n\n{_LEGEND}"
     )
 
 
@@ -151,12 +145,12 @@ def _measure(form, side, channels, device):
     ]
     output_gradient = torch.randn(1, side * side, channels, generator=generator).to(device)
     base = _reset_peak(device)
-    begin = _now(device)
+    begin = processor_seconds(device)
     output = FORMS[form](*inputs)
-    middle = _now(device)
+    middle = processor_seconds(device)
     forward_peak = _peak(device)
     output.backward(output_gradient)
-    end = _now(device)
+    end = processor_seconds(device)
     return {
         "seconds": (middle - begin, end - middle),
         "peaks": (forward_peak - base, _peak(device) - base),
@@ -169,13 +163,6 @@ def _difference(result, reference):
         ((x - y).abs().max() / y.abs().max()).item()
         for x, y in zip(result.values, reference.values, strict=True)
     )
-
-
-def _now(device):
-    if device == "cpu":
-        return time.process_time()  # what other processes take does not count
-    torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def _reset_peak(device):

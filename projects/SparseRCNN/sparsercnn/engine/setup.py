@@ -1,5 +1,6 @@
 """From a YAML file and a command line to a config that is checked, safe to load and frozen."""
 
+import argparse
 import difflib
 import logging
 import re
@@ -15,6 +16,8 @@ from ..config import add_sparsercnn_config
 
 __all__ = [
     "ConfigError",
+    "add_model_arguments",
+    "add_opts_argument",
     "add_unsafe_argument",
     "argument_parser",
     "check_devices",
@@ -51,6 +54,25 @@ def add_unsafe_argument(parser):
         "--allow-unsafe",
         action="store_true",
         help="trust the config's Python tags and any pickled weights; both can run code",
+    )
+
+
+def add_model_arguments(parser):
+    """Add ``--config-file``, ``--allow-unsafe`` and ``--opts`` to an
+    :class:`argparse.ArgumentParser` of a tool that uses one trained model."""
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML of the model")
+    add_unsafe_argument(parser)
+    add_opts_argument(parser, "config overrides, MODEL.WEIGHTS among them")
+
+
+def add_opts_argument(parser, what="config overrides"):
+    """Add ``--opts``, the rest of the command line, to an :class:`argparse.ArgumentParser`."""
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help=f"{what}; last on the line",
     )
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from .boxes import paired_giou
 from .matching import build_matcher
+from .matching.costs import cost_settings
 
 __all__ = ["SetCriterion"]
 
@@ -56,12 +57,7 @@ class SetCriterion(nn.Module):
         sparse = cfg.MODEL.SparseRCNN
         return {
             "matcher": build_matcher(cfg),
-            "class_weight": sparse.CLASS_WEIGHT,
-            "l1_weight": sparse.L1_WEIGHT,
-            "giou_weight": sparse.GIOU_WEIGHT,
-            "use_focal": sparse.USE_FOCAL,
-            "alpha": sparse.ALPHA,
-            "gamma": sparse.GAMMA,
+            **cost_settings(cfg),
             "no_object_weight": sparse.NO_OBJECT_WEIGHT,
         }
 

@@ -5,6 +5,8 @@ import io
 import re
 import statistics
 
+from ..analysis import markdown_table
+
 __all__ = ["to_latex", "to_markdown", "runs_csv", "variants_csv"]
 
 
@@ -28,10 +30,8 @@ def to_markdown(document):
 
 
 def _markdown_table(table):
-    numbers = len(table.header) - table.text_columns
-    rule = ["---"] * table.text_columns + ["--:"] * numbers
-    rows = [[_markdown(cell) for cell in row] for row in (table.header, *table.rows)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
+    header, *rows = ([_markdown(cell) for cell in row] for row in (table.header, *table.rows))
+    return markdown_table(header, rows, table.text_columns)
 
 
 def _markdown(text):

@@ -1,6 +1,6 @@
 """Matching costs of proposals and objects, batched over stages and images.
 
-Each takes predictions (S, B, N, ...) and padded objects (B, M, ...) and returns (S, B, N, M).
+Each cost takes predictions (S, B, N, ...) and padded objects (B, M, ...) and returns (S, B, N, M).
 """
 
 import torch
@@ -8,7 +8,27 @@ import torch.nn.functional as F
 
 from ..boxes import pairwise_giou
 
-__all__ = ["focal_cost", "softmax_cost", "l1_cost", "giou_cost"]
+__all__ = ["cost_settings", "focal_cost", "softmax_cost", "l1_cost", "giou_cost"]
+
+
+def cost_settings(cfg):
+    """The weights and constants that costs and losses have in common.
+
+    Args:
+        cfg (CfgNode):
+
+    Returns:
+        dict: arguments of matchers and of :class:`~sparsercnn.modeling.criterion.SetCriterion`.
+    """
+    sparse = cfg.MODEL.SparseRCNN
+    return {
+        "class_weight": sparse.CLASS_WEIGHT,
+        "l1_weight": sparse.L1_WEIGHT,
+        "giou_weight": sparse.GIOU_WEIGHT,
+        "use_focal": sparse.USE_FOCAL,
+        "alpha": sparse.ALPHA,
+        "gamma": sparse.GAMMA,
+    }
 
 
 def focal_cost(class_logits, classes, alpha=0.25, gamma=2.0):

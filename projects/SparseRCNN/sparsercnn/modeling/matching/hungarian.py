@@ -5,7 +5,7 @@ from torch import nn
 
 from ...structures import Assignment
 from .build import MATCHER_REGISTRY
-from .costs import focal_cost, giou_cost, l1_cost, softmax_cost
+from .costs import cost_settings, focal_cost, giou_cost, l1_cost, softmax_cost
 
 __all__ = ["HungarianMatcher"]
 
@@ -48,15 +48,7 @@ class HungarianMatcher(nn.Module):
 
     @classmethod
     def from_config(cls, cfg):
-        sparse = cfg.MODEL.SparseRCNN
-        return {
-            "class_weight": sparse.CLASS_WEIGHT,
-            "l1_weight": sparse.L1_WEIGHT,
-            "giou_weight": sparse.GIOU_WEIGHT,
-            "use_focal": sparse.USE_FOCAL,
-            "alpha": sparse.ALPHA,
-            "gamma": sparse.GAMMA,
-        }
+        return cost_settings(cfg)
 
     @torch.no_grad()
     def forward(self, class_logits, boxes, targets):

@@ -6,7 +6,7 @@ from torchvision.ops import box_iou
 from ...structures import Assignment
 from ..statistics import put_statistics, statistics_due
 from .build import MATCHER_REGISTRY
-from .costs import focal_cost, giou_cost, l1_cost
+from .costs import cost_settings, focal_cost, giou_cost, l1_cost
 from .rounding import round_plan
 from .sinkhorn import marginal_error, sinkhorn
 
@@ -97,12 +97,7 @@ class OptimalTransportMatcher(nn.Module):
             "step": sparse.MATCHER.STEP,
             "epsilon": sparse.MATCHER.SINKHORN_EPS,
             "num_iterations": sparse.MATCHER.SINKHORN_ITERS,
-            "class_weight": sparse.CLASS_WEIGHT,
-            "l1_weight": sparse.L1_WEIGHT,
-            "giou_weight": sparse.GIOU_WEIGHT,
-            "use_focal": sparse.USE_FOCAL,
-            "alpha": sparse.ALPHA,
-            "gamma": sparse.GAMMA,
+            **cost_settings(cfg),
         }
 
     @torch.no_grad()
