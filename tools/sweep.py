@@ -3,6 +3,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 
 from sparsercnn.engine.setup import ConfigError, add_opts_argument
@@ -84,6 +85,7 @@ def main(argv=None):
     """
     args = get_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: runs end, too
     resources = {name: getattr(args, name, None) for name in _RESOURCES}
     try:
         sweep = load_sweep(args.file, args.opts, args.output, args.variants, **resources)

@@ -4,7 +4,10 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,6 +99,23 @@ def test_a_sweep_killed_twenty_times_ends_as_one_left_alone(load):
     text = "".join((run.folder / "train_net.txt").read_text() for run in killed.runs)
     starts = [int(n) for n in re.findall(r"Starting training from iteration (\d+)", text)]
     assert len({n for n in starts if 0 < n < 100}) > 2
+
+
+def test_a_terminated_sweep_takes_its_runs_along(load):
+    sweep = load("terminated")
+    tool = Path(__file__).resolve().parents[2] / "tools" / "sweep.py"
+    command = [sys.executable, tool, "run", sweep.file, "--output", sweep.output]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        while not any((run.folder / "last_checkpoint").exists() for run in sweep.runs):
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.terminate()
+        assert "the same command goes on" in process.communicate(timeout=60)[0]
+    deadline = time.monotonic() + 60
+    while any(read_state(run).state == "running" for run in sweep.runs):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert "finished" not in {read_state(run).state for run in sweep.runs}
 
 
 def test_a_failure_is_told_and_stops_nothing_else(load, capsys):

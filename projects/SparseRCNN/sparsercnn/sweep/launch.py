@@ -26,6 +26,7 @@ __all__ = ["dry_run", "launch"]
 
 _JOB = "sweep_job.json"  # in a run's folder: its job on the cluster
 _POLL_SECONDS = 1.0
+_STOP_SECONDS = 3.0  # that interrupted jobs may take to end by themselves
 
 
 def dry_run(sweep):
@@ -84,13 +85,26 @@ def launch(sweep, wait=True):
                 time.sleep(_POLL_SECONDS)
             progress.update()
     except KeyboardInterrupt:
-        ends = "The jobs go on" if sweep.resources.cluster == "slurm" else "Interrupted"
-        print(f"\n{ends}; the same command goes on from here.")
+        if sweep.resources.cluster == "slurm":
+            print("\nThe jobs go on; the same command watches them.")
+        else:
+            _stop(jobs)
+            print("\nInterrupted; the same command goes on from here.")
         return 1
     print(format_status(sweep))
     for error in filter(None, map(_error, jobs)):
         print(f"A job broke off:\n{error}", file=sys.stderr)
     return int(any(read_state(run).state != FINISHED for run in sweep.runs))
+
+
+def _stop(jobs):
+    """End jobs of this machine. What a terminal sends has reached them, too; a `kill` has not."""
+    deadline = time.monotonic() + _STOP_SECONDS
+    while not all(job.done() for job in jobs) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for job in jobs:
+        if not job.done():
+            job.cancel()
 
 
 def _error(job):
