@@ -28,6 +28,7 @@ setup(
         "yacs>=0.1.8",
         "tabulate>=0.9",
         "termcolor>=1.1",
+        "matplotlib>=3.6",
         "tqdm>=4.62",
         "shapely>=1.8",
         "submitit>=1.4",
