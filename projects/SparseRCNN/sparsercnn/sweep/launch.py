@@ -26,7 +26,8 @@ __all__ = ["dry_run", "launch"]
 
 _JOB = "sweep_job.json"  # in a run's folder: its job on the cluster
 _POLL_SECONDS = 1.0
-_STOP_SECONDS = 3.0  # that interrupted jobs may take to end by themselves
+_END_SECONDS = 3.0  # that interrupted jobs may take to end by themselves ...
+_CANCEL_SECONDS = 30.0  # ... and when they are cancelled
 
 
 def dry_run(sweep):
@@ -88,7 +89,7 @@ def launch(sweep, wait=True):
         if sweep.resources.cluster == "slurm":
             print("\nThe jobs go on; the same command watches them.")
         else:
-            _stop(jobs)
+            _stop(jobs, sweep)
             print("\nInterrupted; the same command goes on from here.")
         return 1
     print(format_status(sweep))
@@ -97,14 +98,19 @@ def launch(sweep, wait=True):
     return int(any(read_state(run).state != FINISHED for run in sweep.runs))
 
 
-def _stop(jobs):
+def _stop(jobs, sweep):
     """End jobs of this machine. What a terminal sends has reached them, too; a `kill` has not."""
-    deadline = time.monotonic() + _STOP_SECONDS
-    while not all(job.done() for job in jobs) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    _wait(lambda: not all(job.done() for job in jobs), _END_SECONDS)
     for job in jobs:
         if not job.done():
             job.cancel()
+    _wait(lambda: _any_running(sweep), _CANCEL_SECONDS)
+
+
+def _wait(unfinished, seconds):
+    deadline = time.monotonic() + seconds
+    while unfinished() and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def _error(job):
