@@ -74,3 +74,11 @@ def test_a_folder_is_not_used_for_two_configs(run, squares):
     ).runs[0]
     with pytest.raises(SweepError, match=r"another config: SOLVER.BASE_LR 0.0004 -> 0.5"):
         require_same_config(other)
+
+
+def test_a_sweep_can_be_moved(run, squares):
+    require_same_config(run)
+    run.folder.parent.parent.rename(squares / "elsewhere")
+    moved = load_sweep(squares / "sweep.yaml", output=squares / "elsewhere").runs[0]
+    assert moved.folder.exists() and moved.folder != run.folder
+    require_same_config(moved)

@@ -108,6 +108,8 @@ def claim(folder):
 def require_same_config(run):
     """Note a run's config in its folder, or see that it is the one noted there.
 
+    Where the folder lies does not matter: a sweep can be moved.
+
     Args:
         run (Run):
 
@@ -125,7 +127,11 @@ def require_same_config(run):
     if found == wanted:
         return
     old, new = (dict(_flat(yaml.safe_load(text))) for text in (found, wanted))
-    keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    keys = sorted(
+        k for k in old.keys() | new.keys() if k != "OUTPUT_DIR" and old.get(k) != new.get(k)
+    )
+    if not keys:
+        return
     differences = ", ".join(f"{k} {old.get(k)!r} -> {new.get(k)!r}" for k in keys[:5])
     more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
     raise SweepError(
