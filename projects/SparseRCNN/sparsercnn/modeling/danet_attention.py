@@ -8,6 +8,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend
 from torch.utils.checkpoint import checkpoint
 
 from ..registry import NamedRegistry
@@ -31,7 +32,6 @@ each from (B, C, H, W) to the same shape."""
 
 _HEAD_DIM_STEP = 8  # fused kernels take heads whose width is a multiple of it, in any precision
 _QUERY_CHUNK = 256  # positions whose scores are in memory at a time, where no kernel is fused
-_MATH_KERNEL = 0  # of torch.nn.attention.SDPBackend, which torch 2.0 does not have
 
 
 def build_danet_attention(name, channels):
@@ -93,16 +93,16 @@ def _fit_kernels(query, key, value):
 def _is_fused(query, key, value):
     # What scaled_dot_product_attention itself asks, and the sole way to know before it has
     # allocated the scores.
-    choose = getattr(torch, "_fused_sdp_choice", None)
-    if choose is None or query.device.type not in ("cpu", "cuda"):
+    if query.device.type not in ("cpu", "cuda"):
         return False
-    return choose(query[:, None], key[:, None], value[:, None]) != _MATH_KERNEL
+    choice = torch._fused_sdp_choice(query[:, None], key[:, None], value[:, None])
+    return choice != SDPBackend.MATH.value
 
 
 def _attend_fused(query, key, value):
-    # The function divides by this root, and takes another scale from torch 2.1 on only.
-    query = query * math.sqrt(query.shape[-1])
-    attended = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])
+    attended = F.scaled_dot_product_attention(
+        query[:, None], key[:, None], value[:, None], scale=1.0
+    )
     return attended[:, 0]
 
 
