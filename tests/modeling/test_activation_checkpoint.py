@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.modeling.backbone.resnet import BasicBlock
 from torch import nn
 
 from sparsercnn.modeling.activation_checkpoint import checkpoint_activations
@@ -43,3 +44,20 @@ def test_refuses_a_model_with_nothing_to_checkpoint():
     model.backbone = nn.Identity()
     with pytest.raises(ValueError, match="ACTIVATION_CHECKPOINT.BACKBONE"):
         checkpoint_activations(model, backbone=True)
+
+
+def test_batch_norms_count_a_batch_once():
+    block = BasicBlock(4, 8, norm="BN")
+    model = nn.Module()
+    model.backbone = nn.Sequential(block)
+    other = copy.deepcopy(model)
+    checkpoint_activations(other, backbone=True)
+    x = torch.randn(2, 4, 6, 6, requires_grad=True)
+    for m in (model, other):
+        m.backbone(x).square().sum().backward()
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(dict(other.named_buffers())[name], buffer)
+    assert other.backbone[0].conv1.norm.num_batches_tracked == 1
+    assert other.backbone[0].conv1.norm.momentum == 0.1
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad)

@@ -1,7 +1,10 @@
 """Trade time for memory: recompute activations in the backward pass."""
 
+import contextlib
+
 import torch
 from detectron2.layers import CNNBlockBase
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from .head import Stage
@@ -33,16 +36,35 @@ def _checkpoint_all(model, module_type, key):
             f"{key} is on, but the model has no {module_type.__name__} to apply it to."
         )
     for module in modules:
-        module.forward = _Checkpointed(module.forward)
+        module.forward = _Checkpointed(module)
 
 
 class _Checkpointed:
     """A forward method that keeps its inputs alone for the backward pass."""
 
-    def __init__(self, forward):
-        self.forward = forward
+    def __init__(self, module):
+        self.forward = module.forward
+        self.batch_norms = [x for x in module.modules() if isinstance(x, _BatchNorm)]
 
     def __call__(self, *args):
         if not torch.is_grad_enabled():
             return self.forward(*args)
-        return checkpoint(self.forward, *args, use_reentrant=False)
+        return checkpoint(self.forward, *args, use_reentrant=False, context_fn=self._contexts)
+
+    def _contexts(self):
+        """Around the forward pass, and around the one that is made again."""
+        return contextlib.nullcontext(), self._without_statistics()
+
+    @contextlib.contextmanager
+    def _without_statistics(self):
+        # The running mean and variance have taken this batch in already: now it counts for nothing.
+        tracking = [x for x in self.batch_norms if x.training and x.track_running_stats]
+        before = [(norm.momentum, norm.num_batches_tracked) for norm in tracking]
+        for norm in tracking:
+            norm.momentum = 0.0
+            norm.num_batches_tracked = norm.num_batches_tracked.clone()
+        try:
+            yield
+        finally:
+            for norm, (momentum, count) in zip(tracking, before, strict=True):
+                norm.momentum, norm.num_batches_tracked = momentum, count
