@@ -121,7 +121,29 @@ def test_a_key_of_the_neck_that_the_builder_does_not_read_is_an_error(write):
         load(path, ["MODEL.FPN.DUAL_ATTENTION", "True"])
     attends = ["MODEL.BACKBONE.NAME", "build_resnet_attention_fpn_backbone"]
     load(path, ["MODEL.FPN.AGGREGATION", "msca", *attends])
+    with pytest.raises(ConfigError, match="RES4_DILATION 2 has no effect.*build_dilated_resnet"):
+        load(path, ["MODEL.RESNETS.RES4_DILATION", "2"])
+    dilated = ["MODEL.BACKBONE.NAME", "build_dilated_resnet_backbone"]
+    load(path, ["MODEL.RESNETS.RES4_DILATION", "2", *dilated])
+    with pytest.raises(ConfigError, match="DUAL_ATTENTION True has no effect"):
+        load(path, ["MODEL.FPN.DUAL_ATTENTION", "True", *dilated])
     load(path, ["MODEL.FPN.DUAL_ATTENTION", "True", "MODEL.META_ARCHITECTURE", "SparseRCNN"])
+
+
+@pytest.mark.parametrize(
+    "architecture,opts,expected",
+    [
+        ("GeneralizedRCNN", ["TEST.AUG.ENABLED", "True"], "AUG.ENABLED is for SparseRCNN, not"),
+        ("SparseRCNN", ["TEST.SEM_SEG.FLIP", "True"], "SEM_SEG.FLIP True has no effect"),
+        ("SemanticSegmentor", ["TEST.SEM_SEG.SCALES", "()"], "SCALES must be positive"),
+        ("SemanticSegmentor", ["TEST.SEM_SEG.STRIDE", "(8, 8)"], "STRIDE .* without CROP_SIZE"),
+    ],
+)
+def test_settings_for_testing_are_checked_at_the_start(write, architecture, opts, expected):
+    path = write("c.yaml", f"VERSION: 2\nMODEL: {{META_ARCHITECTURE: {architecture}}}")
+    load(path)
+    with pytest.raises(ConfigError, match=expected):
+        load(path, opts)
 
 
 def test_data_sets_are_registered(write, monkeypatch):

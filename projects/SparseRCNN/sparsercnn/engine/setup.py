@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import add_sparsercnn_config
+from .config_check import ConfigError, check_config
 
 __all__ = [
     "ConfigError",
@@ -25,13 +26,6 @@ __all__ = [
     "load_demo_config",
     "setup",
 ]
-
-
-_PLAIN_PYRAMIDS = ("build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
-
-
-class ConfigError(ValueError):
-    """A config, or a command line, that cannot be used; the message says what to change."""
 
 
 def argument_parser(epilog=None):
@@ -138,35 +132,19 @@ def load_config(config_file, opts=(), allow_unsafe=False, register=True):
 
     Raises:
         ConfigError: a file that is missing, is no YAML or holds Python tags; a key that does not
-            exist, with the nearest that does; a value of the wrong type; a key of the neck that
-            the backbone's builder does not read.
+            exist, with the nearest that does; a value of the wrong type; or see
+            :func:`~sparsercnn.engine.config_check.check_config`.
     """
     cfg = get_cfg()
     add_sparsercnn_config(cfg)
+    defaults = cfg.clone()
     _merge_file(cfg, config_file, allow_unsafe)
     _merge_opts(cfg, list(opts or ()))
-    _check_neck(cfg)
+    check_config(cfg, defaults)
     if register:
         _register([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     cfg.freeze()
     return cfg
-
-
-def _check_neck(cfg):
-    """Detectron2's builders of pyramids would pass over these keys in silence."""
-    model = cfg.MODEL
-    if model.BACKBONE.NAME not in _PLAIN_PYRAMIDS:
-        return
-    ignored = None
-    if model.FPN.AGGREGATION != "sum":
-        ignored = f"AGGREGATION {model.FPN.AGGREGATION}"
-    elif model.FPN.DUAL_ATTENTION and model.META_ARCHITECTURE != "SparseRCNN":
-        ignored = "DUAL_ATTENTION True"
-    if ignored:
-        raise ConfigError(
-            f"MODEL.FPN.{ignored} has no effect with MODEL.BACKBONE.NAME {model.BACKBONE.NAME}; "
-            "set that to build_resnet_attention_fpn_backbone."
-        )
 
 
 def load_demo_config(config_file, opts=(), allow_unsafe=False):

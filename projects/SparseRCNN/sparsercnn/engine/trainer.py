@@ -18,6 +18,7 @@ from ..evaluation import build_evaluator
 from ..modeling import SparseRCNNWithTTA, with_sem_seg_inference
 from ..modeling.activation_checkpoint import checkpoint_activations
 from .checkpoint import SafeCheckpointer
+from .config_check import require_augmentable
 from .hooks import BestCheckpointer
 from .labels import describe_dataset
 from .solver import build_lr_scheduler, build_optimizer, scale_for_workers
@@ -191,13 +192,9 @@ class Trainer(DefaultTrainer):
             OrderedDict: as of :meth:`test`, with "_TTA" behind each task's name.
 
         Raises:
-            ValueError: the model's meta-architecture is not SparseRCNN.
+            ConfigError: the model's meta-architecture is not SparseRCNN.
         """
-        if cfg.MODEL.META_ARCHITECTURE != "SparseRCNN":
-            raise ValueError(
-                f"TEST.AUG.ENABLED is for SparseRCNN, not for {cfg.MODEL.META_ARCHITECTURE}. Set "
-                "it to False; TEST.SEM_SEG.SCALES and FLIP are for semantic segmentation."
-            )
+        require_augmentable(cfg)
         cfg = cfg.clone()
         cfg.defrost()
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "TTA")

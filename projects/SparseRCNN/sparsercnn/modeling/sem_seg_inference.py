@@ -8,7 +8,7 @@ from detectron2.config import configurable
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["SemSegInference", "with_sem_seg_inference"]
+__all__ = ["SemSegInference", "check_sem_seg_test", "with_sem_seg_inference"]
 
 
 def with_sem_seg_inference(cfg, model):
@@ -26,6 +26,16 @@ def with_sem_seg_inference(cfg, model):
     if cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor" or not is_on:
         return model
     return SemSegInference(cfg, model)
+
+
+def check_sem_seg_test(cfg):
+    """Raise the ValueError of :class:`SemSegInference`, if the config deserves it, without a model.
+
+    Args:
+        cfg (CfgNode): with TEST.SEM_SEG.
+    """
+    sem_seg = cfg.TEST.SEM_SEG
+    _check(tuple(sem_seg.SCALES), tuple(sem_seg.CROP_SIZE), tuple(sem_seg.STRIDE))
 
 
 class SemSegInference(nn.Module):
@@ -49,16 +59,14 @@ class SemSegInference(nn.Module):
 
         Raises:
             ValueError: a scale, a size or a stride that is not positive, or a stride that leaves
-                pixels out.
+                pixels out or has no windows.
         """
         super().__init__()
         self.model = model.module if isinstance(model, DistributedDataParallel) else model
         self.train(self.model.training)
-        if not scales or min(scales) <= 0:
-            raise ValueError(f"TEST.SEM_SEG.SCALES must be positive factors, got {scales}.")
+        _check(scales, crop_size, stride)
         if crop_size is not None:
             stride = stride or tuple(max(size * 2 // 3, 1) for size in crop_size)
-            _check_windows(crop_size, stride)
         self.scales = scales
         self.flip = flip
         self.crop_size = crop_size
@@ -136,14 +144,18 @@ def _resize(x, size):
     return F.interpolate(x[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
 
 
-def _check_windows(crop_size, stride):
+def _check(scales, crop_size, stride):
+    if not scales or min(scales) <= 0:
+        raise ValueError(f"TEST.SEM_SEG.SCALES must be positive factors, got {scales}.")
     for key, value in (("CROP_SIZE", crop_size), ("STRIDE", stride)):
-        if len(value) != 2 or min(value) < 1:
+        if value and (len(value) != 2 or min(value) < 1):
             raise ValueError(
                 f"TEST.SEM_SEG.{key} must be two positive numbers of pixels, vertical and "
                 f"horizontal, got {value}."
             )
-    if any(step > size for step, size in zip(stride, crop_size, strict=True)):
+    if stride and not crop_size:
+        raise ValueError(f"TEST.SEM_SEG.STRIDE {stride} has no effect without CROP_SIZE.")
+    if stride and any(step > size for step, size in zip(stride, crop_size, strict=True)):
         raise ValueError(
             f"TEST.SEM_SEG.STRIDE {stride} is larger than CROP_SIZE {crop_size}: pixels between "
             "the windows would be left out."

@@ -1,0 +1,82 @@
+"""Settings that would have no effect, or would fail only hours later, found at the start."""
+
+from ..modeling.sem_seg_inference import check_sem_seg_test
+
+__all__ = ["ConfigError", "check_config", "require_augmentable"]
+
+_ATTENTION_FPN = "build_resnet_attention_fpn_backbone"
+_DILATED = "build_dilated_resnet_backbone"
+_RESNETS = (
+    "build_resnet_backbone",
+    "build_resnet_fpn_backbone",
+    "build_retinanet_resnet_fpn_backbone",
+    _ATTENTION_FPN,
+    _DILATED,
+)
+# Key -> the builder that reads it, of those above.
+_READ_BY = {
+    "FPN.AGGREGATION": _ATTENTION_FPN,
+    "FPN.DUAL_ATTENTION": _ATTENTION_FPN,
+    "RESNETS.RES4_DILATION": _DILATED,
+    "RESNETS.RES5_MULTI_GRID": _DILATED,
+}
+
+
+class ConfigError(ValueError):
+    """A config, or a command line, that cannot be used; the message says what to change."""
+
+
+def check_config(cfg, defaults):
+    """Raise ConfigError if a key of the backbone or of testing has no effect or no sense.
+
+    Args:
+        cfg (CfgNode): the whole config.
+        defaults (CfgNode): with all its keys.
+    """
+    _check_backbone(cfg.MODEL, defaults.MODEL)
+    _check_test(cfg, defaults)
+
+
+def require_augmentable(cfg):
+    """Raise ConfigError if TEST.AUG does not know the model's meta-architecture."""
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture != "SparseRCNN":
+        raise ConfigError(
+            f"TEST.AUG.ENABLED is for SparseRCNN, not for {architecture}. Set it to False; "
+            "TEST.SEM_SEG.SCALES and FLIP are for semantic segmentation."
+        )
+
+
+def _check_backbone(model, defaults):
+    builder = model.BACKBONE.NAME
+    if builder not in _RESNETS:  # another project's, which may read any key
+        return
+    for key, reader in _READ_BY.items():
+        node, name = key.split(".")
+        value = model[node][name]
+        if builder == reader or value == defaults[node][name]:
+            continue
+        if key == "FPN.DUAL_ATTENTION" and model.META_ARCHITECTURE == "SparseRCNN":
+            continue  # which reads it itself, whatever the builder
+        raise ConfigError(
+            f"MODEL.{key} {value} has no effect with MODEL.BACKBONE.NAME {builder}; set that to "
+            f"{reader}."
+        )
+
+
+def _check_test(cfg, defaults):
+    if cfg.TEST.AUG.ENABLED:
+        require_augmentable(cfg)
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture == "SemanticSegmentor":
+        try:
+            check_sem_seg_test(cfg)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        return
+    for key, value in cfg.TEST.SEM_SEG.items():
+        if value != defaults.TEST.SEM_SEG[key]:
+            raise ConfigError(
+                f"TEST.SEM_SEG.{key} {value} has no effect on {architecture}: it is for "
+                "SemanticSegmentor."
+            )
