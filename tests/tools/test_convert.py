@@ -266,7 +266,7 @@ def test_cascade_with_these_necks_by_name(repository, aggregation):
 
 def test_mask_heads_of_a_cascade_have_to_be_chosen():
     names = [f"roi_head.mask_head.{i}.conv_logits.weight" for i in range(3)]
-    with pytest.raises(ConversionError, match="No rule covers 3 of 3"):
+    with pytest.raises(ConversionError, match="choose one with --mask-stage"):
         rename(names)
     assert rename(names, mask_stage=1) == ["roi_heads.mask_head.predictor.weight"]
 
@@ -283,6 +283,14 @@ def test_mask_heads_of_a_cascade_have_to_be_chosen():
 def test_what_has_no_counterpart_is_refused(name):
     with pytest.raises(ConversionError, match=r"No rule covers 1 of 2"):
         rename(["backbone.conv1.weight", name])
+
+
+def test_a_neck_that_does_not_start_at_res2_is_refused():
+    names = [f"neck.lateral_convs.{i}.conv.weight" for i in range(3)]
+    with pytest.raises(ConversionError, match="3 lateral convolutions.*--only backbone"):
+        rename(names)
+    fourth = "neck.lateral_convs.3.conv.weight"
+    assert rename([*names, fourth])[-1] == "backbone.fpn_lateral5.weight"
 
 
 # ---- mmdetection: numbers

@@ -8,7 +8,7 @@ github.com/XiongweiWu/MSCA-SA.
 import torch
 
 from .resnet import counter_rules, resnet_rules
-from .rules import Drop, Rule
+from .rules import ConversionError, Drop, Rule
 
 __all__ = ["mmdetection_rules"]
 
@@ -29,8 +29,12 @@ def mmdetection_rules(names, mask_stage=None):
 
     Returns:
         list[Rule | Drop]:
+
+    Raises:
+        ConversionError: mask heads of which none was chosen, or an FPN that does not start at res2.
     """
     names = list(names)
+    _check_neck(names)
 
     def has(*parts):
         return any(part in name for name in names for part in parts)
@@ -45,6 +49,13 @@ def mmdetection_rules(names, mask_stage=None):
         else:
             rules += _dynamic_conv_rules()
     else:
+        masks = [name for name in names if name.startswith((f"{_MASK}.", f"{_OUR_MASK}."))]
+        if masks and mask_stage is None:
+            raise ConversionError(
+                "Mmdetection's cascade has three mask heads and detectron2's one: choose one with "
+                "--mask-stage 0, 1 or 2.",
+                masks,
+            )
         rules += _rpn_rules() + _cascade_rules() + _mask_rules(mask_stage)
     return rules
 
@@ -52,6 +63,19 @@ def mmdetection_rules(names, mask_stage=None):
 def _pairs(theirs, ours, names):
     """Rules for modules with weight and bias."""
     return [Rule(f"{theirs}.{x}.{{leaf}}", f"{ours}.{y}.{{leaf}}") for x, y in names.items()]
+
+
+def _check_neck(names):
+    # lateral_convs.0 is of res2 with four of them; RetinaNet's, FCOS' and ATSS' necks have three,
+    # from res3 on, and would end up one level off.
+    laterals = [name for name in names if name.startswith("neck.lateral_convs.")]
+    num_levels = len({name.split(".")[2] for name in laterals})
+    if laterals and num_levels != 4:
+        raise ConversionError(
+            f"The neck has {num_levels} lateral convolutions; detectron2's FPN over res2 to res5 "
+            "has 4. To leave it out, name what to convert: --only backbone.",
+            laterals,
+        )
 
 
 def _neck_rules(cross):
