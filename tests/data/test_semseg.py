@@ -243,6 +243,21 @@ def test_what_the_pixels_show_is_found_when_they_are_read(folders, cfg, break_it
     assert [x[0]["image_id"] for x in build_test_loader(cfg, name)] == ["b", "sub/c"]
 
 
+def test_more_classes_than_a_label_map_has_are_refused(folders, cfg):
+    (folders / "classes.txt").write_text("\n".join(f"c{i}" for i in range(256)))
+    with pytest.raises(DataError, match=r"classes\.txt: has 256 classes"):
+        register(cfg, entry(folders))
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 256
+    with pytest.raises(ValueError, match=r"NUM_CLASSES is 256"):
+        SemSegDatasetMapper(cfg, is_train=True)
+
+
+def test_a_broken_label_map_is_named_when_classes_are_looked_for(folders, cfg):
+    (folders / "labels" / "a.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"labels/a\.png cannot be read"):
+        register(cfg, entry(folders))
+
+
 # ---- the mapper
 
 

@@ -112,7 +112,22 @@ def test_masks_are_asked_for_when_needed(loaded):
     records, name = loaded(change)
     assert leave_out_invalid(records, name)[1] == 0
     with pytest.raises(DataError, match=r"annotation id 12 .*no segmentation.*MODEL\.MASK_ON"):
-        leave_out_invalid(records, name, need_masks=True)
+        leave_out_invalid(records, name, mask_format="bitmask")
+
+
+def test_masks_by_run_length_need_their_format(loaded):
+    def change(content):
+        for annotation in content["annotations"]:
+            annotation["segmentation"] = {"size": [10, 10], "counts": [12, 5, 83]}
+
+    records, name = loaded(change)
+    assert leave_out_invalid(records, name, mask_format="bitmask")[1] == 0
+    with pytest.raises(DataError, match=r"annotation id 11 .*INPUT\.MASK_FORMAT bitmask"):
+        leave_out_invalid(records, name, mask_format="polygon")
+    for record in records:
+        for annotation in record["annotations"]:
+            annotation["iscrowd"] = 1
+    assert leave_out_invalid(records, name, mask_format="polygon")[1] == 0
 
 
 def test_many_problems_are_counted_and_a_few_shown(loaded):

@@ -22,19 +22,20 @@ def test_classes_come_back_and_have_colours(tmp_path):
     labels = torch.randint(0, 7, (9, 14))
     scores = torch.nn.functional.one_hot(labels, 7).permute(2, 0, 1).float()
     path = save_label_map({"sem_seg": scores}, str(tmp_path / "a.JPG"))
-    assert path == str(tmp_path / "labels" / "a.JPG.png")
+    assert path == str(tmp_path / "predicted_labels" / "a.JPG.png")
     np.testing.assert_array_equal(read_label_map(path), labels)
     with Image.open(path) as image:
         colours = {
             label: image.convert("RGB").getpixel((x, y)) for (y, x), label in np.ndenumerate(labels)
         }
     assert len(set(colours.values())) == 7
-    assert save_label_map({"sem_seg": scores}, str(tmp_path / "b.png")).endswith("labels/b.png")
+    path = save_label_map({"sem_seg": scores}, str(tmp_path / "b.png"))
+    assert path.endswith("/predicted_labels/b.png")
 
 
 def test_detections_have_no_label_map(tmp_path):
     assert save_label_map({"instances": None}, str(tmp_path / "a.png")) is None
-    assert not (tmp_path / "labels").exists()
+    assert not (tmp_path / "predicted_labels").exists()
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_the_demo_writes_an_overlay_and_a_label_map(cfg, tmp_path, flip):
     assert run_on_images(predictor, [str(path)], str(out), threshold=0.5) == []
     assert json.loads((out / "detections.json").read_text()) == []
     assert np.array(Image.open(out / "picture.jpg")).shape[2] == 3
-    labels = read_label_map(out / "labels" / "picture.jpg.png")
+    labels = read_label_map(out / "predicted_labels" / "picture.jpg.png")
     scores = predictor(str(path))["sem_seg"]
     assert labels.shape == (60, 90)
     np.testing.assert_array_equal(labels, scores.argmax(0))

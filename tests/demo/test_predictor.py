@@ -100,6 +100,19 @@ def test_classes_are_named_by_the_data_set_or_else_by_the_checkpoint(files, monk
         MetadataCatalog.pop(name)
 
 
+def test_other_names_in_the_checkpoint_are_told(files, caplog):
+    name = "test_predictor_sem_seg"
+    MetadataCatalog.get(name).set(stuff_classes=["road", "sky", "car"])
+    opts = ["DATASETS.TEST", f"('{name}',)", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"]
+    opts += ["MODEL.META_ARCHITECTURE", "SemanticSegmentor"]
+    try:
+        cfg = load_config(files, opts)
+        assert choose_labels(cfg, {"stuff_classes": ["a", "b", "c"]}).stuff[0] == "road"
+    finally:
+        MetadataCatalog.pop(name)
+    assert "other names: ['a', 'b', 'c']" in caplog.text
+
+
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "missing"])
 def test_an_unreadable_picture_is_named(write_picture, damage):
     path = write_picture("a.png", size=(200, 200))

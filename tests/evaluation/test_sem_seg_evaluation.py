@@ -113,6 +113,24 @@ def test_a_case_by_hand(evaluate):
     assert metrics["IoU-car"] == 0 and math.isnan(metrics["IoU-train"])
 
 
+def test_the_file_has_the_numbers_of_the_table(evaluate, tmp_path):
+    metrics = evaluate([np.zeros((2, 3), dtype=int)], [np.eye(2, 3, dtype=int)])  # no sky there
+    saved = torch.load(tmp_path / "out" / "sem_seg_evaluation.pth", weights_only=False)
+    assert metrics["IoU-sky"] == 0 and saved == pytest.approx(metrics, nan_ok=True)
+
+
+def test_a_broken_label_map_is_named(evaluate, tmp_path):
+    def save(array):
+        class Broken:
+            def save(self, path):
+                path.write_bytes(b"no image")
+
+        return Broken()
+
+    with pytest.raises(DataError, match=r"0\.png cannot be read"):
+        evaluate([np.zeros((4, 6))], [np.zeros((4, 6), dtype=int)], save=save)
+
+
 def test_a_predicted_class_that_is_not_there_has_no_overlap():
     metrics = sem_seg_metrics(np.array([[3, 1], [0, 0]]), ["a", "b"])
     assert metrics["IoU-b"] == 0 and metrics["mIoU"] == pytest.approx(37.5)

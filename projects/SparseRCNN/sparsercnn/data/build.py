@@ -133,11 +133,12 @@ def _load(cfg, name, proposal_files, is_train):
         check_consistency=False,  # it fails on what is to be left out
     )
     skip_invalid = cfg.DATASETS.SKIP_INVALID
+    mask_format = cfg.INPUT.MASK_FORMAT if is_train else "bitmask"  # evaluation takes both
     return leave_out_invalid(
         list(records),
         name,
         skip_invalid=skip_invalid,
-        need_masks=cfg.MODEL.MASK_ON,
+        mask_format=mask_format if cfg.MODEL.MASK_ON else None,
         # A loader for evaluation cannot pass over an image that turns out to be broken.
         extra_check=_decoding_check(cfg, name) if skip_invalid and not is_train else None,
     )

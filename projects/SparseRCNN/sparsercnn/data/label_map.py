@@ -5,7 +5,10 @@ from PIL import Image
 
 from .validation import DataError, abbreviate
 
-__all__ = ["label_map_problem", "read_label_map", "record_problem"]
+__all__ = ["UNREADABLE", "label_map_problem", "read_label_map", "record_problem"]
+
+UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError)
+"""What Pillow raises for files that it cannot decode."""
 
 _ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16B")
 
@@ -20,16 +23,19 @@ def read_label_map(path):
         ndarray: (H, W), of integers.
 
     Raises:
-        DataError: the file has colours.
-        OSError: it cannot be read.
+        DataError: the file has colours, or cannot be read.
     """
-    with Image.open(path) as image:
-        if image.mode not in _ONE_CHANNEL:
-            raise DataError(
-                f"{path} has channels {image.mode}: a label map has one, which holds the numbers "
-                "of classes. Convert colours to numbers first."
-            )
-        labels = np.array(image)
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+            labels = np.array(image)
+    except UNREADABLE as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if mode not in _ONE_CHANNEL:
+        raise DataError(
+            f"{path} has channels {mode}: a label map has one, which holds the numbers of "
+            "classes. Convert colours to numbers first."
+        )
     return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 
@@ -75,8 +81,8 @@ def record_problem(record, num_classes, ignore_label):
         return None
     try:
         labels = read_label_map(path)
-    except (OSError, SyntaxError, EOFError, DataError, Image.DecompressionBombError) as error:
-        return f"its label map cannot be read: {error}"
+    except DataError as error:
+        return f"its label map {error}"
     size = (record["height"], record["width"]) if "height" in record else None
     problem = label_map_problem(labels, num_classes, ignore_label, size)
     return problem and f"its label map {path} {problem}"

@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
-from .label_map import read_label_map
+from .label_map import UNREADABLE, read_label_map
 from .validation import DataError, abbreviate
 
 __all__ = ["IGNORE_LABEL", "load_semseg", "register_semseg", "semseg_class_names"]
@@ -19,7 +19,6 @@ IGNORE_LABEL = 255
 _IMAGE_SUFFIXES = (".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 _EXIF_ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
-_UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
 def register_semseg(name, location):
@@ -75,8 +74,8 @@ def semseg_class_names(label_root):
         "class 0" to "class K - 1" for the values 0 to K - 1 that occur.
 
     Raises:
-        DataError: ``classes.txt`` names a class twice or none, or the values that occur, 255
-            aside, are not 0 to K - 1 with K at least 2.
+        DataError: ``classes.txt`` names a class twice, none, or more than 255; or the values that
+            occur, 255 aside, are not 0 to K - 1 with K at least 2; or a label map cannot be read.
     """
     folder = os.path.abspath(label_root)
     for path in (os.path.join(x, "classes.txt") for x in (folder, os.path.dirname(folder))):
@@ -85,13 +84,19 @@ def semseg_class_names(label_root):
                 names = [line.strip() for line in file if line.strip()]
             if not names or len(set(names)) < len(names):
                 raise DataError(f"{path}: needs one class a line, each once; it has {names}.")
+            if len(names) > IGNORE_LABEL:
+                raise DataError(
+                    f"{path}: has {len(names)} classes; label maps are of 0 to {IGNORE_LABEL - 1}, "
+                    f"since {IGNORE_LABEL} is for pixels that do not count."
+                )
             return names
     values = _values_found(label_root)
-    if values != list(range(max(len(values), 2))):
+    if values != list(range(max(len(values), 2))) or len(values) > IGNORE_LABEL:
         raise DataError(
             f"{label_root}: the label maps hold the values {abbreviate(values, 20)} besides "
-            f"{IGNORE_LABEL}; they must be 0 to K - 1, K at least 2. If classes are there that do "
-            f"not occur, name all in {os.path.join(label_root, 'classes.txt')}, one a line."
+            f"{IGNORE_LABEL}; they must be 0 to K - 1, K from 2 to {IGNORE_LABEL}. If classes are "
+            "there that do not occur, name all in "
+            f"{os.path.join(label_root, 'classes.txt')}, one a line."
         )
     return [f"class {value}" for value in values]
 
@@ -157,11 +162,11 @@ def _files_by_stem(root, suffixes):
 def _sizes(image, label):
     try:
         width, height = _header_size(image)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return {"problem": f"cannot be read: {error}"}
     try:
         label_size = _header_size(label)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return {"problem": f"its label map {label} cannot be read: {error}"}
     if label_size != (width, height):
         return {

@@ -7,15 +7,12 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
-from PIL import Image
 
-from .label_map import label_map_problem, read_label_map
+from .label_map import UNREADABLE, label_map_problem, read_label_map
 from .semseg import IGNORE_LABEL
 from .validation import DataError
 
 __all__ = ["SemSegDatasetMapper", "build_sem_seg_augmentations"]
-
-_UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
 class SemSegDatasetMapper:
@@ -46,7 +43,15 @@ class SemSegDatasetMapper:
             num_classes (int): K.
             ignore_label (int): value of pixels that do not count.
             skip_invalid (bool): give None for files that cannot be used, and log it.
+
+        Raises:
+            ValueError: more than 255 classes.
         """
+        if num_classes > IGNORE_LABEL:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}; augmentations take label maps "
+                f"of 8 bits, and {IGNORE_LABEL} is for pixels that do not count."
+            )
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
@@ -80,7 +85,7 @@ class SemSegDatasetMapper:
         """
         try:
             return self._map(dict(dataset_dict))
-        except (*_UNREADABLE, DataError, utils.SizeMismatchError) as error:
+        except (*UNREADABLE, DataError, utils.SizeMismatchError) as error:
             problem = f"{dataset_dict['file_name']}: {error}"
             if not self.skip_invalid:
                 raise DataError(

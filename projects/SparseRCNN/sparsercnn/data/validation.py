@@ -20,19 +20,22 @@ class DataError(ValueError):
     """Data that cannot be used; the message names file, annotation and remedy."""
 
 
-def leave_out_invalid(records, name, skip_invalid=False, need_masks=False, extra_check=None):
+def leave_out_invalid(records, name, skip_invalid=False, mask_format=None, extra_check=None):
     """Check the records of one data set, without opening its images.
 
     Invalid are: an image whose file is missing or that says it has no size; an annotation with a
     box of zero size, wholly outside of the image or not finite, of an unknown category, or
-    without a mask where one is needed. A box that reaches partly outside is valid.
+    without a mask of the right kind where one is needed. A box that reaches partly outside is
+    valid.
 
     Args:
         records (list[dict]): in detectron2's format. They are not changed.
         name (str): the registered data set.
         skip_invalid (bool): DATASETS.SKIP_INVALID: leave out what is invalid, and log it, rather
             than raise an error.
-        need_masks (bool): every annotation must have a segmentation.
+        mask_format (str): INPUT.MASK_FORMAT, if every annotation must have a segmentation;
+            "polygon" does not take masks by run length (RLE), but for crowds, which are not
+            trained on.
         extra_check (callable): from a record to what is wrong with its image, None if nothing.
 
     Returns:
@@ -51,7 +54,7 @@ def leave_out_invalid(records, name, skip_invalid=False, need_masks=False, extra
         if problem:
             image_problems.append(f"{record['file_name']}: {problem}")
             continue
-        problems, kept = _check_annotations(record, metadata, need_masks)
+        problems, kept = _check_annotations(record, metadata, mask_format)
         box_problems += problems
         valid.append({**record, "annotations": kept} if problems else record)
     if image_problems or (box_problems and not name.startswith(_PUBLISHED)):
@@ -127,11 +130,11 @@ def _image_problem(record, missing):
     return None
 
 
-def _check_annotations(record, metadata, need_masks):
+def _check_annotations(record, metadata, mask_format):
     """Problems, as text, and the annotations that have none."""
     problems, kept = [], []
     for number, annotation in enumerate(record.get("annotations", ()), start=1):
-        problem = _annotation_problem(annotation, record, metadata, need_masks)
+        problem = _annotation_problem(annotation, record, metadata, mask_format)
         if problem is None:
             kept.append(annotation)
             continue
@@ -142,7 +145,7 @@ def _check_annotations(record, metadata, need_masks):
     return problems, kept
 
 
-def _annotation_problem(annotation, record, metadata, need_masks):
+def _annotation_problem(annotation, record, metadata, mask_format):
     if "unknown_category" in annotation:
         return (
             f"category {annotation['unknown_category']!r} is not among the data set's: "
@@ -158,8 +161,12 @@ def _annotation_problem(annotation, record, metadata, need_masks):
     classes = metadata.get("thing_classes")
     if classes is not None and not 0 <= annotation["category_id"] < len(classes):
         return f"category_id {annotation['category_id']} is not in 0 to {len(classes) - 1}"
-    if need_masks and not annotation.get("segmentation"):
+    segmentation = annotation.get("segmentation")
+    if mask_format and not segmentation:
         return "it has no segmentation, which MODEL.MASK_ON needs"
+    by_run_length = isinstance(segmentation, dict) and not annotation.get("iscrowd", 0)
+    if mask_format == "polygon" and by_run_length:
+        return "its segmentation is RLE, which needs INPUT.MASK_FORMAT bitmask"
     return None
 
 

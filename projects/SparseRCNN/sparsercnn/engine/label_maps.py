@@ -8,15 +8,15 @@ from PIL import Image
 
 __all__ = ["LABELS_FOLDER", "save_label_map"]
 
-LABELS_FOLDER = "labels"
+LABELS_FOLDER = "predicted_labels"  # "labels" is where people keep the true ones
 
 
 def save_label_map(predictions, picture):
     """Write what is predicted for an image, if that is a segmentation.
 
-    The file is a PNG of the folder ``labels`` beside the drawn picture, of its name; it has one
-    channel of class numbers, as evaluation and training read them, and a palette with the colours
-    of the drawing, so that it can be looked at.
+    The file is a PNG of the folder ``predicted_labels`` beside the drawn picture, of its name; it
+    has one channel of class numbers, as evaluation and training read them, and a palette with the
+    colours of the drawing, so that it can be looked at.
 
     Args:
         predictions (dict): on the CPU; with "sem_seg", (K, H, W), K at most 256, or without.
@@ -24,14 +24,19 @@ def save_label_map(predictions, picture):
 
     Returns:
         str: path of the file; None if there is no segmentation.
+
+    Raises:
+        ValueError: more classes than a palette has colours.
     """
     if "sem_seg" not in predictions:
         return None
+    scores = predictions["sem_seg"]
+    if len(scores) > 256:
+        raise ValueError(f"A label map with a palette has at most 256 classes, not {len(scores)}.")
     folder, name = os.path.split(picture)
     folder = os.path.join(folder, LABELS_FOLDER)
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, name if name.lower().endswith(".png") else f"{name}.png")
-    scores = predictions["sem_seg"]
     labels = Image.fromarray(scores.argmax(dim=0).numpy().astype(np.uint8))
     colors = colormap(rgb=True, maximum=255)
     palette = [colors[i % len(colors)] for i in range(len(scores))]

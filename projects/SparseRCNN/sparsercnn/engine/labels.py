@@ -84,11 +84,13 @@ def choose_labels(cfg, checkpoint_description):
     from_dataset = Labels.from_description(describe_dataset(names[0]) if names else {})
     from_checkpoint = Labels.from_description(checkpoint_description)
     candidates = [x for x in (from_dataset, from_checkpoint) if _fits(cfg, x)]
-    if len(candidates) == 2 and candidates[0].things != candidates[1].things:
-        logging.getLogger(__name__).warning(
-            f"Classes are named after {names[0]}; the checkpoint has other names: "
-            f"{checkpoint_description.get('thing_classes')}."
-        )
+    kind = "stuff" if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor" else "things"
+    if len(candidates) == 2:
+        ours, theirs = (getattr(x, kind) for x in candidates)
+        if ours != theirs:
+            logging.getLogger(__name__).warning(
+                f"Classes are named after {names[0]}; the checkpoint has other names: {theirs}."
+            )
     return candidates[0] if candidates else Labels()
 
 

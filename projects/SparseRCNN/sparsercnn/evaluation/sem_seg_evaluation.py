@@ -1,8 +1,10 @@
 """Pixel accuracy, mean accuracy, mean and frequency-weighted IoU, and those of each class."""
 
 import logging
+import os
 
 import numpy as np
+import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator as Detectron2SemSegEvaluator
 from tabulate import tabulate
@@ -64,6 +66,8 @@ class SemSegEvaluator(Detectron2SemSegEvaluator):
         # Without the last row and column, which are of ignored pixels; rows are predictions.
         confusion = self._conf_matrix[:-1, :-1].T
         results["sem_seg"].update(sem_seg_metrics(confusion, self._stuff_classes))
+        if self._output_dir:  # in place of detectron2's numbers
+            torch.save(results["sem_seg"], os.path.join(self._output_dir, "sem_seg_evaluation.pth"))
         _log_table(results["sem_seg"], self._stuff_classes, confusion)
         return results
 
