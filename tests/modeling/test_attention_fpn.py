@@ -373,6 +373,8 @@ def test_activation_checkpointing_covers_the_blocks(form):
         ("AGGREGATION", "mean", "MODEL.FPN.AGGREGATION must be one of sum, mssa, .*'mean'"),
         ("FUSE_TYPE", "avg", "MODEL.FPN.FUSE_TYPE is 'avg'"),
         ("OUT_CHANNELS", 30, "MODEL.FPN.OUT_CHANNELS must be a multiple of 4.*30"),
+        ("IN_FEATURES", [], r"MODEL.FPN.IN_FEATURES is \[\]; it must name maps of"),
+        ("IN_FEATURES", ["res2", "res9"], "IN_FEATURES .*'res9'.*RESNETS.OUT_FEATURES"),
         ("IN_FEATURES", ["res2", "res4"], r"MODEL.FPN.IN_FEATURES .* are \[4, 16\]"),
     ],
 )

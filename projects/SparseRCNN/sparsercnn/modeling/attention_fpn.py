@@ -50,10 +50,15 @@ class AttentionFPN(Backbone):
                 p5.
 
         Raises:
-            ValueError: the strides do not double.
+            ValueError: maps that `bottom_up` does not give, none, or strides that do not double.
         """
         super().__init__()
         shapes = bottom_up.output_shape()
+        if not in_features or not shapes.keys() >= set(in_features):
+            raise ValueError(
+                f"MODEL.FPN.IN_FEATURES is {list(in_features)}; it must name maps of "
+                f"MODEL.RESNETS.OUT_FEATURES, {list(shapes)}."
+            )
         strides = [shapes[name].stride for name in in_features]
         if any(fine * 2 != coarse for fine, coarse in itertools.pairwise(strides)):
             raise ValueError(
