@@ -15,7 +15,7 @@ from sparsercnn.engine.setup import ConfigError, add_model_arguments, load_demo_
 EPILOG = """
 example:
   draw_attention.py --config-file configs/quickstart/dual_attention.yaml --input image.jpg \\
-      --output attention.png --opts MODEL.WEIGHTS output/quickstart/model_final.pth
+      --output attention.png --opts MODEL.WEIGHTS output/dual_attention/model_final.pth
 """
 
 

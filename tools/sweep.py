@@ -15,7 +15,8 @@ EPILOG = """
 examples:
   sweep.py run configs/sweeps/dynamic.yaml --parallel 2
   sweep.py run configs/sweeps/dynamic.yaml --dry-run
-  sweep.py run configs/sweeps/dynamic.yaml --cluster slurm --gpus 8 --partition gpu
+  sweep.py run configs/sweeps/dynamic.yaml --cluster slurm --partition gpu --gpus 1 --cpus 8 \\
+      --parallel 6 --opts MODEL.DEVICE cuda
   sweep.py status configs/sweeps/dynamic.yaml
   sweep.py report configs/sweeps/dynamic.yaml
 
@@ -63,7 +64,7 @@ def _add_resources(parser):
     group.add_argument("--gpus", type=int, metavar="N", help="of a run, per node")
     group.add_argument("--nodes", type=int, metavar="N", help="of a run")
     group.add_argument("--cpus", type=int, metavar="N", help="of a run, per node")
-    group.add_argument("--memory-gb", type=float, metavar="N", help="of a run, per node")
+    group.add_argument("--memory-gb", type=float, metavar="N", help="of a run, per node; for SLURM")
     group.add_argument("--hours", type=float, metavar="N", help="at most, of a run")
     group.add_argument("--partition", metavar="NAME", help="of SLURM")
     group.add_argument("--account", metavar="NAME", help="of SLURM")

@@ -1,5 +1,6 @@
 """Sweeps that are run: interrupted, with a run that fails, and for SLURM on paper."""
 
+import json
 import os
 import random
 import re
@@ -12,11 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from submitit.slurm.slurm import SlurmJob
 
 from sparsercnn.sweep import SweepError, load_sweep
 from sparsercnn.sweep.launch import dry_run, launch
-from sparsercnn.sweep.progress import format_status
-from sparsercnn.sweep.run_folder import read_state
+from sparsercnn.sweep.progress import expected_seconds, format_status
+from sparsercnn.sweep.run_folder import claim, read_state
 
 CONTENT = {
     "base": "tiny.yaml",
@@ -126,6 +128,14 @@ def test_a_failure_is_told_and_stops_nothing_else(load, capsys):
     assert "1 failed" in format_status(sweep)
 
 
+def test_a_run_that_takes_too_long_is_stopped_and_the_next_one_started(load):
+    hours = {"hours": 0.5 / 3600}
+    sweep = load("long", axes={"MODEL.SparseRCNN.NUM_HEADS": [1, 2]}, resources=hours)
+    assert launch(sweep) == 1
+    failures = [read_state(run).failure for run in sweep.runs]
+    assert all("stopped after 0.000138" in failure["error"] for failure in failures)
+
+
 def test_a_model_that_cannot_be_built_is_refused_before_anything_starts(load):
     sweep = load("wide", axes={"MODEL.SparseRCNN.HIDDEN_DIM": [32, 64]})
     with pytest.raises(SweepError, match="'HIDDEN_DIM=64': .*they must agree"):
@@ -139,9 +149,62 @@ def test_an_unknown_metric_is_a_failure_that_lists_the_known(load):
     assert "no metric segm/AP; there are: bbox/AP" in read_state(sweep.runs[0]).failure["error"]
 
 
+ON_GPUS = {"MODEL.DEVICE": "cuda", "SOLVER": {"MAX_ITER": 5, "IMS_PER_BATCH": 16}}
+
+
+@pytest.fixture
+def local_gpus(monkeypatch):
+    """Four GPUs, of which workers are noted rather than started."""
+    workers = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,4,5,7")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr("submitit.LocalExecutor.submit", lambda _, worker: workers.append(worker))
+    return workers
+
+
+def test_workers_get_gpus_that_are_there_and_free(load, local_gpus):
+    resources = {"gpus": 2, "parallel": 2, "cpus": 6}
+    sweep = load("gpus", overrides=ON_GPUS, resources=resources)
+    launch(sweep, wait=False)
+    assert [worker.gpu_ids for worker in local_gpus] == [["2", "4"], ["5", "7"]]
+    assert local_gpus[0]._environment()["OMP_NUM_THREADS"] == "3"  # for each of two processes
+    local_gpus.clear()
+    with claim(sweep.runs[1].folder, ["2", "4"]):
+        launch(sweep, wait=False)
+    assert [worker.gpu_ids for worker in local_gpus] == [["5", "7"]]
+    overrides = {"MODEL.DEVICE": "cuda", "SOLVER.IMS_PER_BATCH": 3}
+    more = load("more", overrides=overrides, resources={"gpus": 3, "parallel": 2})
+    with pytest.raises(SweepError, match="2 runs at a time with 3 GPUs .* 4 that are free"):
+        launch(more)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"MODEL.DEVICE": "cpu"}, "gpus is 2, and MODEL.DEVICE is cpu.*--opts MODEL.DEVICE cuda"),
+        ({"MODEL.DEVICE": "cuda", "SOLVER.IMS_PER_BATCH": 3}, "3 cannot be shared by 2 GPUs"),
+    ],
+)
+def test_configs_that_do_not_fit_the_gpus_are_refused(load, local_gpus, overrides, message):
+    with pytest.raises(SweepError, match=message):
+        launch(load("unfit", overrides=overrides, resources={"gpus": 2}))
+    assert not local_gpus
+
+
+def test_the_expected_end_counts_runs_that_are_left(load):
+    sweep = load("left", resources={"parallel": 4})
+    for run, iterations in zip(sweep.runs, (10, 100), strict=True):
+        run.folder.mkdir(parents=True)
+        row = {"iteration": iterations - 1, "time": 2.0}
+        (run.folder / "metrics.json").write_text(json.dumps(row))
+    lengths = dict.fromkeys(sweep.runs, 100)
+    assert expected_seconds(sweep, lengths) == pytest.approx(180)
+
+
 def test_the_batch_script_of_slurm_has_the_resources(load):
     resources = {"cluster": "slurm", "gpus": 8, "nodes": 2, "cpus": 40, "hours": 10, "parallel": 3}
-    script = dry_run(load("slurm", resources={**resources, "partition": "gpu", "memory_gb": 200}))
+    resources |= {"partition": "gpu", "memory_gb": 200}
+    script = dry_run(load("slurm", overrides=ON_GPUS, resources=resources))
     for line in (
         "--gpus-per-node=8",
         "--nodes=2",
@@ -153,6 +216,7 @@ def test_the_batch_script_of_slurm_has_the_resources(load):
         "--array=0-1%2",  # as many at a time as there are
     ):
         assert f"#SBATCH {line}\n" in script, line
+    assert re.search(r"\nsrun .*--cpus-per-task=40 ", script)
     assert script.count("train_net.py --num-gpus 8") == 2
 
 
@@ -171,20 +235,44 @@ def slurm(tmp_path, monkeypatch):
         (folder / name).write_text(f"#!/bin/sh\n{body}\n")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    SlurmJob.watcher.clear()  # of another test's jobs, which have the same numbers
     return folder
 
 
 def test_slurm_gets_an_array_once(load, slurm, capsys):
-    sweep = load("cluster", resources={"cluster": "slurm", "gpus": 2, "parallel": 2})
+    resources = {"cluster": "slurm", "gpus": 2, "parallel": 2}
+    sweep = load("cluster", overrides=ON_GPUS, resources=resources)
     assert launch(sweep, wait=False) == 0
-    assert "2 jobs submitted" in capsys.readouterr().out
+    assert "2 jobs submitted." in capsys.readouterr().out
     script = (slurm / "script_41").read_text()
     assert "#SBATCH --array=0-1%2" in script and "#SBATCH --gpus-per-node=2" in script
     # The same again leaves jobs that are waiting alone.
     assert launch(sweep, wait=False) == 0
     assert [file.name for file in slurm.glob("script_*")] == ["script_41"]
+    assert "0 jobs submitted, 2 were there already" in capsys.readouterr().out
+
+
+def test_jobs_that_slurm_has_forgotten_are_submitted_again(load, slurm, monkeypatch):
+    (slurm / "sacct").write_text("#!/bin/sh\necho 'JobID|State'\n")
+    sweep = load("forgotten", resources={"cluster": "slurm", "parallel": 2})
+    launch(sweep, wait=False)
+    launch(sweep, wait=False)
+    assert len(list(slurm.glob("script_*"))) == 1  # it may only not have noticed yet
+    monkeypatch.setattr("sparsercnn.sweep.launch._UNKNOWN_SECONDS", 0)
+    launch(sweep, wait=False)
+    assert len(list(slurm.glob("script_*"))) == 2
+
+
+def test_a_job_that_waits_keeps_its_config(load, slurm):
+    resources = {"cluster": "slurm", "parallel": 2}
+    launch(load("kept", resources=resources), wait=False)
+    other = load("kept", resources=resources, overrides={"SOLVER.MAX_ITER": 7})
+    with pytest.raises(SweepError, match="holds a run of another config"):
+        launch(other, wait=False)
 
 
 def test_slurm_that_is_not_there_is_an_error(load):
+    sweep = load("nowhere", resources={"cluster": "slurm"})
     with pytest.raises(SweepError, match="there is no srun here"):
-        launch(load("nowhere", resources={"cluster": "slurm"}))
+        launch(sweep)
+    assert not any(run.folder.exists() for run in sweep.runs)  # free for another config

@@ -1,8 +1,10 @@
 """The state of a run follows from its folder."""
 
+import fcntl
 import json
 import subprocess
 import sys
+import threading
 
 import pytest
 import yaml
@@ -12,6 +14,8 @@ from sparsercnn.sweep.run_folder import (
     FAILURE,
     RESULT,
     claim,
+    claimed_gpus,
+    note_config,
     read_metrics,
     read_state,
     require_same_config,
@@ -42,6 +46,21 @@ def test_states(run):
     assert read_state(run).state == "finished"
 
 
+def test_a_look_does_not_keep_a_run_from_being_claimed(run):
+    with claim(run.folder):
+        pass
+    with open(run.folder / "run.lock") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        timer = threading.Timer(0.2, fcntl.flock, (look, fcntl.LOCK_UN))
+        timer.start()
+        with claim(run.folder, ["3", "5"]) as lock:
+            assert lock is not None
+            assert claimed_gpus(run) == ["3", "5"]
+        timer.join()
+    with claim(run.folder):
+        assert claimed_gpus(run) == []
+
+
 def test_a_claim_lasts_as_long_as_a_child_that_has_it(run):
     with claim(run.folder) as lock:
         command = [sys.executable, "-c", "input()"]
@@ -67,7 +86,8 @@ def test_metrics_of_an_interrupted_run(tmp_path):
 
 
 def test_a_folder_is_not_used_for_two_configs(run, squares):
-    require_same_config(run)
+    require_same_config(run)  # nothing was started
+    note_config(run)
     require_same_config(run)
     other = load_sweep(
         squares / "sweep.yaml", ["SOLVER.BASE_LR", "0.5"], output=squares / "out"
@@ -77,7 +97,7 @@ def test_a_folder_is_not_used_for_two_configs(run, squares):
 
 
 def test_a_sweep_can_be_moved(run, squares):
-    require_same_config(run)
+    note_config(run)
     run.folder.parent.parent.rename(squares / "elsewhere")
     moved = load_sweep(squares / "sweep.yaml", output=squares / "elsewhere").runs[0]
     assert moved.folder.exists() and moved.folder != run.folder

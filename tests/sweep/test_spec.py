@@ -73,9 +73,46 @@ def test_values_reach_the_config_as_they_are(write, key, value):
     assert not isinstance(value, str) or isinstance(node, str)
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("SOLVER.BASE_LR", "1e-4", 1e-4),
+        ("SOLVER.STEPS", "(5, 7)", (5, 7)),
+        ("DATASETS.TRAIN", '("shapes_train",)', ("shapes_train",)),
+        ("MODEL.WEIGHTS", "8", "8"),
+    ],
+)
+def test_values_may_be_written_as_in_a_config(write, key, text, value):
+    for sweep in (
+        load_sweep(write(variants={"a": {key: text}})),
+        load_sweep(write(axes={key: [text]})),
+        load_sweep(write(variants={"a": {}}), [key, text]),
+    ):
+        node = sweep.runs[0].load_config()
+        for part in key.split("."):
+            node = node[part]
+        assert node == value
+
+
+def test_an_override_of_the_command_line_is_never_lost(write):
+    file = write(variants={"a": {"SOLVER": {"BASE_LR": 0.1}}, "b": {}})
+    with pytest.raises(SweepError, match="BASE_LR cannot be overridden: variant 'a' sets it"):
+        load_sweep(file, ["SOLVER.BASE_LR", "0.5"])
+    with pytest.raises(SweepError, match="SEED cannot be overridden.*'seeds'"):
+        load_sweep(file, ["SEED", "7"])
+
+
+def test_a_key_that_is_there_twice_is_refused(write):
+    file = write(variants={"a": {}})
+    file.write_text(f"{file.read_text()}  a: {{SOLVER.MAX_ITER: 5}}\n")
+    with pytest.raises(SweepError, match="the key 'a' is there twice"):
+        load_sweep(file)
+
+
 def test_only_some_variants(write):
     file = write(variants={"a": {}, "b": {}, "c": {}})
     assert [run.variant.name for run in load_sweep(file, only=["c", "a"]).runs] == ["a", "c"]
+    assert load_sweep(file, only=["c"]).baseline == "a"  # which a report will ask for
     with pytest.raises(SweepError, match="no variant 'aa'.*Did you mean a"):
         load_sweep(file, only=["aa"])
 
@@ -100,6 +137,28 @@ def test_only_some_variants(write):
         ({"variants": {"a": {}}, "resources": {"nodes": 2}}, "needs cluster slurm"),
         ({"variants": {"a": {}}, "resources": {"cluster": "lsf"}}, "local or slurm"),
         ({"variants": {"a": {}}, "base": "nowhere.yaml"}, "nowhere.yaml, does not exist"),
+        ({"variants": {"a": {}}, "base": 3}, "base is 3; it must be a text"),
+        ({"variants": {"a": {}}, "title": 2024}, "title is 2024"),
+        ({"variants": {"a": {}}, "metric": ["bbox/AP"]}, "metric is .*must be a text"),
+        ({"variants": {"a": {}}, "resources": 3}, "resources must be a mapping"),
+        ({"variants": {"a": {}}, "resources": {"parallel": True}}, "parallel is True"),
+        ({"variants": {"a": {}}, "resources": {"hours": 86400}}, "hours is 86400.*24:00:00"),
+        ({"variants": {"a": {}}, "resources": {"hours": "1:30"}}, "hours is '1:30'"),
+        ({"variants": {"a": {}}, "resources": {"memory_gb": "32GB"}}, "memory_gb is '32GB'"),
+        ({"variants": {"a": {}}, "resources": {"partition": 3}}, "partition is 3"),
+        ({"variants": {"..": {}}}, "'..' cannot be the name"),
+        ({"variants": {"report": {}}}, "'report' cannot be the name"),
+        ({"variants": {"a" * 300: {}}}, "cannot be the name"),
+        ({"axes": {"SEED": [1, 2]}}, "axis SEED is what 'seeds' is for"),
+        ({"axes": {"SOLVER.MAX_ITER": [5, 5, 6]}}, "a value twice"),
+        (
+            {"axes": {"SOLVER.MAX_ITER": [5, 6], "x": {"a": {"SOLVER": {"MAX_ITER": 7}}}}},
+            "the axes SOLVER.MAX_ITER and x both set SOLVER.MAX_ITER",
+        ),
+        (
+            {"variants": {"a": {"SOLVER.MAX_ITER": 1, "SOLVER": {"MAX_ITER": 2}}}},
+            "a sets SOLVER.MAX_ITER twice",
+        ),
     ],
 )
 def test_mistakes_are_refused_before_anything_starts(write, content, message):

@@ -11,23 +11,26 @@ from detectron2.modeling import build_model
 from submitit.slurm.slurm import SlurmJob, _make_sbatch_string
 
 from .progress import Progress, format_status
+from .resources import SweepError, check_resources, gpu_ids
 from .run_folder import (
     FAILURE,
     FINISHED,
+    JOB,
     RUNNING,
+    claimed_gpus,
+    note_config,
     read_state,
     require_same_config,
     write_json,
 )
-from .spec import SweepError
 from .worker import Worker, train_command
 
 __all__ = ["dry_run", "launch"]
 
-_JOB = "sweep_job.json"  # in a run's folder: its job on the cluster
 _POLL_SECONDS = 1.0
 _END_SECONDS = 3.0  # that interrupted jobs may take to end by themselves ...
 _CANCEL_SECONDS = 30.0  # ... and when they are cancelled
+_UNKNOWN_SECONDS = 600.0  # after which a job that the cluster does not know is taken for gone
 
 
 def dry_run(sweep):
@@ -38,6 +41,7 @@ def dry_run(sweep):
     Returns:
         str: for SLURM the batch script with its resources; then each run's command line.
     """
+    check_resources(sweep)
     resources = sweep.resources
     unfinished = [run for run in sweep.runs if read_state(run).state != FINISHED]
     lines = [f"# {len(sweep.runs)} runs, {len(sweep.runs) - len(unfinished)} of them finished"]
@@ -62,8 +66,9 @@ def launch(sweep, wait=True):
 
     Raises:
         SweepError: a variant's model cannot be built; a folder holds a run of another config;
-            SLURM is not there.
+            SLURM, or GPUs, are not there.
     """
+    check_resources(sweep)
     _check_models(sweep)
     for run in sweep.runs:
         require_same_config(run)
@@ -71,17 +76,16 @@ def launch(sweep, wait=True):
     todo = [
         r for r, s in zip(sweep.runs, states, strict=True) if s.state not in (FINISHED, RUNNING)
     ]
-    for run in todo:
-        (run.folder / FAILURE).unlink(missing_ok=True)  # it gets another try
-    num_running = sum(s.state == RUNNING for s in states)
+    running = [r for r, s in zip(sweep.runs, states, strict=True) if s.state == RUNNING]
     submit = _submit_to_slurm if sweep.resources.cluster == "slurm" else _submit_here
-    jobs = submit(sweep, todo, num_running)
+    jobs, num_known = submit(sweep, todo, running)
     if not wait:
-        print(f"{len(jobs)} jobs submitted. Their runs are in {sweep.output}.")
+        known = f", {num_known} were there already" if num_known else ""
+        print(f"{len(jobs) - num_known} jobs submitted{known}. The runs are in {sweep.output}.")
         return 0
     try:
         with Progress(sweep) as progress:
-            while not all(job.done() for job in jobs) or _any_running(sweep):
+            while not all(map(_has_ended, jobs)) or _any_running(sweep):
                 progress.update()
                 time.sleep(_POLL_SECONDS)
             progress.update()
@@ -129,7 +133,7 @@ def _check_models(sweep):
                 build_model(cfg)
         except NotImplementedError:
             continue  # somebody's model that needs a real device
-        except (AssertionError, KeyError, ValueError) as error:
+        except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise SweepError(f"{sweep.file}, variant '{run.variant.name}': {error}") from error
 
 
@@ -141,50 +145,75 @@ def _each(resources):
     return f"each with {resources.gpus} GPUs and {resources.cpus} threads"
 
 
-def _worker(sweep, runs):
-    return Worker(runs, sweep.metric, sweep.resources.gpus, sweep.resources.cpus)
+def _submit_here(sweep, runs, running):
+    """As many workers as may run, each with GPUs of its own; all share the list of runs.
 
-
-def _submit_here(sweep, runs, num_running):
-    """As many workers as may run, each with GPUs of its own; all share the list of runs."""
+    Runs that are at work have their workers, from an earlier start.
+    """
     resources = sweep.resources
-    jobs = []
-    for slot in range(min(resources.parallel, len(runs) + num_running)):
-        if slot < num_running:
-            continue  # its worker is still there from an earlier start
-        executor = submitit.LocalExecutor(folder=sweep.output / "submitit" / "%j")
-        first = slot * resources.gpus
-        executor.update_parameters(
-            timeout_min=60 * resources.hours * max(len(runs), 1),
-            gpus_per_node=resources.gpus,
-            visible_gpus=tuple(range(first, first + resources.gpus)),
+    taken = {gpu for run in running for gpu in claimed_gpus(run)}
+    free = [gpu for gpu in gpu_ids() if gpu not in taken] if resources.gpus else []
+    num_workers = max(min(resources.parallel - len(running), len(runs)), 0)
+    if num_workers * resources.gpus > len(free):
+        raise SweepError(
+            f"{num_workers} runs at a time with {resources.gpus} GPUs each need more than the "
+            f"{len(free)} that are free here ({', '.join(free) or 'none'}). Lower --parallel."
         )
-        jobs.append(executor.submit(_worker(sweep, runs)))
-    return jobs
+    _forget_failures(runs)
+    jobs = []
+    for i in range(num_workers):
+        executor = submitit.LocalExecutor(folder=sweep.output / "submitit" / "%j")
+        # A worker sees to the hours of each of its runs.
+        executor.update_parameters(
+            timeout_min=60 * (resources.hours + 1) * len(runs), gpus_per_node=resources.gpus
+        )
+        gpus = free[i * resources.gpus : (i + 1) * resources.gpus]
+        jobs.append(executor.submit(Worker(runs, sweep.metric, resources, gpus)))
+    return jobs, 0
 
 
-def _submit_to_slurm(sweep, runs, num_running):
+def _forget_failures(runs):
+    for run in runs:  # each gets another try
+        (run.folder / FAILURE).unlink(missing_ok=True)
+
+
+def _submit_to_slurm(sweep, runs, running):
     """One job for each run that has none yet, as an array."""
     folder = sweep.output / "submitit" / "%j"
     if submitit.SlurmExecutor.affinity() <= 0:
         raise SweepError("cluster is slurm, and there is no srun here. On one machine: local.")
+    _forget_failures(runs)
     known = {run: _known_job(run, folder) for run in runs}
     new = [run for run, job in known.items() if job is None]
     executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=100)
     executor.update_parameters(**_slurm_parameters(sweep.resources, sweep.file.stem))
-    submitted = executor.submit_array([_worker(sweep, [run]) for run in new]) if new else []
+    workers = [Worker([run], sweep.metric, sweep.resources) for run in new]
+    submitted = executor.submit_array(workers) if new else []
     for run, job in zip(new, submitted, strict=True):
-        write_json(run.folder / _JOB, {"job_id": job.job_id})
-    return [*submitted, *(job for job in known.values() if job is not None)]
+        note_config(run)  # that the job has, whatever the file says by the time it starts
+        job.submitted = time.time()
+        write_json(run.folder / JOB, {"job_id": job.job_id, "submitted": job.submitted})
+    jobs = [*submitted, *(job for job in known.values() if job is not None)]
+    return jobs, len(jobs) - len(submitted)
 
 
 def _known_job(run, folder):
     """The run's job on the cluster, unless that has ended."""
-    path = run.folder / _JOB
+    path = run.folder / JOB
     if not path.exists():
         return None
-    job = SlurmJob(folder=folder, job_id=json.loads(path.read_text())["job_id"])
-    return None if job.done(force_check=True) else job
+    content = json.loads(path.read_text())
+    job = SlurmJob(folder=folder, job_id=content["job_id"])
+    job.submitted = content.get("submitted", 0)
+    return None if _has_ended(job, force_check=True) else job
+
+
+def _has_ended(job, force_check=False):
+    if job.done(force_check=force_check):
+        return True
+    # A job that is over and forgotten; or one that the cluster has not noticed yet.
+    is_unknown = isinstance(job, SlurmJob) and job.state == "UNKNOWN"
+    return is_unknown and time.time() - job.submitted > _UNKNOWN_SECONDS
 
 
 def _slurm_parameters(resources, name):
@@ -201,6 +230,7 @@ def _slurm_parameters(resources, name):
         "nodes": resources.nodes,
         "ntasks_per_node": 1,  # train_net.py starts a process for each GPU
         "cpus_per_task": resources.cpus,
+        "srun_args": [f"--cpus-per-task={resources.cpus}"],  # srun does not take it from sbatch
         "array_parallelism": resources.parallel,
         "stderr_to_stdout": True,
         **{key: value for key, value in given.items() if value is not None},

@@ -75,13 +75,13 @@ def expected_seconds(sweep, lengths):
     known = [t for t in times.values() if t is not None]
     if not known:
         return None
-    work = 0.0
+    left = []
     for run, length in lengths.items():
         state = read_state(run)
         if state.state not in (FINISHED, FAILED):
             seconds = times[run] if times[run] is not None else statistics.mean(known)
-            work += seconds * max(length - state.iteration, 0)
-    return work / sweep.resources.parallel
+            left.append(seconds * max(length - state.iteration, 0))
+    return max(sum(left) / sweep.resources.parallel, max(left, default=0.0))
 
 
 def seconds_per_iteration(folder):

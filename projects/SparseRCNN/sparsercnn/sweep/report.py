@@ -18,6 +18,7 @@ from .sections import (
     variants_section,
 )
 from .significance import compare_variants, main_effects
+from .spec import SweepError
 
 __all__ = ["write_report"]
 
@@ -36,8 +37,12 @@ def write_report(sweep, folder=None, measure=True):
         Path: of `index.html`.
 
     Raises:
-        SweepError: no run is finished.
+        SweepError: no run is finished, or the baseline is not among the variants.
     """
+    if sweep.baseline not in [variant.name for variant in sweep.variants]:
+        raise SweepError(
+            f"Variants are compared to the baseline, '{sweep.baseline}': add it to --variants."
+        )
     results = gather_results(sweep)
     comparisons = compare_variants(results)
     costs = measure_costs(sweep, measure)

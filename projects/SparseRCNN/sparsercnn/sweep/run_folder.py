@@ -3,6 +3,8 @@
 import contextlib
 import fcntl
 import json
+import random
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +13,23 @@ import yaml
 from ..engine.serialization import write_atomically
 from .spec import SweepError
 
-__all__ = ["RunState", "claim", "read_metrics", "read_state", "require_same_config"]
+__all__ = [
+    "RunState",
+    "claim",
+    "claimed_gpus",
+    "note_config",
+    "read_metrics",
+    "read_state",
+    "require_same_config",
+]
+
+_LOOK_SECONDS = 1.0
 
 FINISHED, RUNNING, FAILED, STOPPED, WAITING = "finished", "running", "failed", "stopped", "waiting"
 
 # Files in a run's folder, beside what train_net.py writes.
-_LOCK = "run.lock"
+_LOCK = "run.lock"  # with the GPUs of the run that holds it
+JOB = "sweep_job.json"  # its job on the cluster
 CONFIG = "sweep_config.yaml"
 RESULT = "sweep_result.json"
 FAILURE = "sweep_failure.json"
@@ -86,27 +99,65 @@ def read_metrics(folder):
 
 
 @contextlib.contextmanager
-def claim(folder):
+def claim(folder, gpus=()):
     """Keep a run to oneself; the claim ends with the last process that holds the file open.
 
     Args:
         folder (Path): of the run, made if need be.
+        gpus (sequence[str]): that the run will use, for :func:`claimed_gpus`.
 
     Yields:
         file: to hand on to child processes (``pass_fds``); None if another process has the run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / _LOCK, "a") as file:
+        if not _lock(file):
+            yield None
+            return
+        file.truncate(0)
+        file.write(",".join(gpus))
+        file.flush()
+        yield file
+
+
+def _lock(file):
+    # Somebody who looks whether it is free holds it for a moment.
+    deadline = time.monotonic() + _LOOK_SECONDS
+    while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
         except BlockingIOError:
-            yield None
-        else:
-            yield file
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(random.uniform(0, 0.05))
+
+
+def claimed_gpus(run):
+    """
+    Args:
+        run (Run): at work on this machine.
+
+    Returns:
+        list[str]: the GPUs that it has, as CUDA_VISIBLE_DEVICES names them.
+    """
+    text = (run.folder / _LOCK).read_text()
+    return text.split(",") if text else []
+
+
+def note_config(run):
+    """Write a run's config to its folder, for :func:`require_same_config`.
+
+    Args:
+        run (Run): that is about to start.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with write_atomically(str(run.folder / CONFIG), "w") as file:
+        file.write(run.load_config().dump())
 
 
 def require_same_config(run):
-    """Note a run's config in its folder, or see that it is the one noted there.
+    """See that a run which was started before had the config that it has now.
 
     Where the folder lies does not matter: a sweep can be moved.
 
@@ -117,13 +168,9 @@ def require_same_config(run):
         SweepError: the folder holds a run of another config.
     """
     path = run.folder / CONFIG
-    wanted = run.load_config().dump()
     if not path.exists():
-        run.folder.mkdir(parents=True, exist_ok=True)
-        with write_atomically(str(path), "w") as file:
-            file.write(wanted)
         return
-    found = path.read_text(encoding="utf-8")
+    found, wanted = path.read_text(encoding="utf-8"), run.load_config().dump()
     if found == wanted:
         return
     old, new = (dict(_flat(yaml.safe_load(text))) for text in (found, wanted))

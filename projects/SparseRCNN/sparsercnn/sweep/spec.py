@@ -5,43 +5,10 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..engine.setup import ConfigError, load_config
+from ..engine.setup import load_config
+from .resources import Resources, SweepError
 
 __all__ = ["Resources", "Run", "Sweep", "SweepError", "Variant", "as_argument", "folder_name"]
-
-
-class SweepError(ConfigError):
-    """A sweep's YAML file that cannot be used; the message names the file and the key."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one run gets, and how many run at a time.
-
-    Attributes:
-        cluster (str): "local": on this machine; "slurm".
-        parallel (int): runs at a time.
-        gpus (int): of a run, on each of its nodes; 0: it runs on the CPU.
-        nodes (int): of a run.
-        cpus (int): of a run, on each node. PyTorch uses so many threads.
-        memory_gb (float): of a run, on each node; None: what the cluster gives.
-        hours (float): after which a run is stopped. SLURM starts it again, where it goes on from
-            its last checkpoint.
-        partition (str): of SLURM; None: its default.
-        account (str): likewise.
-        constraint (str): likewise.
-    """
-
-    cluster: str = "local"
-    parallel: int = 1
-    gpus: int = 0
-    nodes: int = 1
-    cpus: int = 1
-    memory_gb: float | None = None
-    hours: float = 24.0
-    partition: str | None = None
-    account: str | None = None
-    constraint: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,19 +2,21 @@
 
 import ast
 import dataclasses
-import difflib
 import itertools
 from pathlib import Path
 
 import yaml
 
-from ..engine.setup import ConfigError
-from .spec import Resources, Sweep, SweepError, Variant, as_argument, folder_name
+from ..engine.setup import ConfigError, load_config
+from .resources import did_you_mean, read_resources
+from .spec import Sweep, SweepError, Variant, as_argument, folder_name
 
 __all__ = ["load_sweep"]
 
 # The sweep sets these itself, for each run.
 _RESERVED = {"SEED": "seeds", "OUTPUT_DIR": "output"}
+# Not for variants: other things lie under these names in a sweep's folder, or they are none.
+_NO_FOLDERS = ("", ".", "..", "report", "submitit")
 
 
 def load_sweep(file, opts=(), output=None, only=(), **resources):
@@ -22,7 +24,8 @@ def load_sweep(file, opts=(), output=None, only=(), **resources):
 
     Args:
         file (str): the YAML file; see docs/sweeps.md.
-        opts (sequence[str]): KEY VALUE pairs, flattened, which override the file's `overrides`.
+        opts (sequence[str]): KEY VALUE pairs, flattened, which override the file's `overrides`;
+            not for keys that variants set.
         output (str): replaces the file's.
         only (sequence[str]): names of variants; the others are left out. () for none.
         resources: replace the file's, those that are not None; see :class:`Resources`.
@@ -40,10 +43,7 @@ def load_sweep(file, opts=(), output=None, only=(), **resources):
     names = [variant.name for variant in variants]
     for name in only:
         if name not in names:
-            raise SweepError(f"{file}: there is no variant '{name}'.{_did_you_mean(name, names)}")
-    if only:
-        variants = [variant for variant in variants if variant.name in only]
-        names = [variant.name for variant in variants]
+            raise SweepError(f"{file}: there is no variant '{name}'.{did_you_mean(name, names)}")
     baseline = str(content.get("baseline", names[0]))
     if baseline not in names:
         raise SweepError(f"{file}: baseline '{baseline}' is none of: {', '.join(names)}.")
@@ -52,11 +52,12 @@ def load_sweep(file, opts=(), output=None, only=(), **resources):
         raise SweepError(f"{file}: seeds must be a list of whole numbers from 0: [0, 1, 2].")
     if len(set(seeds)) < len(seeds):
         raise SweepError(f"{file}: seeds has a number twice: {seeds}.")
-    if len(opts) % 2:
-        raise SweepError(f"Overrides are pairs of KEY VALUE; '{opts[-1]}' has no partner.")
+    from_command_line = _pairs(opts, variants)
+    if only:
+        variants = [variant for variant in variants if variant.name in only]
     sweep = Sweep(
         file=file,
-        title=content.get("title", file.stem),
+        title=content.get("title") or file.stem,
         base=file.parent / content["base"],
         output=Path(output or content.get("output", f"output/sweeps/{file.stem}")).absolute(),
         metric=content.get("metric", "bbox/AP"),
@@ -66,10 +67,11 @@ def load_sweep(file, opts=(), output=None, only=(), **resources):
         baseline=baseline,
         overrides={
             **_flatten(file, "overrides", content.get("overrides")),
-            **dict(zip(opts[::2], map(_as_value, opts[1::2]), strict=True)),
+            **from_command_line,
         },
-        resources=_resources(file, content.get("resources") or {}, resources),
+        resources=read_resources(file, content.get("resources") or {}, resources),
     )
+    sweep = _with_types(sweep)
     _check_configs(sweep)
     return sweep
 
@@ -77,9 +79,11 @@ def load_sweep(file, opts=(), output=None, only=(), **resources):
 def _read(file):
     try:
         with open(file, encoding="utf-8") as stream:
-            content = yaml.safe_load(stream)
+            content = yaml.load(stream, Loader=_UniqueKeyLoader)
     except OSError as error:
         raise SweepError(f"The sweep {file} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise SweepError(f"The sweep {file} is no text in UTF-8.") from error
     except yaml.YAMLError as error:
         raise SweepError(f"{file} is not YAML: {error}.") from error
     if not isinstance(content, dict):
@@ -87,20 +91,39 @@ def _read(file):
     return content
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Of two equal keys YAML's loader would keep the last and say nothing."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key '{key.value}' is there twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 _KEYS = ("axes", "base", "baseline", "metric", "output", "overrides", "resources", "seeds")
 _KEYS += ("title", "variants")
+_TEXTS = ("base", "metric", "output", "title")
 
 
 def _check_keys(file, content):
     for key in content:
         if key not in _KEYS:
-            raise SweepError(f"{file}: there is no key '{key}'.{_did_you_mean(key, _KEYS)}")
+            raise SweepError(f"{file}: there is no key '{key}'.{did_you_mean(key, _KEYS)}")
     if "base" not in content:
         raise SweepError(f"{file}: 'base' is missing, the config that the runs start from.")
     if ("axes" in content) == ("variants" in content):
         raise SweepError(
             f"{file}: give either 'axes', all of whose levels are crossed, or 'variants'."
         )
+    for key in _TEXTS:
+        if key in content and not (isinstance(content[key], str) and content[key]):
+            raise SweepError(f"{file}: {key} is {content[key]!r}; it must be a text.")
     base = file.parent / content["base"]
     if not base.is_file():
         raise SweepError(
@@ -108,31 +131,8 @@ def _check_keys(file, content):
         )
 
 
-def _did_you_mean(word, known):
-    nearest = difflib.get_close_matches(str(word), known, n=1)
-    return f" Did you mean {nearest[0]}?" if nearest else f" There are: {', '.join(known)}."
-
-
 def _is_seed(value):
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _resources(file, content, flags):
-    known = {f.name: f for f in dataclasses.fields(Resources)}
-    for key in content:
-        if key not in known:
-            raise SweepError(f"{file}: resources has no '{key}'.{_did_you_mean(key, list(known))}")
-    resources = Resources(**{**content, **{k: v for k, v in flags.items() if v is not None}})
-    if resources.cluster not in ("local", "slurm"):
-        raise SweepError(f"{file}: cluster is '{resources.cluster}'; it must be local or slurm.")
-    at_least = {"parallel": 1, "gpus": 0, "nodes": 1, "cpus": 1}
-    for key, least in at_least.items():
-        value = getattr(resources, key)
-        if not isinstance(value, int) or value < least:
-            raise SweepError(f"{file}: {key} is {value}; it must be a whole number from {least}.")
-    if resources.cluster == "local" and resources.nodes > 1:
-        raise SweepError(f"{file}: nodes is {resources.nodes}; more than one needs cluster slurm.")
-    return resources
 
 
 def _variants(file, content):
@@ -146,6 +146,7 @@ def _variants(file, content):
             str(axis): _levels(file, str(axis), value)
             for axis, value in _mapping(file, "axes", content["axes"]).items()
         }
+        _check_independent(file, levels)
         axes = {axis: list(values) for axis, values in levels.items()}
         variants = [
             _cross(dict(zip(levels, names, strict=True)), levels)
@@ -153,7 +154,13 @@ def _variants(file, content):
         ]
     folders = {}
     for variant in variants:
-        other = folders.setdefault(folder_name(variant.name), variant.name)
+        folder = folder_name(variant.name)
+        if folder in _NO_FOLDERS or len(folder) > 255:
+            raise SweepError(
+                f"{file}: '{variant.name}' cannot be the name of a variant's folder. Name the "
+                "levels: an axis may be a mapping of names to overrides."
+            )
+        other = folders.setdefault(folder, variant.name)
         if other != variant.name or [v.name for v in variants].count(variant.name) > 1:
             raise SweepError(f"{file}: '{other}' and '{variant.name}' would share a folder.")
     return axes, variants
@@ -168,14 +175,29 @@ def _mapping(file, key, value):
 def _levels(file, axis, value):
     """Overrides by level's name: of a list of values of a key, or as the file names them."""
     if isinstance(value, list) and value:
+        if axis in _RESERVED:
+            raise SweepError(f"{file}: the axis {axis} is what '{_RESERVED[axis]}' is for.")
         short = axis.rpartition(".")[2]
-        return {f"{short}={as_argument(x)}": {axis: x} for x in value}
+        texts = [x if isinstance(x, str) else as_argument(x) for x in value]
+        levels = {f"{short}={t}": {axis: x} for t, x in zip(texts, value, strict=True)}
+        if len(levels) < len(value):
+            raise SweepError(f"{file}: the axis {axis} has a value twice: {value}.")
+        return levels
     if isinstance(value, dict) and value:
         return {str(name): _flatten(file, f"{axis}.{name}", o) for name, o in value.items()}
     raise SweepError(
         f"{file}: the axis {axis} must be a list of a config key's values, or a mapping of names "
         "to overrides."
     )
+
+
+def _check_independent(file, levels):
+    setters = {}
+    for axis, overrides in levels.items():
+        for key in {key for level in overrides.values() for key in level}:
+            other = setters.setdefault(key, axis)
+            if other != axis:
+                raise SweepError(f"{file}: the axes {other} and {axis} both set {key}.")
 
 
 def _cross(names, levels):
@@ -198,19 +220,61 @@ def _flatten(file, name, overrides, prefix=""):
             raise SweepError(
                 f"{file}: {name} sets {path}; that is what '{_RESERVED[path]}' is for."
             )
-        if isinstance(value, dict):
-            flat.update(_flatten(file, name, value, f"{path}."))
-        else:
-            flat[path] = value
+        found = (
+            _flatten(file, name, value, f"{path}.") if isinstance(value, dict) else {path: value}
+        )
+        twice = sorted(flat.keys() & found.keys())
+        if twice:
+            raise SweepError(f"{file}: {name} sets {twice[0]} twice.")
+        flat.update(found)
     return flat
 
 
-def _as_value(argument):
-    """The inverse of :func:`as_argument`."""
+def _pairs(opts, variants):
+    """Overrides of the command line, which must not be lost beneath those of a variant."""
+    if len(opts) % 2:
+        raise SweepError(f"Overrides are pairs of KEY VALUE; '{opts[-1]}' has no partner.")
+    for key in opts[::2]:
+        if key in _RESERVED:
+            raise SweepError(f"{key} cannot be overridden: that is what '{_RESERVED[key]}' is for.")
+        for variant in variants:
+            if key in variant.overrides:
+                raise SweepError(f"{key} cannot be overridden: variant '{variant.name}' sets it.")
+    return dict(zip(opts[::2], opts[1::2], strict=True))
+
+
+def _with_types(sweep):
+    """Values that are written as in a config: "(5, 7)" and "1e-4" are text to YAML."""
     try:
-        return ast.literal_eval(argument)
+        cfg = load_config(str(sweep.base), register=False)
+    except ConfigError as error:
+        raise SweepError(f"{sweep.file}, base: {error}") from error
+    variants = [
+        dataclasses.replace(variant, overrides=_typed(cfg, variant.overrides))
+        for variant in sweep.variants
+    ]
+    overrides = _typed(cfg, sweep.overrides)
+    return dataclasses.replace(sweep, overrides=overrides, variants=tuple(variants))
+
+
+def _typed(cfg, overrides):
+    return {key: _as_type_of(_default(cfg, key), value) for key, value in overrides.items()}
+
+
+def _default(cfg, key):
+    node = cfg
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
+
+
+def _as_type_of(default, value):
+    if isinstance(default, str) or not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value)
     except (ValueError, SyntaxError):
-        return argument
+        return value
 
 
 def _check_configs(sweep):

@@ -13,12 +13,13 @@ from pathlib import Path
 import submitit
 import torch
 
-from .run_folder import FAILURE, RESULT, claim, read_metrics, write_json
+from .run_folder import FAILURE, RESULT, claim, note_config, read_metrics, write_json
 
 __all__ = ["Worker", "train_command"]
 
 _PROJECT = Path(__file__).resolve().parents[2]
 TRAIN_NET = _PROJECT / "train_net.py"
+_POLL_SECONDS = 0.1
 _OUTPUT = "train_net.txt"  # what train_net.py prints, of all attempts
 
 
@@ -29,25 +30,27 @@ class Worker:
     left, so that several workers with the same list share it.
     """
 
-    def __init__(self, runs, metric, gpus, cpus):
+    def __init__(self, runs, metric, resources, gpu_ids=()):
         """
         Args:
             runs (sequence[Run]): in the order in which they are to be taken.
             metric (str): that an evaluation must give, as in `metrics.json`.
-            gpus (int): per node.
-            cpus (int): threads of PyTorch.
+            resources (Resources):
+            gpu_ids (sequence[str]): those of this machine to use; () where the cluster gives them.
         """
         self.runs = list(runs)
         self.metric = metric
-        self.gpus = gpus
-        self.cpus = cpus
+        self.resources = resources
+        self.gpu_ids = list(gpu_ids)
 
     def __call__(self):
+        if self.gpu_ids:  # by names that submitit, which counts GPUs from 0, does not know
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpu_ids)
         job = submitit.JobEnvironment()
         for run in self.runs:
             if job.num_nodes > 1 and job.node > 0:
                 # The first node sees to the folder.
-                _train(self._command(run, job), run.folder, self._environment(), ())
+                _train(self._command(run, job), run.folder, self._environment())
             else:
                 self._take(run, job)
 
@@ -56,16 +59,21 @@ class Worker:
         return submitit.helpers.DelayedSubmission(self)
 
     def _take(self, run, job):
-        with claim(run.folder) as lock:
+        with claim(run.folder, self.gpu_ids) as lock:
             ended = [run.folder / RESULT, run.folder / FAILURE]
             if lock is None or any(path.exists() for path in ended):
                 return
+            note_config(run)
+            # The cluster sees to the time itself.
+            hours = self.resources.hours if self.resources.cluster == "local" else None
             status, usage = _train(
-                self._command(run, job), run.folder, self._environment(), (lock.fileno(),)
+                self._command(run, job), run.folder, self._environment(), (lock.fileno(),), hours
             )
             rows = read_metrics(run.folder)
             evaluations = [row for row in rows if self.metric in row]
-            if status != 0:
+            if status is None:
+                failure = {"exit": None, "error": f"stopped after {hours:g} hours, as told"}
+            elif status != 0:
                 failure = {"exit": status, "error": _last_error(run.folder, status)}
             elif not evaluations:
                 names = sorted({k for row in rows for k in row if "/" in k and "_lr" not in k})
@@ -77,16 +85,16 @@ class Worker:
             write_json(run.folder / FAILURE, failure)
 
     def _environment(self):
-        return {**os.environ, "OMP_NUM_THREADS": str(self.cpus)}
+        return {**os.environ, "OMP_NUM_THREADS": str(self.resources.threads)}
 
     def _command(self, run, job):
         if job.num_nodes == 1:
-            return train_command(run, self.gpus)
+            return train_command(run, self.resources.gpus)
         # Jobs that share a node must not share a port.
         port = 20000 + sum(map(ord, job.job_id)) * 997 % 20000
         nodes = ["--num-machines", str(job.num_nodes), "--machine-rank", str(job.node)]
         nodes += ["--dist-url", f"tcp://{job.hostnames[0]}:{port}"]
-        return train_command(run, self.gpus, nodes)
+        return train_command(run, self.resources.gpus, nodes)
 
 
 def train_command(run, gpus, options=()):
@@ -104,8 +112,9 @@ def train_command(run, gpus, options=()):
     return [*command, "--config-file", str(run.config_file), *run.opts]
 
 
-def _train(command, folder, environment, pass_fds):
-    """Exit status (negative: a signal's number) and resource usage of train_net.py."""
+def _train(command, folder, environment, pass_fds=(), hours=None):
+    """Exit status (negative: a signal's number; None: it took longer than `hours`) and resource
+    usage of train_net.py."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / _OUTPUT, "ab") as output:
         output.write(f"$ {shlex.join(command)}\n".encode())
@@ -119,12 +128,27 @@ def _train(command, folder, environment, pass_fds):
             pass_fds=pass_fds,
         )
         try:
-            _, status, usage = os.wait4(process.pid, 0)
+            ended, status, usage = _wait(process.pid, hours)
         except BaseException:  # also SystemExit, when the cluster takes the node away
             _stop(process)
             raise
+        if not ended:
+            _stop(process)
+            return None, usage
         process.returncode = os.waitstatus_to_exitcode(status)
         return process.returncode, usage
+
+
+def _wait(pid, hours):
+    """As os.wait4; the process number is 0 if it takes longer."""
+    if hours is None:
+        return os.wait4(pid, 0)
+    deadline = time.monotonic() + 3600 * hours
+    while True:
+        found = os.wait4(pid, os.WNOHANG)
+        if found[0] or time.monotonic() > deadline:
+            return found
+        time.sleep(_POLL_SECONDS)
 
 
 def _stop(process):
