@@ -79,7 +79,7 @@ def random_problems():
         for count, num_proposals, k in ((10, 100, 1.5), (30, 100, 3.0), (100, 300, 2.5)):
             torch.manual_seed(count)
             targets = random_targets(count)
-            matcher = OptimalTransportMatcher(num_stages=1)
+            matcher = OptimalTransportMatcher()
             cost = matcher.cost(*random_predictions(targets, 1, num_proposals, skill), targets)
             # The background's cost, so that a percent of the total is one of what is minimised.
             name = f"skill {skill}, {count} objects, {num_proposals} proposals"
@@ -192,14 +192,15 @@ def test_cost_is_the_difference_of_the_losses(make_targets, use_focal):
     targets = make_targets(((SIZE, SIZE), [[10, 10, 40, 60], [50, 20, 90, 30]], [1, 3]))
     logits, boxes = torch.randn(1, 1, 4, CLASSES), random_boxes(1, 1, 4)
     matcher = OptimalTransportMatcher(
-        num_stages=1, class_weight=1.5, l1_weight=4, giou_weight=3, use_focal=use_focal
+        class_weight=1.5, l1_weight=4, giou_weight=3, use_focal=use_focal
     )
     cost = matcher.cost(logits, boxes, targets)[0, 0]
 
     def class_loss(j, label):
         if not use_focal:
-            label = CLASSES - 1 if label is None else label
-            return torch.nn.functional.cross_entropy(logits[0, 0, j], torch.tensor(label))
+            weight = 0.1 if label is None else 1.0
+            label = torch.tensor(CLASSES - 1 if label is None else label)
+            return weight * torch.nn.functional.cross_entropy(logits[0, 0, j], label)
         one_hot = torch.zeros(CLASSES)
         if label is not None:
             one_hot[label] = 1
@@ -214,6 +215,33 @@ def test_cost_is_the_difference_of_the_losses(make_targets, use_focal):
             torch.testing.assert_close(cost[i, j], losses - 1.5 * class_loss(j, None))
 
 
+@pytest.mark.parametrize("num_proposals,count", [(100, 30), (300, 90)])
+def test_boxes_of_an_untrained_head_are_assigned_all_the_same(num_proposals, count):
+    targets = random_targets(count)
+    logits, boxes = random_predictions(targets, 6, num_proposals)
+    centres = SIZE * torch.rand(6, 1, num_proposals, 2)
+    sizes = SIZE * torch.exp(2.5 * torch.randn(6, 1, num_proposals, 2))  # up to 1,000 images wide
+    boxes = torch.cat([centres - sizes / 2, centres + sizes / 2], dim=-1)
+    matcher = OptimalTransportMatcher(k=3, step=0)
+    cost, supply = matcher.cost(logits, boxes, targets), matcher.supply(boxes, targets)
+    plan = sinkhorn(cost, supply, matcher.epsilon, matcher.num_iterations)
+    assert marginal_error(plan, supply).max() < 0.01
+    positives = matcher(logits, boxes, targets).num_positives
+    assert ((positives - 3 * count).abs() <= 0.02 * 3 * count).all()
+
+
+def test_costs_stay_in_order_beyond_their_saturation(make_targets):
+    targets = make_targets(((SIZE, SIZE), [[10, 10, 40, 60]], [1]))
+    sides = SIZE * torch.tensor([0.5, 2, 8, 32, 128])
+    boxes = torch.stack([0 * sides, 0 * sides, sides, sides], dim=-1)[None, None]
+    matcher = OptimalTransportMatcher(class_weight=0, giou_weight=0, l1_weight=5)
+    cost = matcher.cost(torch.zeros(1, 1, 5, CLASSES), boxes, targets)[0, 0, 0]
+    l1 = 5 * (boxes[0, 0] - targets.boxes[0]).abs().sum(-1) / SIZE
+    torch.testing.assert_close(cost[:2], l1[:2])
+    torch.testing.assert_close(cost[2:4], 20 + 20 * (l1[2:4] / 20).log())
+    assert (cost.diff() > 0).all() and cost.max() < 100
+
+
 def test_supply_worked_by_hand(make_targets):
     targets = make_targets(
         ((SIZE, SIZE), [[0, 0, 9, 9]] * 2, [0, 0]),
@@ -221,21 +249,21 @@ def test_supply_worked_by_hand(make_targets):
         ((SIZE, SIZE), [], []),
     )
     boxes = torch.zeros(6, 3, 20, 4)
-    supply = OptimalTransportMatcher(num_stages=6, k=3, step=0.5).supply(boxes, targets)
+    supply = OptimalTransportMatcher(k=3, step=0.5).supply(boxes, targets)
     k = [1, 1, 1.5, 2, 2.5, 3]
     assert supply[:, 0].tolist() == [[x, x, 20 - 2 * x] for x in k]
     assert supply[:, 1].tolist() == [[x, 0, 20 - x] for x in k]
     assert supply[:, 2].tolist() == [[0, 0, 20]] * 6
     # With losses on the last stage alone, that is stage 6 of 6.
-    last = OptimalTransportMatcher(num_stages=6, k=3, step=0.5).supply(boxes[-1:], targets)
+    last = OptimalTransportMatcher(k=3, step=0.5).supply(boxes[-1:], targets)
     torch.testing.assert_close(last, supply[-1:])
-    constant = OptimalTransportMatcher(num_stages=6, k=2, step=0.0).supply(boxes, targets)
+    constant = OptimalTransportMatcher(k=2, step=0.0).supply(boxes, targets)
     assert (constant[:, 0] == torch.tensor([2.0, 2, 16])).all()
 
 
 def test_supplies_beyond_the_proposals_are_scaled(make_targets):
     targets = make_targets(((SIZE, SIZE), [[0, 0, 9, 9]] * 4, [0] * 4))
-    matcher = OptimalTransportMatcher(num_stages=2, k=3, step=2.5)
+    matcher = OptimalTransportMatcher(k=3, step=2.5)
     supply = matcher.supply(torch.zeros(2, 1, 6, 4), targets)
     # 4 x 1 and 4 x 3 units for 6 proposals.
     assert supply[:, 0].tolist() == [[1, 1, 1, 1, 2], [1.5, 1.5, 1.5, 1.5, 0]]
@@ -247,9 +275,9 @@ def test_dynamic_k_worked_by_hand(make_targets):
     boxes = [[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 8], [0, 0, 10, 7], [50, 50, 60, 54]]
     boxes = torch.tensor([[boxes]]).float()
     for q, k in ((1, 1), (2, 1), (3, 2), (4, 3), (8, 3)):
-        matcher = OptimalTransportMatcher(num_stages=1, dynamic_k=True, top_q=q)
+        matcher = OptimalTransportMatcher(dynamic_k=True, top_q=q)
         assert matcher.supply(boxes, targets)[0, 0].tolist() == [k, 1, 4 - k]
-    earlier = OptimalTransportMatcher(num_stages=3, dynamic_k=True, top_q=4, step=0.5)
+    earlier = OptimalTransportMatcher(dynamic_k=True, top_q=4, step=0.5)
     supply = earlier.supply(boxes.repeat(3, 1, 1, 1), targets)
     assert supply[:, 0, 0].tolist() == [2, 2.5, 3]
 
@@ -259,7 +287,7 @@ def test_dynamic_k_worked_by_hand(make_targets):
 def test_one_unit_each_costs_what_hungarian_matching_does(skill, count, num_proposals):
     targets = random_targets(count, count // 2)
     logits, boxes = random_predictions(targets, 2, num_proposals, skill)
-    matcher = OptimalTransportMatcher(num_stages=2, k=1, step=0.0)
+    matcher = OptimalTransportMatcher(k=1, step=0.0)
     cost = matcher.cost(logits, boxes, targets)
     assignment = matcher(logits, boxes, targets)
     assert assignment.num_positives.tolist() == [count + count // 2] * 2
@@ -276,7 +304,7 @@ def test_one_unit_each_costs_what_hungarian_matching_does(skill, count, num_prop
 def test_positives_grow_from_stage_to_stage_with_the_supplies():
     targets = random_targets(4, 6, 2)
     logits, boxes = random_predictions(targets, 1, 60, skill=1.0)
-    matcher = OptimalTransportMatcher(num_stages=6, k=3, step=0.5)
+    matcher = OptimalTransportMatcher(k=3, step=0.5)
     assignment = matcher(logits.repeat(6, 1, 1, 1), boxes.repeat(6, 1, 1, 1), targets)
     positives = assignment.normalizer / 12
     # Half a unit counts as a whole one, unless two objects share a proposal.
@@ -290,7 +318,7 @@ def test_positives_grow_from_stage_to_stage_with_the_supplies():
 def test_every_object_keeps_a_proposal_and_padding_gets_none(counts, dynamic_k):
     num_proposals = 12
     targets = random_targets(*counts)
-    matcher = OptimalTransportMatcher(num_stages=3, dynamic_k=dynamic_k)
+    matcher = OptimalTransportMatcher(dynamic_k=dynamic_k)
     assignment = matcher(*random_predictions(targets, 3, num_proposals), targets)
     for s in range(3):
         for b, (_, objects) in enumerate(assignment.pairs(s)):
@@ -303,9 +331,9 @@ def test_every_object_keeps_a_proposal_and_padding_gets_none(counts, dynamic_k):
 def test_images_and_stages_are_solved_as_if_alone():
     targets = random_targets(3, 9, 0, 1)
     logits, boxes = random_predictions(targets, 3, 30, skill=0.5)
-    together = OptimalTransportMatcher(num_stages=3, step=1.0)(logits, boxes, targets)
+    together = OptimalTransportMatcher(step=1.0)(logits, boxes, targets)
     for s in range(3):
-        single = OptimalTransportMatcher(num_stages=1, k=1 + s, step=0.0)
+        single = OptimalTransportMatcher(k=1 + s, step=0.0)
         for b, count in enumerate(targets.counts):
             alone = Targets(
                 boxes=targets.boxes[b : b + 1, : max(count, 1)],
@@ -322,7 +350,7 @@ def test_images_and_stages_are_solved_as_if_alone():
 def test_order_of_proposals_and_objects_does_not_matter():
     targets = random_targets(8)
     logits, boxes = random_predictions(targets, 2, 40, skill=0.5)
-    matcher = OptimalTransportMatcher(num_stages=2, k=2, step=1.0)
+    matcher = OptimalTransportMatcher(k=2, step=1.0)
     index = matcher(logits, boxes, targets).target_index
     proposals, objects = torch.randperm(40), torch.randperm(8)
     shuffled = Targets(
@@ -342,7 +370,7 @@ def test_order_of_proposals_and_objects_does_not_matter():
 def test_non_finite_predictions_neither_spread_nor_stop_anything(value, where):
     targets = random_targets(4, 5)
     logits, boxes = random_predictions(targets, 2, 20, skill=1.0)
-    matcher = OptimalTransportMatcher(num_stages=2, dynamic_k=True)
+    matcher = OptimalTransportMatcher(dynamic_k=True)
     before = matcher(logits, boxes, targets).target_index
     if where == "boxes":
         boxes[0, 0, :3] = value
@@ -377,7 +405,7 @@ class NoSync(TorchDispatchMode):
 def test_nothing_waits_for_the_device(dynamic_k):
     targets = random_targets(3, 0, 20)
     predictions = random_predictions(targets, 2, 15)
-    matcher = OptimalTransportMatcher(num_stages=2, dynamic_k=dynamic_k)
+    matcher = OptimalTransportMatcher(dynamic_k=dynamic_k)
     with EventStorage(0), NoSync():  # iteration 0 is none of those that are logged
         matcher(*predictions, targets)
     with NoSync(), pytest.raises(AssertionError, match="nonzero"):
@@ -390,7 +418,7 @@ def test_nothing_waits_for_the_device(dynamic_k):
 def test_nothing_waits_for_a_gpu():
     targets = random_targets(3, 0, 20)
     predictions = random_predictions(targets, 2, 15)
-    matcher = OptimalTransportMatcher(num_stages=2, dynamic_k=True)
+    matcher = OptimalTransportMatcher(dynamic_k=True)
     expected = matcher(*predictions, targets).target_index
     fields = (targets.boxes, targets.classes, targets.valid, targets.image_sizes)
     on_gpu = Targets(*(x.cuda() for x in fields), targets.counts)
@@ -416,7 +444,7 @@ def test_mixed_precision_leaves_the_assignment_in_float32():
             seen.append(super().forward(*args).target_index)
             return super().forward(*args)
 
-    matcher = Spy(num_stages=2)
+    matcher = Spy()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = SetCriterion(matcher=matcher)(logits, boxes, targets)
     matcher(logits.float(), boxes, targets)
@@ -429,7 +457,7 @@ def test_losses_are_per_positive(make_targets):
     targets = make_targets(((50, 100), [[0, 0, 40, 40]], [0]))
     boxes = torch.tensor([[[[0.0, 0, 40, 40], [0, 0, 40, 20], [70, 20, 90, 40], [60, 0, 99, 9]]]])
     logits = torch.full((1, 1, 4, 2), -3.0)
-    matcher = OptimalTransportMatcher(num_stages=1, k=2)
+    matcher = OptimalTransportMatcher(k=2)
     losses = SetCriterion(matcher=matcher, l1_weight=1.0, giou_weight=1.0)(logits, boxes, targets)
     assert matcher(logits, boxes, targets).normalizer.tolist() == [2]
     assert losses["loss_bbox"].item() == pytest.approx((0 + 20 / 50) / 2)
@@ -439,7 +467,7 @@ def test_losses_are_per_positive(make_targets):
 def test_statistics_are_recorded_when_the_log_is_written():
     targets = random_targets(4, 6)
     predictions = random_predictions(targets, 3, 40, skill=1.0)
-    matcher = OptimalTransportMatcher(num_stages=3, k=2, step=1.0)
+    matcher = OptimalTransportMatcher(k=2, step=1.0)
     matcher(*predictions, targets)  # outside a training run
     with EventStorage(0) as storage:
         for iteration in range(45):
@@ -456,7 +484,7 @@ def test_statistics_are_recorded_when_the_log_is_written():
 def test_statistics_of_a_batch_without_objects():
     targets = random_targets(0, 0)
     with EventStorage(19) as storage:
-        OptimalTransportMatcher(num_stages=1)(*random_predictions(targets, 1, 5), targets)
+        OptimalTransportMatcher()(*random_predictions(targets, 1, 5), targets)
         assert list(storage.latest()) == ["sinkhorn_error"]
 
 
@@ -470,7 +498,7 @@ def test_built_from_a_config(tiny_cfg):
     matcher = build_matcher(tiny_cfg)
     assert isinstance(matcher, OptimalTransportMatcher)
     assert (matcher.k, matcher.dynamic_k, matcher.top_q, matcher.step) == (4, True, 5, 0.25)
-    assert (matcher.epsilon, matcher.num_iterations, matcher.num_stages) == (0.01, 20, 2)
+    assert (matcher.epsilon, matcher.num_iterations) == (0.01, 20)
 
 
 @pytest.mark.parametrize(
@@ -479,4 +507,4 @@ def test_built_from_a_config(tiny_cfg):
 )
 def test_numbers_out_of_range_are_named(argument, key):
     with pytest.raises(ValueError, match=f"{key} is 0"):
-        OptimalTransportMatcher(num_stages=1, **{argument: 0})
+        OptimalTransportMatcher(**{argument: 0})

@@ -139,7 +139,7 @@ def measure(class_logits, boxes, targets, *, rounds=3, loop_problems=4):
         Timing:
     """
     S, B = boxes.shape[:2]
-    hungarian, ours = HungarianMatcher(), OptimalTransportMatcher(num_stages=S)
+    hungarian, ours = HungarianMatcher(), OptimalTransportMatcher()
     problems = [(s, b) for s in range(S) for b in range(B)]
     problems = problems[:: max(len(problems) // loop_problems, 1)]
     scale = S * B / len(problems)

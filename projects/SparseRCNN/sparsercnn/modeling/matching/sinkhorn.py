@@ -37,7 +37,8 @@ def sinkhorn(cost, supply, epsilon, num_iterations):
         supply: (..., R), not negative, with sum N. A row without supply takes no part.
         epsilon (float): the regularisation, in units of cost. A plan is as good as one-to-one
             where costs differ by several times as much.
-        num_iterations (int): 30 are enough for epsilon down to 1/10,000 of the range of costs.
+        num_iterations (int): 30 are enough for epsilon down to 1/10,000 of the range of costs,
+            unless a few costs are far larger than all others and cannot be avoided.
 
     Returns:
         Tensor: (..., R, N), whose columns sum to 1 up to rounding; see :func:`marginal_error` for

@@ -15,6 +15,11 @@ __all__ = ["OptimalTransportMatcher"]
 # Stands for a cost that is not finite, or beyond it: so that the problem is solved, that of the
 # other images unimpaired, and the loss can tell the story.
 _FORBIDDEN = 1e3
+# Beyond this, which is the L1 cost of sides that are off by a whole image each, costs grow by their
+# logarithm: which proposal is worse stays as it is, and the solver copes. The boxes of an untrained
+# head are up to a hundred images large, and where proposals are scarce 30 iterations left supplies
+# unmet by up to 90 units.
+_SATURATION = 20.0
 
 
 @MATCHER_REGISTRY.register("optimal_transport")
@@ -30,7 +35,6 @@ class OptimalTransportMatcher(nn.Module):
     def __init__(
         self,
         *,
-        num_stages,
         k=3,
         dynamic_k=False,
         top_q=8,
@@ -41,12 +45,12 @@ class OptimalTransportMatcher(nn.Module):
         l1_weight=5.0,
         giou_weight=2.0,
         use_focal=True,
+        no_object_weight=0.1,
         alpha=0.25,
         gamma=2.0,
     ):
         """
         Args:
-            num_stages (int): T, of the head, whether they have losses or not.
             k (float): units that an object supplies at the last stage.
             dynamic_k (bool): estimate k for each object and stage; see :meth:`supply`.
             top_q (int): q, how many boxes the estimate takes.
@@ -55,6 +59,7 @@ class OptimalTransportMatcher(nn.Module):
             num_iterations (int): of the solver.
             class_weight, l1_weight, giou_weight (float): weights of the three costs.
             use_focal (bool): sigmoid focal loss; False: softmax with a "no object" class.
+            no_object_weight (float): class weight of "no object" in the softmax loss.
             alpha, gamma (float): of the focal loss.
 
         Raises:
@@ -72,7 +77,6 @@ class OptimalTransportMatcher(nn.Module):
                 raise ValueError(
                     f"MODEL.SparseRCNN.MATCHER.{key} is {value}; it must be {least} or more."
                 )
-        self.num_stages = num_stages
         self.k = k
         self.dynamic_k = dynamic_k
         self.top_q = top_q
@@ -83,6 +87,7 @@ class OptimalTransportMatcher(nn.Module):
         self.l1_weight = l1_weight
         self.giou_weight = giou_weight
         self.use_focal = use_focal
+        self.no_object_weight = no_object_weight
         self.alpha = alpha
         self.gamma = gamma
 
@@ -90,13 +95,13 @@ class OptimalTransportMatcher(nn.Module):
     def from_config(cls, cfg):
         sparse = cfg.MODEL.SparseRCNN
         return {
-            "num_stages": sparse.NUM_HEADS,
             "k": sparse.MATCHER.K,
             "dynamic_k": sparse.MATCHER.DYNAMIC_K,
             "top_q": sparse.MATCHER.TOP_Q,
             "step": sparse.MATCHER.STEP,
             "epsilon": sparse.MATCHER.SINKHORN_EPS,
             "num_iterations": sparse.MATCHER.SINKHORN_ITERS,
+            "no_object_weight": sparse.NO_OBJECT_WEIGHT,
             **cost_settings(cfg),
         }
 
@@ -121,7 +126,7 @@ class OptimalTransportMatcher(nn.Module):
 
         The focal loss summed over classes is that of the background but for the object's class,
         so the difference needs that class alone. What is taken away is the same for all who might
-        serve a proposal, and changes no plan.
+        serve a proposal, and changes no plan. Beyond 20, costs grow by their logarithm.
 
         Returns:
             Tensor: (S, B, M + 1, N); the last row is the background, 0. Rows of padding mean
@@ -130,7 +135,7 @@ class OptimalTransportMatcher(nn.Module):
         if self.use_focal:
             class_cost = focal_cost(class_logits, targets.classes, self.alpha, self.gamma)
         else:
-            class_cost = _cross_entropy_cost(class_logits, targets.classes)
+            class_cost = _cross_entropy_cost(class_logits, targets.classes, self.no_object_weight)
         cost = (
             self.class_weight * class_cost
             + self.l1_weight * l1_cost(boxes, targets.boxes, targets.image_sizes)
@@ -138,6 +143,8 @@ class OptimalTransportMatcher(nn.Module):
         )
         cost = torch.nan_to_num(cost, _FORBIDDEN, _FORBIDDEN, _FORBIDDEN)
         cost = cost.clamp(-_FORBIDDEN, _FORBIDDEN)
+        excess = cost.clamp(min=_SATURATION) / _SATURATION
+        cost = cost.clamp(max=_SATURATION) + _SATURATION * excess.log()
         return nn.functional.pad(cost.mT, (0, 0, 0, 1))
 
     def supply(self, boxes, targets):
@@ -174,11 +181,13 @@ class OptimalTransportMatcher(nn.Module):
         return best.sum(-1).floor().clamp(min=1).view(S, B, -1)
 
 
-def _cross_entropy_cost(class_logits, classes):
-    """(S, B, N, M), cross-entropy with the object's class less that with "no object", the last."""
+def _cross_entropy_cost(class_logits, classes, no_object_weight):
+    """(S, B, N, M), cross-entropy with the object's class less the weighted one with "no object",
+    the last class."""
     S, B, N, _ = class_logits.shape
     index = classes[None, :, None].expand(S, B, N, -1)
-    return class_logits[..., -1:] - class_logits.gather(-1, index)
+    log_p = class_logits.float().log_softmax(dim=-1)
+    return no_object_weight * log_p[..., -1:] - log_p.gather(-1, index)
 
 
 def _put_statistics(assignment, error, num_objects):
