@@ -38,6 +38,7 @@ def test_one_expert_is_learned_proposals():
     assert dynamic.init_proposal_boxes.weight.eq(learned.init_proposal_boxes.weight).all()
     with torch.no_grad():
         learned.init_proposal_boxes.weight.mul_(0.5 + 0.5 * torch.rand(5, 4))
+        learned.init_proposal_boxes.weight[0, 0] = -0.05  # as training may leave it
     dynamic.load_state_dict(learned.state_dict())
     inputs = make_features()
     for ours, theirs in zip(dynamic(*inputs), learned(*inputs), strict=True):
@@ -79,7 +80,7 @@ def test_proposals_are_their_own_weighted_means():
             torch.testing.assert_close(proposal_features[b, n], expected)
 
 
-@pytest.mark.parametrize("num_experts", [1, 3])
+@pytest.mark.parametrize("num_experts", [2, 3])
 def test_boxes_are_valid_whatever_the_weights(num_experts):
     generator = make_small(num_experts=num_experts)
     features, sizes = make_features()
@@ -93,7 +94,7 @@ def test_boxes_are_valid_whatever_the_weights(num_experts):
 
 
 def test_an_invalid_box_can_come_back():
-    generator = make_small(num_experts=1)
+    generator = make_small(num_experts=2)
     with torch.no_grad():
         generator.init_proposal_boxes.weight[:] = torch.tensor([-0.5, 1.5, -0.2, 0.5])
     features, sizes = make_features(1)
@@ -237,7 +238,7 @@ def test_annealing_counts_iterations_not_micro_batches(tiny_cfg):
 def test_weights_are_nearly_equal_at_first():
     features, sizes = make_features(4)
     weights = make_generator(last_stride=16, num_experts=4).expert_weights(features, sizes)
-    assert (weights - 0.25).abs().max() < 0.02
+    assert (weights - 0.25).abs().max() < 0.005  # 2 %
 
 
 def test_gradient_reaches_every_parameter():

@@ -113,7 +113,8 @@ class DynamicProposalGenerator(nn.Module):
             # A product and a sum stay in float32 under autocast, where a matrix product would not.
             boxes = (weights[..., None] * boxes).sum(1)
             proposal_features = (weights[..., None] * proposal_features).sum(1)
-        boxes = box_convert(_make_valid(boxes), "cxcywh", "xyxy") * image_sizes[:, None]
+            boxes = _make_valid(boxes)
+        boxes = box_convert(boxes, "cxcywh", "xyxy") * image_sizes[:, None]
         return boxes, proposal_features
 
 
