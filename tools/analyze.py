@@ -69,7 +69,8 @@ def measure_all(paths, args):
         cfg = load_config(str(path), args.opts, allow_unsafe=args.allow_unsafe, register=False)
         # What a model costs depends on no other key than these.
         sizes = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-        what = (cfg.MODEL.dump(), cfg.SOLVER.OPTIMIZER, *sizes)
+        num_masks = cfg.TEST.DETECTIONS_PER_IMAGE
+        what = (cfg.MODEL.dump(), cfg.SOLVER.OPTIMIZER, *sizes, num_masks)
         if what not in known:
             known[what] = measure_model(cfg, args.size and tuple(args.size), args.device)
         inside = path.resolve().is_relative_to(CONFIGS)
@@ -90,6 +91,10 @@ def main(argv=None):
     """
     args = get_parser().parse_args(argv)
     try:
+        if args.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError(f"--device {args.device}: PyTorch finds no usable GPU here.")
+        if args.size and min(args.size) < 1:
+            raise ConfigError("--size takes two positive numbers of pixels.")
         paths = find_configs(CONFIGS) if args.all else args.config_file
         table = format_costs(measure_all(paths, args))
     except (ConfigError, FileNotFoundError) as error:

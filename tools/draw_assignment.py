@@ -59,6 +59,8 @@ def draw(args):
         opts = [*opts, "DATASETS.TEST", repr((args.dataset,))]
     cfg = load_config(args.config_file, opts, allow_unsafe=args.allow_unsafe)
     check_devices(cfg)
+    if not cfg.DATASETS.TEST:
+        raise ConfigError("DATASETS.TEST is empty; name a data set by --dataset.")
     dataset = cfg.DATASETS.TEST[0]
     model = build_model(cfg).eval()
     if cfg.MODEL.WEIGHTS:

@@ -73,7 +73,7 @@ def main(argv=None):
     setup_logger(name="fvcore")
     try:
         print(f"{args.output}: {draw(args)}")
-    except (CheckpointError, ConfigError, ImageError, ValueError) as error:
+    except (CheckpointError, ConfigError, ImageError, OSError, ValueError) as error:
         print(f"draw_attention.py: {error}", file=sys.stderr)
         return 2
     return 0

@@ -1,3 +1,5 @@
+import pytest
+
 import analyze
 
 SMALL = ["MODEL.RESNETS.DEPTH", "18", "INPUT.MIN_SIZE_TEST", "64"]
@@ -34,6 +36,28 @@ def test_models_that_are_the_same_are_measured_once(tmp_path, repository, monkey
     assert analyze.main(command) == 0
     assert len(measured) == 1 and measured[0][1] == (64, 64)
     assert all(str(path) in capsys.readouterr().out for path in files[:1])
+
+
+def test_models_that_differ_in_their_masks_are_measured_each(repository, tmp_path, monkeypatch):
+    base, files = repository / "configs/quickstart/cascade_mask_rcnn.yaml", []
+    for number in (10, 100):
+        files.append(tmp_path / f"{number}.yaml")
+        files[-1].write_text(f"_BASE_: {base}\nTEST: {{DETECTIONS_PER_IMAGE: {number}}}\n")
+    measured = []
+    monkeypatch.setattr(analyze, "measure_model", lambda cfg, *_: measured.append(cfg))
+    monkeypatch.setattr(analyze, "format_costs", lambda costs: "")
+    assert analyze.main(["--config-file", *map(str, files), "--device", "cpu"]) == 0
+    assert [cfg.TEST.DETECTIONS_PER_IMAGE for cfg in measured] == [10, 100]
+
+
+@pytest.mark.parametrize(
+    "option,message",
+    [(("--device", "cuda"), "no usable GPU"), (("--size", "0", "64"), "two positive")],
+)
+def test_options_that_cannot_be_are_told_at_once(monkeypatch, capsys, option, message):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert analyze.main(["--all", *option]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_all_models_of_the_project_are_taken(repository, monkeypatch, capsys):

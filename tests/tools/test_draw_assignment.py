@@ -25,6 +25,8 @@ def test_a_picture_is_drawn_of_a_model_before_its_training(command, tmp_path, ca
     [
         (("--index", "9999"), "no image 9999"),
         (("--dataset", "coco:missing.json@."), "missing.json"),
+        (("--dataset", "nosuch"), "'nosuch' is not registered"),
+        (("--dataset", "shapes_sem_seg_val"), "has no objects"),
     ],
 )
 def test_errors_are_told_in_a_line(command, capsys, extra, message):

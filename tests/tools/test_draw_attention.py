@@ -33,7 +33,11 @@ def test_a_picture_is_drawn(command, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "value,message",
-    [(("--detection", "99"), "no detection 99"), (("--input", "nowhere.png"), "nowhere.png")],
+    [
+        (("--detection", "99"), "no detection 99"),
+        (("--input", "nowhere.png"), "nowhere.png"),
+        (("--output", "/dev/null/a.png"), "/dev/null"),
+    ],
 )
 def test_errors_are_told_in_a_line(command, capsys, value, message):
     command[command.index(value[0]) + 1] = value[1]

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ..data import SparseRCNNDatasetMapper
+from ..data.classes import require_registered
 from ..modeling import SparseRCNN
 from ..structures import Targets
 
@@ -47,11 +48,14 @@ def load_annotated_image(cfg, dataset, index):
         dict: "image" and "instances" as in training, and "file_name".
 
     Raises:
-        ValueError: there is no such image.
+        ValueError: there is no such image, or no such data set, or none of objects.
     """
+    require_registered(dataset)
     records = DatasetCatalog.get(dataset)
     if not 0 <= index < len(records):
         raise ValueError(f"There is no image {index} in {dataset}: it has {len(records)}.")
+    if "annotations" not in records[index]:
+        raise ValueError(f"{dataset} has no objects to assign proposals to.")
     mapper = SparseRCNNDatasetMapper(
         True,
         augmentations=utils.build_augmentation(cfg, is_train=False),

@@ -6,7 +6,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .validation import DataError, abbreviate
 
-__all__ = ["check_num_classes"]
+__all__ = ["check_num_classes", "require_registered"]
 
 # META_ARCHITECTURE -> (key of its number of classes, metadata that has their names)
 _CLASSES_OF = {
@@ -52,12 +52,17 @@ def check_num_classes(cfg):
     _check_same(known)
 
 
-def _classes(dataset_name, kind):
+def require_registered(dataset_name):
+    """Raise DataError for a name that detectron2 does not know."""
     if dataset_name not in DatasetCatalog:
         raise DataError(
             f"The data set '{dataset_name}' is not registered. Without code, name it "
             "coco:ANNOTATIONS.json@IMAGE_DIR, voc:ROOT@SPLIT or semseg:IMAGES@LABELS."
         )
+
+
+def _classes(dataset_name, kind):
+    require_registered(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
     if metadata.get(kind) is None and metadata.get("json_file"):
         DatasetCatalog.get(dataset_name)  # detectron2 reads such classes from the file
