@@ -23,7 +23,7 @@ __all__ = [
     "require_same_config",
 ]
 
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 0.3
 
 FINISHED, RUNNING, FAILED, STOPPED, WAITING = "finished", "running", "failed", "stopped", "waiting"
 
