@@ -83,7 +83,7 @@ def test_a_sweep_killed_twenty_times_ends_as_one_left_alone(load):
     draw = random.Random(0)
     for i in range(20):
         pid = start(killed)
-        if i % 3 == 0:
+        if i % 4 == 0:
             wait_for_checkpoint(killed, pid)
             time.sleep(draw.uniform(0, 1))  # in the next iterations, or while it writes
         else:
@@ -104,7 +104,8 @@ def test_a_sweep_killed_twenty_times_ends_as_one_left_alone(load):
 
 
 def test_a_terminated_sweep_takes_its_runs_along(load):
-    sweep = load("terminated")
+    endless = {"SOLVER": {**CONTENT["overrides"]["SOLVER"], "MAX_ITER": 100_000}}
+    sweep = load("terminated", overrides=endless)
     tool = Path(__file__).resolve().parents[2] / "tools" / "sweep.py"
     command = [sys.executable, tool, "run", sweep.file, "--output", sweep.output]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
