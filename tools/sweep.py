@@ -86,7 +86,10 @@ def main(argv=None):
     """
     args = get_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: runs end, too
+    # What a script starts in the background, and all its children, would ignore Ctrl-C's signal, by
+    # which runs are ended.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     resources = {name: getattr(args, name, None) for name in _RESOURCES}
     try:
         sweep = load_sweep(args.file, args.opts, args.output, args.variants, **resources)

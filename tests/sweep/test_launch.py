@@ -103,12 +103,18 @@ def test_a_sweep_killed_twenty_times_ends_as_one_left_alone(load):
     assert len({n for n in starts if 0 < n < 100}) > 2
 
 
+def ignore_interrupts():
+    """As for what a script starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def test_a_terminated_sweep_takes_its_runs_along(load):
     endless = {"SOLVER": {**CONTENT["overrides"]["SOLVER"], "MAX_ITER": 100_000}}
     sweep = load("terminated", overrides=endless)
     tool = Path(__file__).resolve().parents[2] / "tools" / "sweep.py"
     command = [sys.executable, tool, "run", sweep.file, "--output", sweep.output]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    options = {"stdout": subprocess.PIPE, "text": True, "preexec_fn": ignore_interrupts}
+    with subprocess.Popen(command, **options) as process:
         while not any((run.folder / "last_checkpoint").exists() for run in sweep.runs):
             assert process.poll() is None
             time.sleep(0.1)
