@@ -87,7 +87,7 @@ def test_a_sweep_killed_twenty_times_ends_as_one_left_alone(load):
             wait_for_checkpoint(killed, pid)
             time.sleep(draw.uniform(0, 1))  # in the next iterations, or while it writes
         else:
-            time.sleep(draw.uniform(0, duration / 3))  # mostly while processes start
+            time.sleep(draw.uniform(0, duration / 5))  # mostly while processes start
         os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     assert launch(killed) == 0
