@@ -7,18 +7,14 @@ from detectron2.config import configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
-from PIL import Image
 
+from .image_check import UNREADABLE
 from .validation import DataError
 
 __all__ = ["SparseRCNNDatasetMapper", "build_train_augmentations"]
 
 # Before a crop the image is resized to one of these, as in DETR and the original Sparse R-CNN.
 _SIZES_BEFORE_CROP = (400, 500, 600)
-
-# What Pillow raises for files that are missing, damaged, of an unknown kind or huge. Among the
-# ValueErrors are detectron2's about images of another size than annotated, and about masks.
-_UNUSABLE = (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError)
 
 
 class SparseRCNNDatasetMapper(DatasetMapper):
@@ -77,7 +73,9 @@ class SparseRCNNDatasetMapper(DatasetMapper):
         """
         try:
             return super().__call__(dataset_dict)
-        except _UNUSABLE as error:
+        # Among the ValueErrors are detectron2's about images of another size than annotated, and
+        # about masks.
+        except UNREADABLE as error:
             problem = f"{dataset_dict['file_name']}: {error}"
             if not self.skip_invalid:
                 raise DataError(

@@ -5,7 +5,10 @@ from functools import cache
 
 from PIL import Image
 
-__all__ = ["image_problem"]
+__all__ = ["UNREADABLE", "image_problem", "upright_size"]
+
+UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises for files that are missing, damaged, of an unknown kind or huge."""
 
 _EXIF_ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
@@ -24,7 +27,7 @@ def image_problem(record):
     try:
         status = os.stat(path)
         size = _upright_size(path, status.st_size, status.st_mtime_ns)
-    except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         return f"cannot be read: {error}"
     annotated = (record.get("width", size[0]), record.get("height", size[1]))
     if size != annotated:
@@ -36,8 +39,20 @@ def image_problem(record):
 @cache
 def _upright_size(path, num_bytes, modified):
     with Image.open(path) as image:
-        width, height = image.size
-        sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
+        size = upright_size(image)
         image.draft("L", (1, 1))
         image.load()
+    return size
+
+
+def upright_size(image):
+    """
+    Args:
+        image (PIL.Image.Image): opened; it need not be decoded.
+
+    Returns:
+        tuple[int, int]: its width and height once it is turned as its EXIF orientation says.
+    """
+    width, height = image.size
+    sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
     return (height, width) if sideways else (width, height)

@@ -3,12 +3,10 @@
 import numpy as np
 from PIL import Image
 
+from .image_check import UNREADABLE
 from .validation import DataError, abbreviate
 
-__all__ = ["UNREADABLE", "label_map_problem", "read_label_map", "record_problem"]
-
-UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError)
-"""What Pillow raises for files that it cannot decode."""
+__all__ = ["label_map_problem", "read_label_map", "record_problem"]
 
 _ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16B")
 

@@ -10,15 +10,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
-from .label_map import UNREADABLE, read_label_map
+from .image_check import UNREADABLE, upright_size
+from .label_map import read_label_map
 from .validation import DataError, abbreviate
 
 __all__ = ["IGNORE_LABEL", "load_semseg", "register_semseg", "semseg_class_names"]
 
 IGNORE_LABEL = 255
 _IMAGE_SUFFIXES = (".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
-_EXIF_ORIENTATION = 0x0112
-_SIDEWAYS = (5, 6, 7, 8)
 
 
 def register_semseg(name, location):
@@ -178,7 +177,5 @@ def _sizes(image, label):
 
 def _header_size(path):
     with Image.open(path) as image:
-        width, height = image.size
         # Of a PNG, Pillow would decode all pixels to find that there is no EXIF data.
-        sideways = image.format != "PNG" and image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
-    return (height, width) if sideways else (width, height)
+        return image.size if image.format == "PNG" else upright_size(image)

@@ -8,7 +8,8 @@ from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
-from .label_map import UNREADABLE, label_map_problem, read_label_map
+from .image_check import UNREADABLE
+from .label_map import label_map_problem, read_label_map
 from .semseg import IGNORE_LABEL
 from .validation import DataError
 
@@ -85,7 +86,7 @@ class SemSegDatasetMapper:
         """
         try:
             return self._map(dict(dataset_dict))
-        except (*UNREADABLE, DataError, utils.SizeMismatchError) as error:
+        except UNREADABLE as error:
             problem = f"{dataset_dict['file_name']}: {error}"
             if not self.skip_invalid:
                 raise DataError(

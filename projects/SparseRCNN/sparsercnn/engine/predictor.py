@@ -8,6 +8,7 @@ from detectron2.data.transforms import AugInput, AugmentationList
 from detectron2.modeling import build_model
 from PIL import Image
 
+from ..data.image_check import UNREADABLE
 from ..modeling.sem_seg_inference import with_sem_seg_inference
 from .checkpoint import load_for_inference
 from .labels import Labels, choose_labels
@@ -77,8 +78,7 @@ class Predictor:
         """
         try:
             return detection_utils.read_image(str(path), format=self.input_format)
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            # What Pillow raises for files that are missing, damaged, unknown or huge.
+        except UNREADABLE as error:
             raise ImageError(f"Cannot read {path}: {error}") from error
 
     def from_bgr(self, image):
