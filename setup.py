@@ -14,6 +14,7 @@ setup(
     license="Apache-2.0",
     package_dir={"": "projects/SparseRCNN"},
     packages=find_packages("projects/SparseRCNN"),
+    package_data={"sparsercnn.analysis": ["*.j2"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.4",
@@ -37,6 +38,7 @@ setup(
         "headless": ["opencv-python-headless"],
         "gui": ["opencv-python"],
         "fast-eval": ["faster-coco-eval>=1.6"],
+        "sweep": ["pandas>=2.1", "Jinja2>=3.1", "omegaconf>=2.3", "tabulate>=0.9", "scipy>=1.10"],
         "dev": ["pytest", "ruff", "pre-commit", "POT"],
     },
 )
