@@ -4,6 +4,7 @@ import _codecs
 import contextlib
 import inspect
 import io
+import json
 import os
 import pickle
 import re
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch._utils import _rebuild_parameter, _rebuild_tensor_v2
 
-__all__ = ["CheckpointError", "read_pickle", "read_torch_file", "write_atomically"]
+__all__ = ["CheckpointError", "read_pickle", "read_torch_file", "write_atomically", "write_json"]
 
 # What numpy's pickles call, wherever this version of numpy keeps it.
 _reconstruct_array = np.zeros(0).__reduce__()[0]
@@ -127,6 +128,12 @@ def write_atomically(path, mode="wb"):
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
         raise
+
+
+def write_json(path, content):
+    """Write `content` (what :mod:`json` can write) to `path` by :func:`write_atomically`."""
+    with write_atomically(str(path), "w") as file:
+        json.dump(content, file, indent=1)
 
 
 def _load_storage(data):
