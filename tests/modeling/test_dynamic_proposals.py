@@ -6,7 +6,7 @@ from torch import nn
 
 from sparsercnn.engine.solver import build_optimizer
 from sparsercnn.modeling import DynamicProposalGenerator, LearnedProposals, build_proposals
-from sparsercnn.modeling.dynamic_proposals import initial_boxes
+from sparsercnn.modeling.dynamic_proposals import _entropies, expert_boxes, initial_boxes
 
 C = 8
 
@@ -115,12 +115,39 @@ def test_initial_boxes(init, num_proposals):
     assert boxes.shape == (num_proposals, 4)
     assert (boxes > 0).all() or init == "random"
     assert (boxes >= 0).all() and (boxes <= 1).all() and (boxes[:, 2:] > 0).all()
-    generator = make_generator(num_proposals=num_proposals, init=init)
-    experts = generator.init_proposal_boxes.weight.view(3, num_proposals, 4)
-    if init == "random":
-        assert (experts[0] != experts[1]).any()
-    else:
-        assert (experts == boxes).all()
+    assert (expert_boxes(init, num_proposals, 1) == boxes).all() or init == "random"
+
+
+@pytest.mark.parametrize("init", ["center", "grid", "random"])
+def test_boxes_of_experts_differ_at_first(init):
+    generator = make_generator(num_proposals=6, num_experts=4, init=init)
+    experts = generator.init_proposal_boxes.weight.view(4, 6, 4)
+    assert ((experts >= 0) & (experts <= 1)).all() and (experts[..., 2:] > 0).all()
+    for one in range(4):
+        for other in range(one):
+            assert (experts[one] != experts[other]).any(-1).all()
+
+
+def test_grids_of_experts_by_hand():
+    # A grid of 2 x 2 cells; two experts, at 2^-1/2 and 2^1/2 of a cell's sides.
+    small, large = expert_boxes("grid", 4, 2)
+    assert small[:, :2].tolist() == large[:, :2].tolist()
+    torch.testing.assert_close(small[:, 2:], torch.full((4, 2), 0.5**1.5))
+    torch.testing.assert_close(large[:, 2:], torch.full((4, 2), 0.5**0.5))
+    # Those of five experts, 1/4 to 4 times a cell, end at the image's size.
+    assert expert_boxes("grid", 4, 5)[4, :, 2:].eq(1).all()
+
+
+def test_published_start_is_the_whole_image_for_all_experts():
+    assert (expert_boxes("image", 5, 3) == torch.tensor([0.5, 0.5, 1, 1])).all()
+
+
+@pytest.mark.parametrize("num_experts", [1, 2, 4, 9])
+def test_features_start_with_the_deviation_of_learned_ones(num_experts):
+    torch.manual_seed(0)
+    generator = make_generator(num_proposals=200, num_experts=num_experts, last_stride=16)
+    _, proposal_features = generator(*make_features(1))
+    assert proposal_features.std().item() == pytest.approx(1, abs=0.05)
 
 
 def test_grid_covers_the_image():
@@ -288,9 +315,20 @@ def test_statistics_are_recorded_when_the_log_is_written():
             generator(*inputs)
         recorded = storage.history("temperature").values()
         entropy, _ = storage.latest()["expert_entropy"]
+        entropy_of_mean, _ = storage.latest()["expert_entropy_of_mean"]
     assert [x for _, x in recorded] == [19, 39]
     assert [x for x, _ in recorded] == pytest.approx([7.1, 5.1])
-    assert 0.99 < entropy <= 1.0001
+    assert 0.99 < entropy <= entropy_of_mean <= 1.0001
+
+
+def test_entropies_by_hand():
+    # Two images, four experts, one proposal: each image has one expert, and another one.
+    weights = torch.eye(4)[:2, :, None]
+    entropies = _entropies(weights)
+    assert entropies["expert_entropy"] == 0
+    assert entropies["expert_entropy_of_mean"] == pytest.approx(0.5)  # log 2 over log 4
+    # The same expert for both.
+    assert _entropies(weights[[0, 0]])["expert_entropy_of_mean"] == 0
 
 
 def test_levels_must_tell_their_stride(tiny_cfg):

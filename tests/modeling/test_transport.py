@@ -159,6 +159,21 @@ def test_proposals_that_cost_the_same_do_not_exceed_the_supply():
     assert sorted(row.tolist()) == [0, 0, 1, 1, 2, 2]
 
 
+def test_the_rule_of_the_largest_share_worked_by_hand():
+    # The half unit that the object has left is its share 0.4 of 1; the background's is 0.6 of 1.
+    plan = torch.tensor([[1.0, 0.4, 0.1, 0], [0, 0.6, 0.9, 1]])
+    supply = torch.tensor([1.5, 2.5])
+    cost = torch.zeros(2, 4)
+    assert round_plan(plan, supply, cost, "largest_share").tolist() == [0, 1, 1, 1]
+    # Three proposals that cost the same are all the object's, whose supply is one.
+    plan = torch.tensor([[0.33, 0.34, 0.33, 0], [0.67, 0.66, 0.67, 1]])
+    assert round_plan(plan, plan.sum(1), cost, "largest_share").tolist() == [0, 0, 0, 1]
+    # And still no object is left without a proposal.
+    plan = torch.tensor([[0.5, 0.0], [0.5, 0.0], [0, 1]])
+    supply, cost = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([[0.0, 5], [0, 3], [0, 0]])
+    assert round_plan(plan, supply, cost, "largest_share").tolist() == [0, 1]
+
+
 def test_objects_left_out_take_what_costs_least():
     # All objects have their maximum at the first proposal; the first of them wins it.
     plan = torch.tensor([[0.5, 0, 0, 0, 0], [0.3, 0, 0, 0, 0], [0.2, 0, 0, 0, 0], [0, 1, 1, 1, 1]])
@@ -495,10 +510,12 @@ def test_built_from_a_config(tiny_cfg):
     settings.NAME = "optimal_transport"
     settings.K, settings.DYNAMIC_K, settings.TOP_Q, settings.STEP = 4, True, 5, 0.25
     settings.SINKHORN_EPS, settings.SINKHORN_ITERS = 0.01, 20
+    settings.ROUNDING = "largest_share"
     matcher = build_matcher(tiny_cfg)
     assert isinstance(matcher, OptimalTransportMatcher)
     assert (matcher.k, matcher.dynamic_k, matcher.top_q, matcher.step) == (4, True, 5, 0.25)
     assert (matcher.epsilon, matcher.num_iterations) == (0.01, 20)
+    assert matcher.rounding == "largest_share"
 
 
 @pytest.mark.parametrize(
@@ -508,3 +525,5 @@ def test_built_from_a_config(tiny_cfg):
 def test_numbers_out_of_range_are_named(argument, key):
     with pytest.raises(ValueError, match=f"{key} is 0"):
         OptimalTransportMatcher(**{argument: 0})
+    with pytest.raises(ValueError, match="ROUNDING is 'up'; it must be one of supply, largest_sh"):
+        OptimalTransportMatcher(rounding="up")

@@ -74,6 +74,10 @@ def _add_model_keys(cfg):
     # Costs that differ by less are equal to the solver.
     cfg.MODEL.SparseRCNN.MATCHER.SINKHORN_EPS = 0.005
     cfg.MODEL.SparseRCNN.MATCHER.SINKHORN_ITERS = 30
+    # From the plan to an assignment. supply: an object takes at most k proposals, rounded up, and
+    # wins a tie with the background. largest_share: each proposal goes to the largest share in it,
+    # the paper's rule as it stands.
+    cfg.MODEL.SparseRCNN.MATCHER.ROUNDING = "supply"
 
     # Weights of the losses and of the matching costs (lambda_cls, lambda_giou, lambda_L1).
     cfg.MODEL.SparseRCNN.CLASS_WEIGHT = 2.0

@@ -15,7 +15,7 @@ from torchvision.ops import box_convert, roi_align
 from .proposals import PROPOSALS_REGISTRY, initial_boxes
 from .statistics import put_statistics, statistics_due
 
-__all__ = ["DynamicProposalGenerator", "ExpertWeights"]
+__all__ = ["DynamicProposalGenerator", "ExpertWeights", "expert_boxes"]
 
 _MAP_SIZE = 30  # the side of the map that the weights are computed from
 _HIDDEN_DIM = 1500
@@ -51,7 +51,7 @@ class DynamicProposalGenerator(nn.Module):
             num_levels (int): maps of the pyramid.
             last_stride (int): of the coarsest of them, in pixels.
             num_experts (int): E.
-            init (str): the boxes at first, see :func:`initial_boxes`.
+            init (str): the boxes at first, see :func:`expert_boxes`.
             temperature (float): tau at first.
             anneal_forwards (int): forward passes in training until tau is 1.
 
@@ -65,14 +65,14 @@ class DynamicProposalGenerator(nn.Module):
             )
         self.num_experts = num_experts
         self.num_proposals = num_proposals
-        # Features are drawn for each expert by itself: that they differ is what the weights learn
-        # from, so that their boxes may start alike.
         self.init_proposal_features = nn.Embedding(num_experts * num_proposals, hidden_dim)
         # cx cy w h as fractions of the image's size.
         self.init_proposal_boxes = nn.Embedding(num_experts * num_proposals, 4)
         with torch.no_grad():
-            for boxes in self.init_proposal_boxes.weight.chunk(num_experts):
-                boxes.copy_(initial_boxes(init, num_proposals))
+            # The mean of E independent features is smaller by sqrt(E) than one of them.
+            self.init_proposal_features.weight.mul_(math.sqrt(num_experts))
+            boxes = expert_boxes(init, num_proposals, num_experts)
+            self.init_proposal_boxes.weight.copy_(boxes.flatten(0, 1))
         self.expert_weights = None
         if num_experts > 1:
             self.expert_weights = ExpertWeights(
@@ -183,7 +183,7 @@ class ExpertWeights(nn.Module):
         # A copy, since the backward pass needs the one that was divided by.
         weights = (logits / self.temperature.clone()).softmax(1)
         if statistics_due("temperature"):
-            put_statistics({"temperature": self.temperature, "expert_entropy": _entropy(weights)})
+            put_statistics({"temperature": self.temperature, **_entropies(weights.detach())})
         # Not in passes that gather batch statistics: those learn nothing.
         if self.training and torch.is_grad_enabled():
             self.temperature.sub_(self.decrement).clamp_(min=1)
@@ -201,6 +201,28 @@ class ExpertWeights(nn.Module):
         x = _resize_images(x.mean(1, keepdim=True), image_sizes, self.last_stride)
         x = self.linear2(F.relu(self.linear1(x.flatten(1))))
         return x.view(len(x), self.num_experts, -1)
+
+
+def expert_boxes(init, num_proposals, num_experts):
+    """The boxes of each expert at first.
+
+    As :func:`~sparsercnn.modeling.proposals.initial_boxes`, with these differences. Boxes that start
+    alike stay alike: their gradients differ by a factor alone, W, which Adam cancels.
+
+        * center, grid: the boxes of expert e are 2^(e - (E - 1) / 2) times as wide and high, from
+          small to large, at most the image's size;
+        * random: each expert draws its own.
+
+    With "image", the published start, only features tell experts apart.
+
+    Returns:
+        Tensor: (E, N, 4), cx cy w h as fractions of the image's size.
+    """
+    boxes = torch.stack([initial_boxes(init, num_proposals) for _ in range(num_experts)])
+    if init in ("center", "grid"):
+        scale = 2.0 ** (torch.arange(num_experts) - (num_experts - 1) / 2)
+        boxes[..., 2:] = (boxes[..., 2:] * scale[:, None, None]).clamp(max=1)
+    return boxes
 
 
 def _stride(level):
@@ -244,7 +266,15 @@ def _make_valid(boxes):
     return boxes + change
 
 
-def _entropy(weights):
-    """The mean entropy over proposals, as a fraction of that of equal weights."""
-    entropy = torch.special.entr(weights.detach()).sum(1).mean()
-    return entropy / math.log(weights.shape[1])
+def _entropies(weights):
+    """How sure W (B, E, N) is of its experts, and how much it depends on the image: entropies over
+    experts, as fractions of that of equal weights, averaged over proposals.
+
+    The second one is of the batch's mean W. It exceeds the first by what the image tells about the
+    expert (their mutual information): where the two are equal, all images get the same mixture.
+    """
+
+    def entropy(weights):
+        return torch.special.entr(weights).sum(-2).mean() / math.log(weights.shape[-2])
+
+    return {"expert_entropy": entropy(weights), "expert_entropy_of_mean": entropy(weights.mean(0))}

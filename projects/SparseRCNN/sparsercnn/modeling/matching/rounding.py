@@ -7,7 +7,9 @@ import math
 
 import torch
 
-__all__ = ["round_plan"]
+__all__ = ["ROUNDINGS", "round_plan"]
+
+ROUNDINGS = ("supply", "largest_share")
 
 # Shares closer than this are equal, and the earlier row wins, the background last: half a unit of
 # supply makes a tie of every other one, which should not be left to the last digit.
@@ -17,25 +19,29 @@ _OFFERS = 3
 _REPAIRS = 2
 
 
-def round_plan(plan, supply, cost):
-    """Give each proposal to the row whose share in it is largest, within the rows' supplies.
+def round_plan(plan, supply, cost, rounding="supply"):
+    """Give each proposal to the row whose share in it is largest.
 
-    A share is a plan's entry over the maximum of its row (Dynamic Sparse R-CNN, section 3.2). An
-    object takes no more proposals than its supply, rounded up: those of its largest shares, and
+    A share is a plan's entry over the maximum of its row (Dynamic Sparse R-CNN, section 3.2). Every
+    object keeps a proposal, as long as there are enough of them.
+
+    With rounding "supply", shares within 2 % are equal and an object wins over the background, and
+    an object takes no more proposals than its supply, rounded up: those of its largest shares, and
     the others go where their next largest share is. (Of two proposals that cost the same, a plan
-    gives an object half of each, and both halves are its maximum.) Every object keeps a proposal,
-    as long as there are enough of them.
+    gives an object half of each, and both halves are its maximum.) With "largest_share", the
+    paper's rule as it stands, neither holds.
 
     Args:
         plan: (..., R, N), not negative, columns sum to 1.
         supply: (..., R), 0 for padding.
         cost: (..., R, N), finite; it decides for objects that would be left without a proposal.
+        rounding (str): one of :data:`ROUNDINGS`.
 
     Returns:
         Tensor: (..., N), int64, the row of each proposal; M is the background.
     """
     share = plan / plan.amax(-1, keepdim=True).clamp(min=torch.finfo(plan.dtype).tiny)
-    row = _take_largest_shares(share, supply)
+    row = share.argmax(-2) if rounding == "largest_share" else _take_largest_shares(share, supply)
     return _give_each_object_one(row, share, supply, cost[..., :-1, :])
 
 

@@ -7,7 +7,7 @@ from ...structures import Assignment
 from ..statistics import put_statistics, statistics_due
 from .build import MATCHER_REGISTRY
 from .costs import cost_settings, focal_cost, giou_cost, l1_cost
-from .rounding import round_plan
+from .rounding import ROUNDINGS, round_plan
 from .sinkhorn import marginal_error, sinkhorn
 
 __all__ = ["OptimalTransportMatcher"]
@@ -41,6 +41,7 @@ class OptimalTransportMatcher(nn.Module):
         step=0.5,
         epsilon=0.005,
         num_iterations=30,
+        rounding="supply",
         class_weight=2.0,
         l1_weight=5.0,
         giou_weight=2.0,
@@ -57,13 +58,14 @@ class OptimalTransportMatcher(nn.Module):
             step (float): units fewer per stage before the last.
             epsilon (float): regularisation, in units of cost; costs that differ less are equal.
             num_iterations (int): of the solver.
+            rounding (str): from a plan to an assignment, see :func:`round_plan`.
             class_weight, l1_weight, giou_weight (float): weights of the three costs.
             use_focal (bool): sigmoid focal loss; False: softmax with a "no object" class.
             no_object_weight (float): class weight of "no object" in the softmax loss.
             alpha, gamma (float): of the focal loss.
 
         Raises:
-            ValueError: a number out of its range.
+            ValueError: a number out of its range, or an unknown `rounding`.
         """
         super().__init__()
         for key, value, least in (
@@ -77,12 +79,18 @@ class OptimalTransportMatcher(nn.Module):
                 raise ValueError(
                     f"MODEL.SparseRCNN.MATCHER.{key} is {value}; it must be {least} or more."
                 )
+        if rounding not in ROUNDINGS:
+            raise ValueError(
+                f"MODEL.SparseRCNN.MATCHER.ROUNDING is '{rounding}'; it must be one of "
+                f"{', '.join(ROUNDINGS)}."
+            )
         self.k = k
         self.dynamic_k = dynamic_k
         self.top_q = top_q
         self.step = step
         self.epsilon = epsilon
         self.num_iterations = num_iterations
+        self.rounding = rounding
         self.class_weight = class_weight
         self.l1_weight = l1_weight
         self.giou_weight = giou_weight
@@ -101,6 +109,7 @@ class OptimalTransportMatcher(nn.Module):
             "step": sparse.MATCHER.STEP,
             "epsilon": sparse.MATCHER.SINKHORN_EPS,
             "num_iterations": sparse.MATCHER.SINKHORN_ITERS,
+            "rounding": sparse.MATCHER.ROUNDING,
             "no_object_weight": sparse.NO_OBJECT_WEIGHT,
             **cost_settings(cfg),
         }
@@ -111,7 +120,7 @@ class OptimalTransportMatcher(nn.Module):
         cost = self.cost(class_logits, boxes, targets)
         supply = self.supply(boxes, targets)
         plan = sinkhorn(cost, supply, self.epsilon, self.num_iterations)
-        row = round_plan(plan, supply, cost)
+        row = round_plan(plan, supply, cost, self.rounding)
         background = cost.shape[-2] - 1
         assignment = Assignment(
             target_index=torch.where(row == background, -1, row),
