@@ -206,8 +206,8 @@ class ExpertWeights(nn.Module):
 def expert_boxes(init, num_proposals, num_experts):
     """The boxes of each expert at first.
 
-    As :func:`~sparsercnn.modeling.proposals.initial_boxes`, with these differences. Boxes that start
-    alike stay alike: their gradients differ by a factor alone, W, which Adam cancels.
+    As :func:`~sparsercnn.modeling.proposals.initial_boxes`, with these differences. Boxes that
+    start alike stay alike: their gradients differ by a factor alone, W, which Adam cancels.
 
         * center, grid: the boxes of expert e are 2^(e - (E - 1) / 2) times as wide and high, from
           small to large, at most the image's size;
