@@ -7,10 +7,10 @@ import sys
 from detectron2.utils.logger import setup_logger
 
 from sparsercnn.engine.checkpoint import CheckpointError
-from sparsercnn.engine.demo import RESULTS_FILE, run_on_camera, run_on_images, run_on_video
-from sparsercnn.engine.media import MediaError, find_images
-from sparsercnn.engine.predictor import Predictor
 from sparsercnn.engine.setup import ConfigError, add_model_arguments, load_demo_config
+from sparsercnn.inference.demo import RESULTS_FILE, run_on_camera, run_on_images, run_on_video
+from sparsercnn.inference.media import MediaError, find_images
+from sparsercnn.inference.predictor import Predictor
 
 EPILOG = """
 examples:

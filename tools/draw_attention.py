@@ -9,8 +9,8 @@ from detectron2.utils.logger import setup_logger
 
 from sparsercnn.analysis.attention import AttentionRecorder, draw_attention
 from sparsercnn.engine.checkpoint import CheckpointError
-from sparsercnn.engine.predictor import ImageError, Predictor
 from sparsercnn.engine.setup import ConfigError, add_model_arguments, load_demo_config
+from sparsercnn.inference.predictor import ImageError, Predictor
 
 EPILOG = """
 example:

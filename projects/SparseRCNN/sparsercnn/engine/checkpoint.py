@@ -42,7 +42,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
 
     Attributes:
         metadata (dict): saved with each checkpoint under the key "meta", and returned under that
-            key by :meth:`load`; see :func:`sparsercnn.engine.labels.describe_dataset`.
+            key by :meth:`load`; see :func:`sparsercnn.data.classes.describe_dataset`.
         incompatible: what the last file loaded and the model did not share: lists `missing_keys`,
             `unexpected_keys` and `incorrect_shapes` (key, shape in the file, shape in the model).
     """

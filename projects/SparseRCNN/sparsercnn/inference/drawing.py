@@ -1,28 +1,11 @@
-"""Detections as pictures and as COCO results."""
+"""What a model sees in an image, drawn over it."""
 
 import numpy as np
 from detectron2.data.catalog import Metadata
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
 
-__all__ = ["above_threshold", "coco_results", "draw_predictions", "readable_scale"]
-
-
-def above_threshold(predictions, threshold):
-    """Drop the detections of low score.
-
-    Args:
-        predictions (dict): of one image, from :meth:`Predictor.predict`.
-        threshold (float): lowest score that stays.
-
-    Returns:
-        dict: a copy; what has no score is kept.
-    """
-    if "instances" not in predictions:
-        return dict(predictions)
-    instances = predictions["instances"]
-    return {**predictions, "instances": instances[instances.scores >= threshold]}
+__all__ = ["draw_predictions", "readable_scale"]
 
 
 def readable_scale(image, shortest=400, limit=4):
@@ -47,7 +30,7 @@ def draw_predictions(image, predictions, labels, scale=1):
     Args:
         image (ndarray): (H, W, 3), uint8, RGB.
         predictions (dict): on the CPU, in the image's size.
-        labels (Labels): names of the classes.
+        labels (ClassNames): names of the classes.
         scale (int): enlarge the picture so many times, and not the captions.
 
     Returns:
@@ -75,28 +58,6 @@ def draw_predictions(image, predictions, labels, scale=1):
             assigned_colors=[colors[index % len(colors)] for index in classes],
         )
     return np.ascontiguousarray(visualizer.get_output().get_image())
-
-
-def coco_results(predictions, labels, image_id, file_name):
-    """The detections of an image in COCO's format of results.
-
-    Args:
-        predictions (dict): on the CPU.
-        labels (Labels): gives the data set's category ids.
-        image_id (int): the image's number.
-        file_name (str): written beside it, since the number is not the data set's.
-
-    Returns:
-        list[dict]: "image_id", "file_name", "category_id", "bbox" (x, y, width, height in
-        pixels), "score", and "segmentation" if there are masks.
-    """
-    if "instances" not in predictions:
-        return []
-    results = instances_to_coco_json(predictions["instances"], image_id)
-    for result in results:
-        result["category_id"] = labels.category_id(result["category_id"])
-        result["file_name"] = str(file_name)
-    return results
 
 
 def _stuff_names(labels, count):

@@ -12,9 +12,9 @@ from PIL import Image
 from sparsercnn import add_sparsercnn_config
 from sparsercnn.data.label_map import read_label_map
 from sparsercnn.engine.checkpoint import SafeCheckpointer
-from sparsercnn.engine.demo import run_on_images
-from sparsercnn.engine.label_maps import save_label_map
-from sparsercnn.engine.predictor import Predictor
+from sparsercnn.inference.demo import run_on_images
+from sparsercnn.inference.predictor import Predictor
+from sparsercnn.inference.results import save_label_map
 from sparsercnn.modeling.sem_seg_inference import SemSegInference
 
 

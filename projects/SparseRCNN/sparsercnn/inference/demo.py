@@ -11,11 +11,11 @@ import cv2
 from PIL import Image
 from tqdm import tqdm
 
-from .label_maps import save_label_map
+from ..engine.serialization import write_atomically
+from .drawing import draw_predictions, readable_scale
 from .media import MediaError, VideoWriter, Window, open_capture, plan_outputs, read_frames
 from .predictor import ImageError
-from .serialization import write_atomically
-from .visualize import above_threshold, coco_results, draw_predictions, readable_scale
+from .results import above_threshold, coco_results, save_label_map
 
 __all__ = ["run_on_camera", "run_on_images", "run_on_video"]
 

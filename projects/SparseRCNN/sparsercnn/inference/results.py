@@ -1,14 +1,53 @@
-"""Semantic segmentations as label maps: an image file with the class of each pixel."""
+"""What a model sees in an image, in files: COCO results, and label maps of segmentations."""
 
 import os
 
 import numpy as np
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils.colormap import colormap
 from PIL import Image
 
-__all__ = ["LABELS_FOLDER", "save_label_map"]
+__all__ = ["LABELS_FOLDER", "above_threshold", "coco_results", "save_label_map"]
 
 LABELS_FOLDER = "predicted_labels"  # "labels" is where people keep the true ones
+
+
+def above_threshold(predictions, threshold):
+    """Drop the detections of low score.
+
+    Args:
+        predictions (dict): of one image, from :meth:`Predictor.predict`.
+        threshold (float): lowest score that stays.
+
+    Returns:
+        dict: a copy; what has no score is kept.
+    """
+    if "instances" not in predictions:
+        return dict(predictions)
+    instances = predictions["instances"]
+    return {**predictions, "instances": instances[instances.scores >= threshold]}
+
+
+def coco_results(predictions, labels, image_id, file_name):
+    """The detections of an image in COCO's format of results.
+
+    Args:
+        predictions (dict): on the CPU.
+        labels (ClassNames): gives the data set's category ids.
+        image_id (int): the image's number.
+        file_name (str): written beside it, since the number is not the data set's.
+
+    Returns:
+        list[dict]: "image_id", "file_name", "category_id", "bbox" (x, y, width, height in
+        pixels), "score", and "segmentation" if there are masks.
+    """
+    if "instances" not in predictions:
+        return []
+    results = instances_to_coco_json(predictions["instances"], image_id)
+    for result in results:
+        result["category_id"] = labels.category_id(result["category_id"])
+        result["file_name"] = str(file_name)
+    return results
 
 
 def save_label_map(predictions, picture):

@@ -14,11 +14,12 @@ import torch
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from sparsercnn.engine.labels import Labels
-from sparsercnn.engine.media import find_images, plan_outputs
-from sparsercnn.engine.predictor import Predictor
 from sparsercnn.engine.setup import load_config
-from sparsercnn.engine.visualize import coco_results, draw_predictions, readable_scale
+from sparsercnn.inference.class_names import ClassNames
+from sparsercnn.inference.drawing import draw_predictions, readable_scale
+from sparsercnn.inference.media import find_images, plan_outputs
+from sparsercnn.inference.predictor import Predictor
+from sparsercnn.inference.results import coco_results
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def detections():
 
 
 def test_results_are_in_cocos_format():
-    labels = Labels(dataset_ids={0: 7, 1: 9})
+    labels = ClassNames(dataset_ids={0: 7, 1: 9})
     first, second = coco_results(detections(), labels, 3, "x.png")
     assert first == {
         "image_id": 3,
@@ -71,15 +72,18 @@ def test_results_are_in_cocos_format():
 
 def test_a_drawing_shows_the_box_and_is_always_the_same():
     image = np.full((40, 60, 3), 90, np.uint8)
-    first = draw_predictions(image, detections(), Labels(["a", "b"]), scale=4)
+    names = ClassNames(["a", "b"])
+    first = draw_predictions(image, detections(), names, scale=4)
     assert first.shape == (160, 240, 3) and first.dtype == np.uint8
-    assert np.array_equal(first, draw_predictions(image, detections(), Labels(["a", "b"]), scale=4))
+    assert np.array_equal(
+        first, draw_predictions(image, detections(), ClassNames(["a", "b"]), scale=4)
+    )
     changed = (first != 90).any(axis=2)
     # The left side of the box is drawn, its middle is left alone.
     assert changed[60:100, 18:23].any(axis=1).all()
     assert not changed[60:75, 40:80].any()
     none = {"instances": detections()["instances"][:0]}
-    assert np.array_equal(draw_predictions(image, none, Labels()), image)
+    assert np.array_equal(draw_predictions(image, none, ClassNames()), image)
     assert readable_scale(image) == 4 and readable_scale(np.zeros((500, 900, 3))) == 1
 
 
@@ -89,11 +93,11 @@ def test_masks_and_semantic_maps_are_drawn():
     masks = torch.zeros(2, 40, 60, dtype=torch.bool)
     masks[0, 12:28, 8:20] = True
     predictions["instances"].pred_masks = masks
-    drawn = draw_predictions(image, predictions, Labels(), scale=4)
+    drawn = draw_predictions(image, predictions, ClassNames(), scale=4)
     assert (drawn[60:75, 40:75] != 90).any(axis=2).all()
     semantic = torch.zeros(3, 40, 60)
     semantic[2, :, 30:] = 1
-    drawn = draw_predictions(image, {"sem_seg": semantic}, Labels(stuff=["sky"]))
+    drawn = draw_predictions(image, {"sem_seg": semantic}, ClassNames(stuff=["sky"]))
     assert (drawn != 90).any(axis=2).mean() > 0.9
     assert tuple(drawn[5, 5]) != tuple(drawn[5, 55])
 

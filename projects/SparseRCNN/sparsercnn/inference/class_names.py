@@ -1,18 +1,15 @@
-"""Names and ids of classes: from the data set to the checkpoint, and from either to the drawing."""
+"""Names and ids of classes, from the data set or the checkpoint to whoever draws or writes."""
 
 import logging
 from dataclasses import dataclass, field
 
-from detectron2.data import MetadataCatalog
+from ..data.classes import describe_dataset, num_classes
 
-__all__ = ["Labels", "choose_labels", "describe_dataset"]
-
-_SAVED = ("thing_classes", "stuff_classes", "thing_dataset_id_to_contiguous_id")
-_NUM_THINGS_KEY = {"SparseRCNN": "SparseRCNN", "RetinaNet": "RETINANET", "FCOS": "FCOS"}
+__all__ = ["ClassNames", "choose_class_names"]
 
 
 @dataclass
-class Labels:
+class ClassNames:
     """What to call the classes that a model numbers from 0.
 
     Attributes:
@@ -29,7 +26,8 @@ class Labels:
     def from_description(cls, description):
         """
         Args:
-            description (dict): as :func:`describe_dataset` returns and checkpoints hold it.
+            description (dict): as checkpoints hold it, see
+                :func:`sparsercnn.data.classes.describe_dataset`.
         """
         ids = description.get("thing_dataset_id_to_contiguous_id") or {}
         return cls(
@@ -47,27 +45,7 @@ class Labels:
         return self.dataset_ids.get(index, index)
 
 
-def describe_dataset(name):
-    """What a checkpoint should know about the data that it was trained on.
-
-    Args:
-        name (str): a registered data set. Some register their class names only when they are
-            first loaded: call this after that.
-
-    Returns:
-        dict: plain values: "dataset", the name, and those of "thing_classes", "stuff_classes"
-        (lists of names) and "thing_dataset_id_to_contiguous_id" that the data set has.
-    """
-    metadata = MetadataCatalog.get(name)
-    description = {"dataset": name}
-    for key in _SAVED:
-        value = metadata.get(key)
-        if value:
-            description[key] = dict(value) if isinstance(value, dict) else list(value)
-    return description
-
-
-def choose_labels(cfg, checkpoint_description):
+def choose_class_names(cfg, checkpoint_description):
     """Class names from the config's first data set, or else from the checkpoint.
 
     A source that does not have as many object classes as the model is passed over: its names
@@ -78,24 +56,22 @@ def choose_labels(cfg, checkpoint_description):
         checkpoint_description (dict): the checkpoint's metadata, {} if it has none.
 
     Returns:
-        Labels: without names if neither source has them.
+        ClassNames: without names if neither source has them.
     """
     names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
-    from_dataset = Labels.from_description(describe_dataset(names[0]) if names else {})
-    from_checkpoint = Labels.from_description(checkpoint_description)
-    candidates = [x for x in (from_dataset, from_checkpoint) if _fits(cfg, x)]
+    from_dataset = ClassNames.from_description(describe_dataset(names[0]) if names else {})
+    from_checkpoint = ClassNames.from_description(checkpoint_description)
     kind = "stuff" if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor" else "things"
+    candidates = [x for x in (from_dataset, from_checkpoint) if _fits(cfg, x, kind)]
     if len(candidates) == 2:
         ours, theirs = (getattr(x, kind) for x in candidates)
         if ours != theirs:
             logging.getLogger(__name__).warning(
                 f"Classes are named after {names[0]}; the checkpoint has other names: {theirs}."
             )
-    return candidates[0] if candidates else Labels()
+    return candidates[0] if candidates else ClassNames()
 
 
-def _fits(cfg, labels):
-    if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":
-        return len(labels.stuff) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    node = cfg.MODEL.get(_NUM_THINGS_KEY.get(cfg.MODEL.META_ARCHITECTURE, "ROI_HEADS"))
-    return node is not None and len(labels.things) == node.NUM_CLASSES
+def _fits(cfg, names, kind):
+    number = num_classes(cfg)
+    return number is None or len(getattr(names, kind)) == number
