@@ -7,8 +7,8 @@ A weight that no rule covers is an error that names all such weights; nothing is
 import argparse
 import sys
 
-from sparsercnn.conversion import LAYOUTS, ConversionError, convert_file
-from sparsercnn.engine.serialization import CheckpointError
+from sparsercnn.conversion import LAYOUTS, convert_file
+from sparsercnn.errors import run_program
 
 EPILOG = """
 examples:
@@ -79,27 +79,30 @@ def main(argv=None):
     Returns:
         int: exit status.
     """
-    args = get_parser().parse_args(argv)
-    try:
-        result = convert_file(
-            args.source,
-            args.target,
-            args.layout,
-            backbone=args.backbone_prefix,
-            mask_stage=args.mask_stage,
-            only=args.only,
-            reverse=args.reverse,
-            allow_unsafe=args.allow_unsafe,
-        )
-    except (ConversionError, CheckpointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_program(run, get_parser().parse_args(argv))
+
+
+def run(args):
+    """Convert, and say what was done.
+
+    Args:
+        args (argparse.Namespace): from :func:`get_parser`.
+    """
+    result = convert_file(
+        args.source,
+        args.target,
+        args.layout,
+        backbone=args.backbone_prefix,
+        mask_stage=args.mask_stage,
+        only=args.only,
+        reverse=args.reverse,
+        allow_unsafe=args.allow_unsafe,
+    )
     print(f"{args.target}: {len(result.weights)} weights")
     for reason, number in result.dropped.items():
         print(f"left out: {number} ({reason})")
     if not args.reverse:
         print(f"The config must say, for {LAYOUTS[args.layout].settings}")
-    return 0
 
 
 if __name__ == "__main__":

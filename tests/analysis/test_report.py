@@ -11,6 +11,7 @@ from sparsercnn.analysis import (
     input_size,
     measure_model,
 )
+from sparsercnn.errors import UserError
 
 
 def small_config(meta_architecture, backbone="build_resnet_fpn_backbone"):
@@ -115,5 +116,5 @@ def test_configs_are_found(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert find_configs(tmp_path) == [tmp_path / "a.yaml", tmp_path / "x/b.yaml"]
-    with pytest.raises(FileNotFoundError, match="no config below"):
+    with pytest.raises(UserError, match="no config below"):
         find_configs(tmp_path / "nowhere")

@@ -53,6 +53,6 @@ def test_train_evaluate_and_resume(train_net, squares):
 
 def test_a_mistake_ends_with_one_line(train_net):
     run = train_net("MODEL.SparseRCNN.NUM_CLASSES", "3")
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "error: MODEL.SparseRCNN.NUM_CLASSES is 3" in run.stderr
     assert "Traceback" not in run.stderr

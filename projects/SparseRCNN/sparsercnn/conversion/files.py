@@ -5,8 +5,9 @@ import os
 import torch
 
 from ..engine.serialization import read_pickle, read_torch_file, write_atomically
+from ..errors import ConversionError
 from .layouts import LAYOUTS
-from .rules import ConversionError, convert
+from .rules import convert
 
 __all__ = ["convert_file", "read_weights"]
 

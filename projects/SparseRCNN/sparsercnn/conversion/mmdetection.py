@@ -7,8 +7,9 @@ github.com/XiongweiWu/MSCA-SA.
 
 import torch
 
+from ..errors import ConversionError
 from .resnet import counter_rules, resnet_rules
-from .rules import ConversionError, Drop, Rule
+from .rules import Drop, Rule
 
 __all__ = ["mmdetection_rules"]
 

@@ -22,6 +22,7 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from ..errors import DataError
 from .coco import read_coco, without_invalid
 from .dataset_mapper import SparseRCNNDatasetMapper
 from .files import cache_json
@@ -29,7 +30,7 @@ from .image_check import image_problem
 from .label_map import record_problem
 from .semseg_mapper import SemSegDatasetMapper
 from .train_loader import TrainLoader
-from .validation import DataError, leave_out_invalid
+from .validation import leave_out_invalid
 
 __all__ = ["build_test_loader", "build_train_loader", "check_test_sets"]
 

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from ..errors import DataError
 from .label_map import read_label_map
-from .validation import DataError
 
 __all__ = ["NUM_IMAGES", "count_images", "make_train_ids", "missing_files"]
 

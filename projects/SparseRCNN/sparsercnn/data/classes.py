@@ -4,7 +4,8 @@ import logging
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .validation import DataError, abbreviate
+from ..errors import DataError
+from .validation import abbreviate
 
 __all__ = ["check_num_classes", "describe_dataset", "num_classes", "require_registered"]
 

@@ -5,7 +5,8 @@ import json
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from .validation import DataError, box_problem
+from ..errors import DataError
+from .validation import box_problem
 
 __all__ = ["complete", "load_coco", "read_coco", "without_invalid"]
 

@@ -3,8 +3,9 @@
 import numpy as np
 from PIL import Image
 
+from ..errors import DataError
 from .image_check import UNREADABLE
-from .validation import DataError, abbreviate
+from .validation import abbreviate
 
 __all__ = ["label_map_problem", "read_label_map", "record_problem"]
 

@@ -5,10 +5,10 @@ import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..errors import DataError
 from .coco import complete, load_coco, read_coco
 from .files import cache_json, datasets_root
 from .semseg import register_semseg
-from .validation import DataError
 from .voc import convert_voc, voc_class_names
 
 __all__ = ["register_crowdhuman", "register_datasets"]

@@ -10,9 +10,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
+from ..errors import DataError
 from .image_check import UNREADABLE, upright_size
 from .label_map import read_label_map
-from .validation import DataError, abbreviate
+from .validation import abbreviate
 
 __all__ = ["IGNORE_LABEL", "load_semseg", "register_semseg", "semseg_class_names"]
 

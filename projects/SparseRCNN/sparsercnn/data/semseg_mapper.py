@@ -8,10 +8,10 @@ from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
+from ..errors import DataError
 from .image_check import UNREADABLE
 from .label_map import label_map_problem, read_label_map
 from .semseg import IGNORE_LABEL
-from .validation import DataError
 
 __all__ = ["SemSegDatasetMapper", "build_sem_seg_augmentations"]
 

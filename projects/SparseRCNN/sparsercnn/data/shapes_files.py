@@ -12,10 +12,10 @@ from detectron2.data.datasets import load_sem_seg
 from iopath.common.file_io import file_lock
 from PIL import Image
 
+from ..errors import DataError
 from .coco import load_coco
 from .files import datasets_root, write_json
 from .shapes import CLASS_NAMES, draw_scene
-from .validation import DataError
 
 __all__ = ["make_shapes", "register_shapes"]
 

@@ -7,6 +7,8 @@ import os
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
+from ..errors import DataError
+
 __all__ = ["DataError", "abbreviate", "box_problem", "leave_out_invalid"]
 
 _SHOWN = 5  # problems spelled out in a message; the others are counted
@@ -14,10 +16,6 @@ _SHOWN = 5  # problems spelled out in a message; the others are counted
 # Published COCO annotations hold a few boxes without width or height. They are not the user's to
 # mend: training always leaves them out, counted.
 _PUBLISHED = ("coco_2014_", "coco_2017_")
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names file, annotation and remedy."""
 
 
 def leave_out_invalid(records, name, skip_invalid=False, mask_format=None, extra_check=None):

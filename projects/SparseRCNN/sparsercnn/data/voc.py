@@ -5,8 +5,9 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
+from ..errors import DataError
 from .coco import complete
-from .validation import DataError, box_problem
+from .validation import box_problem
 
 __all__ = ["convert_voc", "voc_class_names"]
 

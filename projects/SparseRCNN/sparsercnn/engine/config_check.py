@@ -1,5 +1,6 @@
 """Settings that would have no effect, or would fail only hours later, found at the start."""
 
+from ..errors import ConfigError
 from ..modeling.sem_seg_inference import check_sem_seg_test
 
 __all__ = ["ConfigError", "check_config", "require_augmentable"]
@@ -20,10 +21,6 @@ _READ_BY = {
     "RESNETS.RES4_DILATION": _DILATED,
     "RESNETS.RES5_MULTI_GRID": _DILATED,
 }
-
-
-class ConfigError(ValueError):
-    """A config, or a command line, that cannot be used; the message says what to change."""
 
 
 def check_config(cfg, defaults):

@@ -15,23 +15,13 @@ import numpy as np
 import torch
 from torch._utils import _rebuild_parameter, _rebuild_tensor_v2
 
+from ..errors import CheckpointError
+
 __all__ = ["CheckpointError", "read_pickle", "read_torch_file", "write_atomically"]
 
 # What numpy's pickles call, wherever this version of numpy keeps it.
 _reconstruct_array = np.zeros(0).__reduce__()[0]
 _reconstruct_scalar = np.float64(0).__reduce__()[0]
-
-
-class CheckpointError(ValueError):
-    """A file of weights that is missing, damaged, refused, or does not fit the model.
-
-    Attributes:
-        damaged (bool): the file is truncated or otherwise broken, so that another may help.
-    """
-
-    def __init__(self, message, damaged=False):
-        super().__init__(message)
-        self.damaged = damaged
 
 
 class _RefusedGlobal(pickle.UnpicklingError):

@@ -13,7 +13,8 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import add_sparsercnn_config
-from .config_check import ConfigError, check_config
+from ..errors import ConfigError
+from .config_check import check_config
 
 __all__ = [
     "ConfigError",

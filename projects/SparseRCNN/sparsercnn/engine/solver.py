@@ -11,7 +11,7 @@ from detectron2.solver.lr_scheduler import LRMultiplier, WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler
 from torch.nn.utils import clip_grad_norm_
 
-from .setup import ConfigError
+from ..errors import ConfigError
 
 __all__ = [
     "build_gradient_clipper",

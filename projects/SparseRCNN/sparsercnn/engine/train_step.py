@@ -14,8 +14,8 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from ..errors import ConfigError, NonFiniteError
 from .non_finite import IterationRecord, NonFiniteReport, random_state
-from .setup import ConfigError
 from .solver import build_gradient_clipper
 
 __all__ = ["TrainStep"]
@@ -129,7 +129,7 @@ class TrainStep(SimpleTrainer):
     def run_step(self):
         """
         Raises:
-            FloatingPointError: a loss or, where no scaler would see to it, a gradient is not
+            NonFiniteError: a loss or, where no scaler would see to it, a gradient is not
                 finite. On all workers; the message names the images and says what to do.
         """
         assert self.model.training, "The model was changed to eval mode and not back."
@@ -291,7 +291,7 @@ class TrainStep(SimpleTrainer):
         self._skipped_in_a_row += 1
         report = NonFiniteReport(self._bare_model, iteration, self.amp_dtype)
         if not self.skip_non_finite or self._skipped_in_a_row > self.max_consecutive_skips:
-            raise FloatingPointError(report.message(report.save(self.output_dir)))
+            raise NonFiniteError(report.message(report.save(self.output_dir)))
         logging.getLogger(__name__).warning(f"Iteration skipped. {report.summary}")
         get_event_storage().put_scalar(
             "non_finite_iterations", self.num_skipped, smoothing_hint=False

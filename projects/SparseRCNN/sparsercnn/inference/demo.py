@@ -12,9 +12,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..engine.serialization import write_atomically
+from ..errors import ImageError, MediaError
 from .drawing import draw_predictions, readable_scale
-from .media import MediaError, VideoWriter, Window, open_capture, plan_outputs, read_frames
-from .predictor import ImageError
+from .media import VideoWriter, Window, open_capture, plan_outputs, read_frames
 from .results import above_threshold, coco_results, save_label_map
 
 __all__ = ["run_on_camera", "run_on_images", "run_on_video"]

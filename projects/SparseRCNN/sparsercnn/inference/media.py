@@ -7,6 +7,8 @@ import sys
 
 import cv2
 
+from ..errors import MediaError
+
 __all__ = [
     "MediaError",
     "VideoWriter",
@@ -20,10 +22,6 @@ __all__ = [
 _IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _KEPT_ENDINGS = (".jpeg", ".jpg", ".png")
 _CODECS = ((".mp4", "mp4v"), (".mkv", "X264"), (".mkv", "MJPG"))
-
-
-class MediaError(ValueError):
-    """Input or output that cannot be opened; the message says what to change."""
 
 
 def find_images(patterns):

@@ -10,14 +10,11 @@ from PIL import Image
 
 from ..data.image_check import UNREADABLE
 from ..engine.checkpoint import load_for_inference
+from ..errors import ImageError
 from ..modeling.sem_seg_inference import with_sem_seg_inference
 from .class_names import ClassNames, choose_class_names
 
 __all__ = ["ImageError", "Predictor"]
-
-
-class ImageError(ValueError):
-    """An image file that is missing, damaged, or in no format that can be read."""
 
 
 class Predictor:
