@@ -12,6 +12,7 @@ __all__ = [
     "NonFiniteError",
     "SweepError",
     "UserError",
+    "abbreviate",
     "run_program",
 ]
 
@@ -66,6 +67,21 @@ class MediaError(UserError):
 
 class NonFiniteError(UserError, FloatingPointError):
     """A loss or a gradient that is not finite; the message names the images."""
+
+
+def abbreviate(items, limit=5, separator=", "):
+    """The first few of a list, for a message, and how many more there are.
+
+    Args:
+        items (sequence): of what :func:`str` makes readable.
+        limit (int): how many are spelled out.
+        separator (str): between them.
+
+    Returns:
+        str: such as "a, b, and 3 more".
+    """
+    shown = separator.join(map(str, items[:limit]))
+    return shown if len(items) <= limit else f"{shown}{separator}and {len(items) - limit} more"
 
 
 def run_program(program, arguments):

@@ -4,8 +4,9 @@ import os
 
 import torch
 
-from ..engine.serialization import read_pickle, read_torch_file, write_atomically
+from ..engine.serialization import read_pickle, read_torch_file
 from ..errors import ConversionError
+from ..files import write_atomically
 from .layouts import LAYOUTS
 from .rules import convert
 

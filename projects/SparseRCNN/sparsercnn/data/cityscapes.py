@@ -1,9 +1,7 @@
 """Cityscapes' label maps of the 19 classes that are evaluated, from the annotations it ships."""
 
-import contextlib
 import json
 import os
-import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from ..errors import DataError
+from ..errors import DataError, abbreviate
+from ..files import write_atomically
 from .label_map import read_label_map
 
 __all__ = ["NUM_IMAGES", "count_images", "make_train_ids", "missing_files"]
@@ -73,9 +72,8 @@ def missing_files(root, splits):
             files = [_annotation(image, kind) for image in images]
             files = [file for file in files if not os.path.isfile(file)]
             if files:
-                more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
-                shown = ", ".join(files[:_SHOWN])
-                lines.append(f"{kind} of {len(files)} of {len(images)} images: {shown}{more}")
+                shown = abbreviate(files, _SHOWN)
+                lines.append(f"{kind} of {len(files)} of {len(images)} images: {shown}")
     return lines
 
 
@@ -136,14 +134,8 @@ def _make_one(image, from_polygons, overwrite):
         if label_ids.max() >= len(_IDS) - 1:
             raise DataError(f"{path}: {label_ids.max()} is no label id of Cityscapes, 0 to 33.")
         train_ids = Image.fromarray(_TRAIN_IDS[label_ids])
-    temporary = f"{target}.{uuid.uuid4().hex}.tmp"
-    try:
-        train_ids.save(temporary, format="png")
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        raise
+    with write_atomically(target, shared=True) as file:
+        train_ids.save(file, format="png")
     return "written"
 
 

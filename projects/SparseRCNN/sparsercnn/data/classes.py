@@ -4,10 +4,15 @@ import logging
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..errors import DataError
-from .validation import abbreviate
+from ..errors import DataError, abbreviate
 
-__all__ = ["check_num_classes", "describe_dataset", "num_classes", "require_registered"]
+__all__ = [
+    "check_num_classes",
+    "describe_dataset",
+    "num_classes",
+    "read_class_names",
+    "require_registered",
+]
 
 # META_ARCHITECTURE -> (key of its number of classes, metadata that has their names)
 _CLASSES_OF = {
@@ -55,6 +60,24 @@ def describe_dataset(name):
         if value:
             description[key] = dict(value) if isinstance(value, dict) else list(value)
     return description
+
+
+def read_class_names(path):
+    """
+    Args:
+        path (str): a text file with one name a line.
+
+    Returns:
+        list[str]: the names.
+
+    Raises:
+        DataError: it names none, or one twice.
+    """
+    with open(path, encoding="utf-8") as file:
+        names = [line.strip() for line in file if line.strip()]
+    if not names or len(set(names)) < len(names):
+        raise DataError(f"{path}: needs one class a line, each once; it has {names}.")
+    return names
 
 
 def check_num_classes(cfg):

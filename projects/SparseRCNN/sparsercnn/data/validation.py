@@ -7,9 +7,9 @@ import os
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
-from ..errors import DataError
+from ..errors import DataError, abbreviate
 
-__all__ = ["DataError", "abbreviate", "box_problem", "leave_out_invalid"]
+__all__ = ["DataError", "box_problem", "leave_out_invalid"]
 
 _SHOWN = 5  # problems spelled out in a message; the others are counted
 
@@ -168,12 +168,6 @@ def _annotation_problem(annotation, record, metadata, mask_format):
     return None
 
 
-def abbreviate(names, limit=6):
-    """The first few of a list of names, and how many there are."""
-    shown = ", ".join(str(name) for name in list(names)[:limit])
-    return shown if len(names) <= limit else f"{shown}, ... ({len(names)} in all)"
-
-
 def _report(name, image_problems, box_problems, skip_invalid):
     if skip_invalid:
         _log(name, image_problems, box_problems)
@@ -194,8 +188,6 @@ def _summary(name, verb, image_problems, box_problems):
     lines = [
         f"{name}: {verb} {len(image_problems)} invalid images and "
         f"{len(box_problems)} invalid annotations:",
-        *problems[:_SHOWN],
+        abbreviate(problems, separator="\n"),
     ]
-    if len(problems) > _SHOWN:
-        lines.append(f"... and {len(problems) - _SHOWN} more")
     return "\n  ".join(lines)

@@ -7,7 +7,7 @@ import os
 
 from detectron2.engine import HookBase
 
-from .serialization import write_atomically
+from ..files import write_atomically
 
 __all__ = ["BestCheckpointer"]
 

@@ -1,4 +1,4 @@
-"""Reading files of weights without running what they hold, and writing files all at once."""
+"""Reading files of weights without running what they hold."""
 
 import _codecs
 import contextlib
@@ -17,7 +17,7 @@ from torch._utils import _rebuild_parameter, _rebuild_tensor_v2
 
 from ..errors import CheckpointError
 
-__all__ = ["CheckpointError", "read_pickle", "read_torch_file", "write_atomically"]
+__all__ = ["CheckpointError", "read_pickle", "read_torch_file"]
 
 # What numpy's pickles call, wherever this version of numpy keeps it.
 _reconstruct_array = np.zeros(0).__reduce__()[0]
@@ -89,34 +89,6 @@ def read_pickle(path, allow_unsafe=False):
         except Exception as error:  # a broken file raises nearly anything
             raise _damage(path, _last_reason(error)) from error
     return _require_dict(path, data)
-
-
-@contextlib.contextmanager
-def write_atomically(path, mode="wb"):
-    """Open a temporary file that takes the place of `path` when the block ends without an error.
-
-    Whoever opens `path` meanwhile, or after a crash, finds the old file or the new one, whole.
-    The temporary's name is made from `path`, so that a run that is repeated after being killed
-    reuses what it left; it ends in ``.tmp``, which no one takes for a checkpoint.
-
-    Args:
-        path (str): a local file, existing or not, in an existing folder.
-        mode (str): "wb" or "w".
-
-    Yields:
-        the open temporary file.
-    """
-    temporary = f"{path}.tmp"
-    try:
-        with open(temporary, mode) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        raise
 
 
 def _load_storage(data):

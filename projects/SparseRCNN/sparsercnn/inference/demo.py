@@ -11,8 +11,8 @@ import cv2
 from PIL import Image
 from tqdm import tqdm
 
-from ..engine.serialization import write_atomically
 from ..errors import ImageError, MediaError
+from ..files import write_atomically
 from .drawing import draw_predictions, readable_scale
 from .media import VideoWriter, Window, open_capture, plan_outputs, read_frames
 from .results import above_threshold, coco_results, save_label_map

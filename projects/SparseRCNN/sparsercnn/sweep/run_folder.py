@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from ..engine.serialization import write_atomically
+from ..files import write_atomically
 from .spec import SweepError
 
 __all__ = [
