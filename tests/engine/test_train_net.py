@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
+
+from sparsercnn.data.crowdhuman import convert_crowdhuman
 
 
 @pytest.fixture
@@ -49,6 +52,38 @@ def test_train_evaluate_and_resume(train_net, squares):
     assert run.returncode == 0, run.stderr
     assert "Starting training from iteration 2" in run.stdout
     assert _metrics(squares)[-1]["iteration"] == 4
+
+
+def test_crowdhuman_is_trained_and_evaluated_by_its_own_metrics(train_net, squares, monkeypatch):
+    root = squares / "data" / "crowdhuman"
+    for split in ("train", "val"):
+        folder = root / f"CrowdHuman_{split}"
+        folder.mkdir(parents=True)
+        people = [
+            {"tag": "person", "fbox": [10, 10, 30, 20]},
+            {"tag": "mask", "fbox": [40, 40, 20, 20], "extra": {"ignore": 1}},
+        ]
+        lines = [json.dumps({"ID": str(i), "gtboxes": people}) for i in range(4)]
+        (root / f"annotation_{split}.odgt").write_text("\n".join(lines))
+        for i in range(4):
+            Image.open(squares / f"{i}.png").save(folder / f"{i}.jpg")
+        convert_crowdhuman(str(root), split)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(squares / "data"))
+    options = {
+        "DATASETS.TRAIN": "('CrowdHuman_train',)",
+        "DATASETS.TEST": "('CrowdHuman_val',)",
+        "MODEL.SparseRCNN.NUM_CLASSES": "1",
+        "TEST.BEST_METRIC": "bbox/MR",
+        "TEST.AUG.ENABLED": "True",
+        "TEST.AUG.MIN_SIZES": "(64, 80)",
+        "TEST.AUG.SCALE_FILTER": "False",
+    }
+    run = train_net(*(word for option in options.items() for word in option))
+    assert run.returncode == 0, run.stderr
+    last = _metrics(squares)[-1]
+    assert {f"{task}/{x}" for task in ("bbox", "bbox_TTA") for x in ("AP50", "MR", "JI")} <= {*last}
+    best = json.loads((squares / "out/model_best.json").read_text())
+    assert best["metric"] == "bbox/MR" and best["value"] == pytest.approx(last["bbox/MR"])
 
 
 def test_a_mistake_ends_with_one_line(train_net):

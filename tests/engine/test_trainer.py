@@ -220,6 +220,21 @@ def test_the_last_evaluation_can_be_the_best_and_nan_is_never(cfg, tmp_path):
     assert _best(tmp_path) == (5, 5.0)
 
 
+@pytest.mark.parametrize("metric, best", [("bbox/MR", (3, 40.0)), ("bbox/JI", (5, 60.0))])
+def test_the_lowest_miss_rate_is_the_best(cfg, tmp_path, metric, best):
+    results = [{"MR": 50.0, "JI": 50.0}, {"MR": 40.0, "JI": 55.0}, {"MR": 45.0, "JI": 60.0}]
+
+    class Scripted(ToyTrainer):
+        @classmethod
+        def test(cls, cfg, model, evaluators=None):
+            return {"bbox": results.pop(0)}
+
+    cfg.TEST.EVAL_PERIOD = 2
+    cfg.TEST.BEST_METRIC = metric
+    Scripted(cfg).train()
+    assert _best(tmp_path) == best
+
+
 def test_the_best_of_several_test_sets_is_the_first_ones(cfg, tmp_path):
     class TwoSets(ToyTrainer):
         @classmethod

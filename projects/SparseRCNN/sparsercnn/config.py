@@ -143,7 +143,8 @@ def _add_data_and_test_keys(cfg):
     # COCO metrics: "auto" takes faster-coco-eval when it is installed, else pycocotools.
     cfg.TEST.COCO_EVAL = "auto"  # auto | faster_coco_eval | pycocotools
     # The metric whose best checkpoint is kept as model_best.pth, "TASK/METRIC" as in the tables
-    # printed after evaluation; "": none. With several test sets, the first counts.
+    # printed after evaluation; "": none. The highest value is best, of MR (CrowdHuman) the lowest.
+    # With several test sets, the first counts.
     cfg.TEST.BEST_METRIC = "bbox/AP"
 
     # Semantic segmentation, in evaluation and demo alike: the mean of the class probabilities over

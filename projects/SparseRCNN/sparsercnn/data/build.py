@@ -199,7 +199,8 @@ def _build_mapper(cfg, is_train):
 def _match_ground_truth(name, records, num_left_out):
     """Let the evaluator see the ground truth of just these records."""
     metadata = MetadataCatalog.get(name)
-    if metadata.get("evaluator_type") != "coco" or metadata.get("json_file") is None:
+    from_json = metadata.get("evaluator_type") in ("coco", "crowdhuman")
+    if not from_json or metadata.get("json_file") is None:
         # Evaluators of segmentation look at the label maps of those images that they are given.
         if num_left_out and "sem_seg" not in metadata.get("evaluator_type", ""):
             logging.getLogger(__name__).warning(

@@ -80,12 +80,12 @@ def _register_voc(name, location):
 _ENTRIES = {"coco": _register_coco, "voc": _register_voc, "semseg": register_semseg}
 
 
-def _register(name, load, json_file, image_root, categories, **metadata):
+def _register(name, load, json_file, image_root, categories, evaluator_type="coco", **metadata):
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
         json_file=json_file,
         image_root=image_root,
-        evaluator_type="coco",
+        evaluator_type=evaluator_type,
         thing_classes=[category["name"] for category in categories],
         thing_dataset_id_to_contiguous_id={
             category["id"]: index for index, category in enumerate(categories)
@@ -115,4 +115,5 @@ def register_crowdhuman(root=None):
                 )
             return load_coco(name, json_file, image_root)
 
-        _register(name, load, json_file, image_root, [{"id": 1, "name": "person"}])
+        categories = [{"id": 1, "name": "person"}]
+        _register(name, load, json_file, image_root, categories, evaluator_type="crowdhuman")

@@ -9,6 +9,7 @@ from detectron2.evaluation import (
 
 from ..registry import NamedRegistry
 from .coco_evaluation import COCOEvaluator
+from .crowdhuman_evaluation import CrowdHumanEvaluator
 from .sem_seg_evaluation import SemSegEvaluator
 
 __all__ = ["EVALUATOR_REGISTRY", "build_evaluator"]
@@ -45,6 +46,11 @@ def build_evaluator(cfg, dataset_name, output_folder):
 @EVALUATOR_REGISTRY.register("coco")
 def _coco(cfg, dataset_name, output_folder):
     return COCOEvaluator(dataset_name, output_dir=output_folder, backend=cfg.TEST.COCO_EVAL)
+
+
+@EVALUATOR_REGISTRY.register("crowdhuman")
+def _crowdhuman(cfg, dataset_name, output_folder):
+    return CrowdHumanEvaluator(dataset_name, output_dir=output_folder)
 
 
 @EVALUATOR_REGISTRY.register("lvis")
