@@ -120,6 +120,9 @@ def _add_solver_keys(cfg):
     cfg.SOLVER.ADAM_BETAS = (0.9, 0.999)
     cfg.SOLVER.ADAM_EPS = 1e-8
     cfg.SOLVER.BASE_LR_END = 0.0  # where WarmupCosineLR ends; detectron2 0.6 lacks the key
+    # WarmupPolyLR, as in detectron2's DeepLab: BASE_LR x (1 - iteration / MAX_ITER)^POLY_LR_POWER.
+    cfg.SOLVER.POLY_LR_POWER = 0.9
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0  # the fraction of BASE_LR below which it does not fall
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # learning rate of the backbone over BASE_LR
     # True: weight decay spares norms and biases. The original decays everything.
     cfg.SOLVER.NO_DECAY_NORM_BIAS = False
