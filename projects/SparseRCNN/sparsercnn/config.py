@@ -98,6 +98,13 @@ def _add_model_keys(cfg):
     cfg.MODEL.DANET = CN()
     # parameter_free: queries, keys and values are the feature itself. projected: the paper's.
     cfg.MODEL.DANET.ATTENTION = "parameter_free"
+    # DANetHead with projected: share of channels that are dropped before each predictor, in
+    # training. There is no dropout with parameter_free.
+    cfg.MODEL.DANET.DROPOUT = 0.1
+    # Loss of DANetHead, as detectron2's DeepLab names it: cross_entropy, the mean over all pixels
+    # with a class | hard_pixel_mining, over those of the batch with the largest loss.
+    cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "cross_entropy"
+    cfg.MODEL.SEM_SEG_HEAD.LOSS_TOP_K = 0.2  # their share of the pixels with a class; at least one
     # True: both attentions at the end of res5, before the neck.
     cfg.MODEL.FPN.DUAL_ATTENTION = False
     # Dilated ResNets: RES4_DILATION 2 with RES5_DILATION 4 has output stride 8, 1 with 2 has 16.
