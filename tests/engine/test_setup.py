@@ -130,6 +130,22 @@ def test_a_key_of_the_neck_that_the_builder_does_not_read_is_an_error(write):
     load(path, ["MODEL.FPN.DUAL_ATTENTION", "True", "MODEL.META_ARCHITECTURE", "SparseRCNN"])
 
 
+def test_a_key_of_danet_that_nothing_reads_is_an_error(repository):
+    path = str(repository / "configs/quickstart/danet.yaml")
+    projected = ["MODEL.DANET.ATTENTION", "projected"]
+    mined = ["MODEL.SEM_SEG_HEAD.LOSS_TYPE", "hard_pixel_mining"]
+    for key, value, switch in (
+        ("MODEL.DANET.DROPOUT", "0.2", projected),
+        ("MODEL.SEM_SEG_HEAD.LOSS_TOP_K", "0.5", mined),
+    ):
+        with pytest.raises(
+            ConfigError, match=f"{key} {value} has no effect.*set that to {switch[1]}"
+        ):
+            load(path, [key, value])
+        load(path, [key, value, *switch])
+    load(path, ["MODEL.DANET.DROPOUT", "0.0"])
+
+
 @pytest.mark.parametrize(
     "architecture,opts,expected",
     [

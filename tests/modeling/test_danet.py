@@ -278,6 +278,115 @@ def test_losses_have_their_weight():
         torch.testing.assert_close(results[1][name], 0.25 * loss)
 
 
+def losses_by_hand(head):
+    """Five pixels whose probabilities of their class are 1/2, 1/4, 1/8, 1/16 and 1/32, and three
+    without a class; features that are the logits already."""
+    probabilities = torch.tensor([1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 0.5, 0.5, 0.5])
+    others = (1 - probabilities) / 2
+    logits = torch.stack([probabilities, others, others]).log().view(1, 3, 1, 8)
+    targets = torch.tensor([[[0, 0, 0, 0, 0, 255, 255, 255]]])
+    return head._loss(logits, targets).item() / math.log(2)
+
+
+@pytest.mark.parametrize(
+    "share, expected",
+    [
+        (0.2, 5),  # one of five pixels with a class: 1/32
+        (0.4, (5 + 4) / 2),
+        (0.5, (5 + 4 + 3) / 3),  # two and a half are three
+        (0.01, 5),  # at least one
+        (1.0, (5 + 4 + 3 + 2 + 1) / 5),
+    ],
+)
+def test_the_hardest_pixels_are_mined_among_those_with_a_class(share, expected):
+    options = {"stride": 1, "loss_type": "hard_pixel_mining", "loss_top_k": share}
+    assert losses_by_hand(make_head(**options)) == pytest.approx(expected, rel=1e-5)
+    half = make_head(**options, loss_weight=0.5)
+    assert losses_by_hand(half) == pytest.approx(0.5 * expected, rel=1e-5)
+    assert losses_by_hand(make_head(stride=1, loss_top_k=share)) == pytest.approx(3, rel=1e-5)
+
+
+def test_mining_is_that_of_detectron2s_deeplab_where_all_pixels_have_a_class():
+    deeplab = pytest.importorskip("detectron2.projects.deeplab.loss")
+    head = make_head(stride=1, loss_type="hard_pixel_mining", loss_top_k=0.25)
+    logits, targets = torch.randn(2, 3, 6, 8), torch.randint(0, 3, (2, 6, 8))
+    reference = deeplab.DeepLabCE(ignore_label=255, top_k_percent_pixels=0.25)
+    torch.testing.assert_close(head._loss(logits, targets), reference(logits, targets))
+
+
+def test_mining_is_zero_without_any_class_and_teaches_the_mined_pixels_alone():
+    head = make_head(stride=1, loss_type="hard_pixel_mining", loss_top_k=0.5)
+    logits = torch.randn(1, 3, 2, 4, requires_grad=True)
+    loss = head._loss(logits, torch.full((1, 2, 4), 255))
+    loss.backward()
+    assert loss == 0 and not logits.grad.any()
+
+    targets = torch.tensor([[[0, 1, 2, 0], [255, 255, 1, 2]]])
+    logits.grad = None
+    head._loss(logits, targets).backward()
+    taught = logits.grad.abs().sum(1) > 0
+    pixels = F.cross_entropy(logits, targets, ignore_index=255, reduction="none")
+    assert torch.equal(taught, pixels >= pixels.flatten().sort().values[-3])
+
+
+@KINDS
+def test_losses_follow_the_keys(danet_cfg, kind):
+    danet_cfg.MODEL.DANET.ATTENTION = kind
+    shapes = {"res4": ShapeSpec(channels=4, stride=8)}
+    head = DANetHead(danet_cfg, shapes)
+    assert head.mined_share is None
+    assert head.dropout.p == (0.1 if kind == "projected" else 0)
+    danet_cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "hard_pixel_mining"
+    danet_cfg.MODEL.SEM_SEG_HEAD.LOSS_TOP_K = 0.3
+    assert DANetHead(danet_cfg, shapes).mined_share == 0.3
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"loss_type": "ohem"}, "LOSS_TYPE is 'ohem'.* cross_entropy, hard_pixel_mining"),
+        ({"loss_top_k": 0.0}, "LOSS_TOP_K is 0.0; .* above 0 and at most 1"),
+        ({"loss_top_k": 20}, "LOSS_TOP_K is 20; .* above 0 and at most 1"),
+        ({"dropout": 1.0}, "DROPOUT is 1.0; .* below 1"),
+    ],
+)
+def test_errors_of_the_head_name_the_key(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_head(**options)
+
+
+def test_whole_channels_are_dropped_before_each_predictor_in_training():
+    head = make_head(conv_dims=8, dropout=0.5)
+    names = ("predictor", "position_predictor", "channel_predictor")
+    seen = {}
+    for name in names:
+        getattr(head, name).register_forward_pre_hook(
+            lambda _, inputs, name=name: seen.setdefault(name, inputs[0])
+        )
+    features = {"res5": torch.randn(4, 6, *PLACE)}
+    head(features, torch.randint(0, 3, (4, 64, 96)))
+    kept = {name: seen[name].flatten(2).any(-1) for name in names}  # (B, C)
+    for name in names:
+        assert 0.2 < kept[name].float().mean() < 0.8, name
+    # Each predictor drops channels of its own.
+    assert not torch.equal(kept["position_predictor"], kept["channel_predictor"])
+    doubled = seen["position_predictor"][kept["position_predictor"]]
+    position = head.position_branch(features["res5"])[kept["position_predictor"]]
+    torch.testing.assert_close(doubled, 2 * position)
+
+    head.eval()
+    with torch.no_grad():
+        first, second = head(features)[0], head(features)[0]
+    assert torch.equal(first, second)
+
+
+def test_dropout_and_mining_leave_the_names_of_the_weights_alone():
+    plain = make_head().state_dict()
+    head = make_head(dropout=0.1, loss_type="hard_pixel_mining")
+    assert list(head.state_dict()) == list(plain)
+    head.load_state_dict(plain)
+
+
 @KINDS
 def test_gradient_reaches_every_parameter(kind):
     head = make_head(kind)

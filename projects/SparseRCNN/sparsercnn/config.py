@@ -102,6 +102,13 @@ def _add_model_keys(cfg):
     cfg.MODEL.DANET = CN()
     # parameter_free: queries, keys and values are the feature itself. projected: the paper's.
     cfg.MODEL.DANET.ATTENTION = "parameter_free"
+    # DANetHead with projected: share of channels that are dropped before each predictor, in
+    # training. There is no dropout with parameter_free.
+    cfg.MODEL.DANET.DROPOUT = 0.1
+    # Loss of DANetHead, as detectron2's DeepLab names it: cross_entropy, the mean over all pixels
+    # with a class | hard_pixel_mining, over those of the batch with the largest loss.
+    cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "cross_entropy"
+    cfg.MODEL.SEM_SEG_HEAD.LOSS_TOP_K = 0.2  # their share of the pixels with a class; at least one
     # True: both attentions at the end of res5, before the neck.
     cfg.MODEL.FPN.DUAL_ATTENTION = False
     # Dilated ResNets: RES4_DILATION 2 with RES5_DILATION 4 has output stride 8, 1 with 2 has 16.
@@ -124,6 +131,9 @@ def _add_solver_keys(cfg):
     cfg.SOLVER.ADAM_BETAS = (0.9, 0.999)
     cfg.SOLVER.ADAM_EPS = 1e-8
     cfg.SOLVER.BASE_LR_END = 0.0  # where WarmupCosineLR ends; detectron2 0.6 lacks the key
+    # WarmupPolyLR, as in detectron2's DeepLab: BASE_LR x (1 - iteration / MAX_ITER)^POLY_LR_POWER.
+    cfg.SOLVER.POLY_LR_POWER = 0.9
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0  # the fraction of BASE_LR below which it does not fall
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # learning rate of the backbone over BASE_LR
     # True: weight decay spares norms and biases. The original decays everything.
     cfg.SOLVER.NO_DECAY_NORM_BIAS = False

@@ -24,13 +24,14 @@ _READ_BY = {
 
 
 def check_config(cfg, defaults):
-    """Raise ConfigError if a key of the backbone or of testing has no effect or no sense.
+    """Raise ConfigError if a key of the model or of testing has no effect or no sense.
 
     Args:
         cfg (CfgNode): the whole config.
         defaults (CfgNode): with all its keys.
     """
     _check_backbone(cfg.MODEL, defaults.MODEL)
+    _check_danet_head(cfg.MODEL, defaults.MODEL)
     _check_test(cfg, defaults)
 
 
@@ -58,6 +59,23 @@ def _check_backbone(model, defaults):
         raise ConfigError(
             f"MODEL.{key} {value} has no effect with MODEL.BACKBONE.NAME {builder}; set that to "
             f"{reader}."
+        )
+
+
+def _check_danet_head(model, defaults):
+    head, danet = model.SEM_SEG_HEAD, model.DANET
+    if head.NAME != "DANetHead":
+        return
+    if danet.DROPOUT not in (0, defaults.DANET.DROPOUT) and danet.ATTENTION != "projected":
+        raise ConfigError(
+            f"MODEL.DANET.DROPOUT {danet.DROPOUT} has no effect with MODEL.DANET.ATTENTION "
+            f"{danet.ATTENTION}, which has no dropout; set that to projected."
+        )
+    is_mined = head.LOSS_TYPE == "hard_pixel_mining"
+    if head.LOSS_TOP_K != defaults.SEM_SEG_HEAD.LOSS_TOP_K and not is_mined:
+        raise ConfigError(
+            f"MODEL.SEM_SEG_HEAD.LOSS_TOP_K {head.LOSS_TOP_K} has no effect with "
+            f"MODEL.SEM_SEG_HEAD.LOSS_TYPE {head.LOSS_TYPE}; set that to hard_pixel_mining."
         )
 
 
