@@ -1,8 +1,9 @@
 """Every configuration key that this project adds to detectron2's, with its default."""
 
 from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
 
-__all__ = ["add_sparsercnn_config"]
+__all__ = ["add_sparsercnn_config", "detections_per_image"]
 
 
 def add_sparsercnn_config(cfg):
@@ -17,6 +18,21 @@ def add_sparsercnn_config(cfg):
     _add_model_keys(cfg)
     _add_solver_keys(cfg)
     _add_data_and_test_keys(cfg)
+
+
+def detections_per_image(cfg):
+    """How many detections of an image Sparse R-CNN keeps, with test-time augmentation or without.
+
+    Args:
+        cfg (CfgNode): the whole config.
+
+    Returns:
+        int: TEST.DETECTIONS_PER_IMAGE, or all N proposals where that is negative; never more
+        than N.
+    """
+    num_proposals = cfg.MODEL.SparseRCNN.NUM_PROPOSALS
+    limit = cfg.TEST.DETECTIONS_PER_IMAGE
+    return num_proposals if limit < 0 else min(limit, num_proposals)
 
 
 def _add_model_keys(cfg):
@@ -135,6 +151,12 @@ def _add_data_and_test_keys(cfg):
     # True: leave out unreadable images and invalid annotations, counted and logged.
     # False: stop with an error that names the first of them.
     cfg.DATASETS.SKIP_INVALID = False
+
+    # Detections kept of each image. -1: not set, which is NUM_PROPOSALS in Sparse R-CNN, as in the
+    # original. Detectron2's default of 100 could not be told from a 100 that was asked for; its own
+    # models, which take -1 for no limit, get it back from `sparsercnn.engine.setup.load_config`.
+    if cfg.TEST.DETECTIONS_PER_IMAGE == get_cfg().TEST.DETECTIONS_PER_IMAGE:
+        cfg.TEST.DETECTIONS_PER_IMAGE = -1
 
     # COCO metrics: "auto" takes faster-coco-eval when it is installed, else pycocotools.
     cfg.TEST.COCO_EVAL = "auto"  # auto | faster_coco_eval | pycocotools
