@@ -232,6 +232,43 @@ def test_dual_attention_by_name(sparse_cfg, static, pre_norm):
     assert_model_has(names, sparse_cfg)
 
 
+def sparse_rcnn_weights(path, *prefixes):
+    """A file of Sparse R-CNN of four stages, or of its parts that begin with one of `prefixes`."""
+    names = PROPOSALS + [name for i in range(4) for name in stage_names(i, *DYNAMIC)]
+    names = [name for name in names if not prefixes or name.startswith(prefixes)]
+    torch.save({"state_dict": {name: torch.ones(4) for name in names}}, path)
+    return names
+
+
+@pytest.mark.parametrize("prefixes", [(), ("roi_head.",)], ids=["whole file", "heads alone"])
+def test_heads_of_sparse_rcnn_without_its_proposals(tmp_path, capsys, prefixes):
+    names = sparse_rcnn_weights(tmp_path / "theirs.pth", *prefixes)
+    heads = {name for name in names if name.startswith("roi_head.")}
+    files = [str(tmp_path / name) for name in ("theirs.pth", "ours.pth", "back.pth")]
+    arguments = ["--from", "mmdetection", "--only"]
+    assert tool.main([*arguments, "roi_head.", "--", *files[:2]]) == 0, capsys.readouterr().err
+    ours = torch.load(files[1])["model"]
+    assert len(ours) == len(heads) and all(name.startswith("head.head_series.") for name in ours)
+    # Deltas of boxes are those of Sparse R-CNN, not rescaled as a cascade's are.
+    assert torch.equal(ours["head.head_series.2.bboxes_delta.weight"], torch.ones(4))
+    assert tool.main([*arguments, "head.", "--reverse", "--", *files[1:]]) == 0
+    assert set(torch.load(files[2])["state_dict"]) == heads
+
+
+def test_a_single_layer_of_a_stage_is_known_by_the_rest_of_its_file(tmp_path):
+    sparse_rcnn_weights(tmp_path / "theirs.pth")
+    files = [str(tmp_path / "theirs.pth"), str(tmp_path / "ours.pth")]
+    result = convert_file(*files, "mmdetection", only=["roi_head.bbox_head.0.fc_reg.weight"])
+    assert list(result.weights) == ["head.head_series.0.bboxes_delta.weight"]
+
+
+def test_a_cascade_of_four_stages_is_refused():
+    names = both(*(f"roi_head.bbox_head.{i}.fc_reg" for i in range(4)))
+    with pytest.raises(ConversionError, match=r"No rule covers 2 of 8") as raised:
+        rename(names)
+    assert raised.value.keys == both("roi_head.bbox_head.3.fc_reg")
+
+
 def neck_names(cross):
     norms = ["norm1_1", "norm1_2", "norm1_3"] if cross else ["norm1", "norm2"]
     modules = [*norms, "ms_attn.proj", "ms_attn.p_norm", "mlp.fc1", "mlp.dwconv.dwconv", "mlp.fc2"]

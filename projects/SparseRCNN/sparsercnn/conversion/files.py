@@ -58,7 +58,7 @@ def convert_file(
     if not kept:
         wanted = f" whose names begin with {' or '.join(only)}" if only else ""
         raise ConversionError(f"{source} has no weights{wanted}.", list(weights))
-    rules = LAYOUTS[layout].rules(list(kept), backbone, mask_stage)
+    rules = LAYOUTS[layout].rules(list(weights), backbone, mask_stage, list(kept))
     try:
         result = convert(kept, rules, reverse)
     except ConversionError as error:
