@@ -280,32 +280,47 @@ def neck_names(cross):
     return names
 
 
-def cascade_names(stage):
+def cascade_names(*mask_stages):
     names = both("rpn_head.rpn_conv", "rpn_head.rpn_cls", "rpn_head.rpn_reg")
     for i in range(3):
         modules = ("shared_fcs.0", "shared_fcs.1", "fc_cls", "fc_reg")
         names += both(*(f"roi_head.bbox_head.{i}.{module}" for module in modules))
     mask = [f"convs.{j}.conv" for j in range(2)] + ["upsample", "conv_logits"]
-    return names + both(*(f"roi_head.mask_head.{stage}.{module}" for module in mask))
+    stages = [f"roi_head.mask_head.{stage}" for stage in mask_stages]
+    return names + both(*(f"{stage}.{module}" for stage in stages for module in mask))
 
 
-@pytest.mark.parametrize("aggregation", ["mssa", "mssa_adp", "msca", "msca_adp"])
-def test_cascade_with_these_necks_by_name(repository, aggregation):
+@pytest.fixture
+def cascade_cfg(repository):
     cfg = get_cfg()
     add_sparsercnn_config(cfg)
     cfg.merge_from_file(str(repository / "configs/quickstart/cascade_mask_rcnn.yaml"))
-    cfg.MODEL.FPN.AGGREGATION = aggregation
     cfg.MODEL.FPN.NORM = ""
+    return cfg
+
+
+@pytest.mark.parametrize("aggregation", ["mssa", "mssa_adp", "msca", "msca_adp"])
+def test_cascade_with_these_necks_by_name(cascade_cfg, aggregation):
+    cascade_cfg.MODEL.FPN.AGGREGATION = aggregation
     names = [name for name in resnet_and_fpn_names() if name.startswith("backbone.")]
     names += neck_names(cross="msca" in aggregation) + cascade_names(2)
-    assert_model_has(names, cfg, mask_stage=2)
+    assert_model_has(names, cascade_cfg, mask_stage=2)
 
 
-def test_mask_heads_of_a_cascade_have_to_be_chosen():
+def test_cascade_with_a_mask_head_for_each_stage_by_name(cascade_cfg):
+    cascade_cfg.MODEL.ROI_HEADS.NAME = "CascadeMaskROIHeads"
+    cascade_cfg.MODEL.FPN.AGGREGATION = "sum"
+    assert_model_has(resnet_and_fpn_names() + cascade_names(0, 1, 2), cascade_cfg)
+
+
+def test_mask_heads_of_a_cascade_are_all_taken_or_one_of_them():
     names = [f"roi_head.mask_head.{i}.conv_logits.weight" for i in range(3)]
-    with pytest.raises(ConversionError, match="choose one with --mask-stage"):
-        rename(names)
-    assert rename(names, mask_stage=1) == ["roi_heads.mask_head.predictor.weight"]
+    assert rename(names) == [f"roi_heads.mask_head.{i}.predictor.weight" for i in range(3)]
+    single = ["roi_heads.mask_head.predictor.weight"]
+    assert rename(names, mask_stage=1) == single
+    assert rename(single, mask_stage=1, reverse=True) == names[1:2]
+    with pytest.raises(ConversionError, match="which of them it is to be with --mask-stage"):
+        rename(single, reverse=True)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,11 @@ def _add_model_keys(cfg):
     # sum (detectron2's FPN) | mssa | mssa_adp | msca | msca_adp
     cfg.MODEL.FPN.AGGREGATION = "sum"
 
+    # ROI_HEADS.NAME "CascadeMaskROIHeads": Cascade Mask R-CNN with a mask head for each stage.
+    cfg.MODEL.CASCADE_MASK_ROI_HEADS = CN()
+    # Weights of all losses of each stage; one for each of ROI_BOX_CASCADE_HEAD.IOUS.
+    cfg.MODEL.CASCADE_MASK_ROI_HEADS.STAGE_LOSS_WEIGHTS = (1.0, 0.5, 0.25)
+
     # Recompute activations in the backward pass instead of keeping them: less memory, more time.
     cfg.MODEL.ACTIVATION_CHECKPOINT = CN()
     cfg.MODEL.ACTIVATION_CHECKPOINT.BACKBONE = False  # block by block
@@ -137,7 +142,9 @@ def _add_solver_keys(cfg):
     cfg.SOLVER.ADAM_EPS = 1e-8
     cfg.SOLVER.BASE_LR_END = 0.0  # where WarmupCosineLR ends; detectron2 0.6 lacks the key
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # learning rate of the backbone over BASE_LR
-    # True: weight decay spares norms and biases. The original decays everything.
+    # True: weight decay spares norms and biases, as usual with transformers, since it draws to 0 a
+    # norm's scale, too, which starts at 1. Original Sparse R-CNN and the published attention FPNs
+    # decay everything.
     cfg.SOLVER.NO_DECAY_NORM_BIAS = False
     # Batches whose gradients are added up before one optimizer step; one iteration is one step,
     # on IMS_PER_BATCH x ACCUMULATE_STEPS images.

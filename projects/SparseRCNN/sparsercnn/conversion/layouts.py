@@ -28,7 +28,7 @@ class Layout:
     Attributes:
         rules: ``rules(names, backbone, mask_stage, wanted=None)``, of the names of all weights,
             what the names of our backbone begin with, which mask head of a cascade to take (None:
-            none), and the names of the weights to convert (None: all); returns a list of rules.
+            all), and the names of the weights to convert (None: all); returns a list of rules.
         settings: what the config of a model with such weights has to say.
         section: the key of the weights in this code base's files; None: they are the file.
     """

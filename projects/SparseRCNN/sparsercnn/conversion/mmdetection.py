@@ -5,6 +5,8 @@ R-CNN is that of github.com/sangwooP/dual_attn_sparse_rcnn, the necks are those 
 github.com/XiongweiWu/MSCA-SA.
 """
 
+import re
+
 import torch
 
 from .resnet import counter_rules, resnet_rules
@@ -25,14 +27,16 @@ def mmdetection_rules(names, mask_stage=None, wanted=None):
 
     Args:
         names (iterable[str]): of all weights, on either side.
-        mask_stage (int): which of the three mask heads of a cascade to take; None: none.
+        mask_stage (int): which of the three mask heads of a cascade to take, for a model that has
+            one, as detectron2's own cascade; None: all of them.
         wanted (iterable[str]): of the weights that are to be converted; None: all.
 
     Returns:
         list[Rule | Drop]:
 
     Raises:
-        ConversionError: mask heads of which none was chosen, or an FPN that does not start at res2.
+        ConversionError: a single mask head of ours that is of no stage, or an FPN that does not
+            start at res2.
     """
     names = list(names)
     wanted = names if wanted is None else list(wanted)
@@ -52,12 +56,12 @@ def mmdetection_rules(names, mask_stage=None, wanted=None):
         else:
             rules += _dynamic_conv_rules()
     else:
-        masks = [name for name in wanted if name.startswith((f"{_MASK}.", f"{_OUR_MASK}."))]
-        if masks and mask_stage is None:
+        single = [x for x in wanted if re.match(rf"{re.escape(_OUR_MASK)}\.\D", x)]
+        if single and mask_stage is None:
             raise ConversionError(
-                "Mmdetection's cascade has three mask heads and detectron2's one: choose one with "
-                "--mask-stage 0, 1 or 2.",
-                masks,
+                "There is one mask head, where mmdetection's cascade has three: say which of them "
+                "it is to be with --mask-stage 0, 1 or 2.",
+                single,
             )
         rules += _rpn_rules() + _cascade_rules() + _mask_rules(mask_stage)
     return rules
@@ -228,15 +232,15 @@ def _delta_scale(tensor, fields):
 
 
 def _mask_rules(stage):
-    """A cascade has a mask head for each stage there, and averages them; here it has one."""
+    """The mask heads of a cascade, one for each stage; or one of them, for a model that has one."""
+    modules = {"upsample": "deconv", "conv_logits": "predictor"}
     if stage is None:
-        return []
-    theirs = f"{_MASK}.{stage}"
-    others = [
-        Drop(f"{_MASK}.{i}.{{rest}}", "mask heads of other stages") for i in range(3) if i != stage
-    ]
+        theirs, ours, others = f"{_MASK}.{{stage}}", f"{_OUR_MASK}.{{stage}}", []
+    else:
+        theirs, ours = f"{_MASK}.{stage}", _OUR_MASK
+        others = [f"{_MASK}.{i}.{{rest}}" for i in range(3) if i != stage]
     return [
-        Rule(f"{theirs}.convs.{{j}}.conv.{{leaf}}", f"{_OUR_MASK}.mask_fcn{{j+1}}.{{leaf}}"),
-        *_pairs(theirs, _OUR_MASK, {"upsample": "deconv", "conv_logits": "predictor"}),
-        *others,
+        Rule(f"{theirs}.convs.{{j}}.conv.{{leaf}}", f"{ours}.mask_fcn{{j+1}}.{{leaf}}"),
+        *_pairs(theirs, ours, modules),
+        *(Drop(name, "mask heads of other stages") for name in others),
     ]

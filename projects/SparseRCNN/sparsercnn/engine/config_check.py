@@ -27,13 +27,14 @@ class ConfigError(ValueError):
 
 
 def check_config(cfg, defaults):
-    """Raise ConfigError if a key of the backbone or of testing has no effect or no sense.
+    """Raise ConfigError if a key of the model or of testing has no effect or no sense.
 
     Args:
         cfg (CfgNode): the whole config.
         defaults (CfgNode): with all its keys.
     """
     _check_backbone(cfg.MODEL, defaults.MODEL)
+    _check_cascade(cfg.MODEL, defaults.MODEL)
     _check_test(cfg, defaults)
 
 
@@ -61,6 +62,16 @@ def _check_backbone(model, defaults):
         raise ConfigError(
             f"MODEL.{key} {value} has no effect with MODEL.BACKBONE.NAME {builder}; set that to "
             f"{reader}."
+        )
+
+
+def _check_cascade(model, defaults):
+    weights = model.CASCADE_MASK_ROI_HEADS.STAGE_LOSS_WEIGHTS
+    unused = model.ROI_HEADS.NAME != "CascadeMaskROIHeads"
+    if unused and weights != defaults.CASCADE_MASK_ROI_HEADS.STAGE_LOSS_WEIGHTS:
+        raise ConfigError(
+            f"MODEL.CASCADE_MASK_ROI_HEADS.STAGE_LOSS_WEIGHTS {weights} has no effect with "
+            f"MODEL.ROI_HEADS.NAME {model.ROI_HEADS.NAME}; set that to CascadeMaskROIHeads."
         )
 
 
