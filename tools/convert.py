@@ -14,7 +14,7 @@ EPILOG = """
 examples:
   convert.py --from torchvision resnet101-63fe2227.pth torchvision-R-101.pth
   convert.py --from mmdetection sparse_rcnn_r50_fpn_1x_coco.pth sparse_rcnn.pth
-  convert.py --from mmdetection cascade_msca_adp.pth cascade.pth --mask-stage 2
+  convert.py --from mmdetection cascade_msca_adp.pth cascade.pth
   convert.py --from mmdetection any_detector.pth backbone.pth --only backbone. neck.
   convert.py --from mmdetection --reverse model_final.pth for_mmdetection.pth
 """
@@ -49,8 +49,8 @@ def get_parser():
         "--mask-stage",
         type=int,
         choices=range(3),
-        help="which of the three mask heads of mmdetection's cascade to take; it averages them, "
-        "and ours has one",
+        help="which of the three mask heads of mmdetection's cascade to take, for a model with one "
+        "(ROI_HEADS.NAME CascadeROIHeads); otherwise all are, for CascadeMaskROIHeads",
     )
     parser.add_argument(
         "--only",

@@ -116,3 +116,22 @@ def test_built_from_the_config_it_runs(tiny_cfg, make_input):
         (result,) = model([{"image": x["image"], "height": 64, "width": 80}])
     boxes = result["instances"].pred_boxes.tensor
     assert 0 < len(boxes) <= 6 and boxes.isfinite().all()
+
+
+def test_each_size_gives_all_its_detections_and_the_merged_result_is_limited(tiny_cfg, make_input):
+    """At most 4 of 6 proposals: the best 4 of each size need not be those of its range."""
+    from detectron2.modeling import build_model
+
+    tiny_cfg.TEST.DETECTIONS_PER_IMAGE = 4
+    tiny_cfg.TEST.AUG.MIN_SIZES = (64, 96)
+    tiny_cfg.TEST.AUG.FLIP = False
+    tiny_cfg.TEST.AUG.SCALE_RANGES = ([0, 10000], [0, 10000])
+    model = SparseRCNNWithTTA(tiny_cfg, build_model(tiny_cfg).eval())
+    found = []
+    model._filter_by_scale = lambda outputs: found.extend(map(len, outputs)) or outputs
+    model.vote = False
+    model.nms_thresh = 1.0
+    inputs = [{"image": make_input((64, 80))["image"], "height": 64, "width": 80}]
+    with torch.no_grad():
+        (result,) = model(inputs)
+    assert found == [6, 6] and len(result["instances"]) == 4

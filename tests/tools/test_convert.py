@@ -232,6 +232,43 @@ def test_dual_attention_by_name(sparse_cfg, static, pre_norm):
     assert_model_has(names, sparse_cfg)
 
 
+def sparse_rcnn_weights(path, *prefixes):
+    """A file of Sparse R-CNN of four stages, or of its parts that begin with one of `prefixes`."""
+    names = PROPOSALS + [name for i in range(4) for name in stage_names(i, *DYNAMIC)]
+    names = [name for name in names if not prefixes or name.startswith(prefixes)]
+    torch.save({"state_dict": {name: torch.ones(4) for name in names}}, path)
+    return names
+
+
+@pytest.mark.parametrize("prefixes", [(), ("roi_head.",)], ids=["whole file", "heads alone"])
+def test_heads_of_sparse_rcnn_without_its_proposals(tmp_path, capsys, prefixes):
+    names = sparse_rcnn_weights(tmp_path / "theirs.pth", *prefixes)
+    heads = {name for name in names if name.startswith("roi_head.")}
+    files = [str(tmp_path / name) for name in ("theirs.pth", "ours.pth", "back.pth")]
+    arguments = ["--from", "mmdetection", "--only"]
+    assert tool.main([*arguments, "roi_head.", "--", *files[:2]]) == 0, capsys.readouterr().err
+    ours = torch.load(files[1])["model"]
+    assert len(ours) == len(heads) and all(name.startswith("head.head_series.") for name in ours)
+    # Deltas of boxes are those of Sparse R-CNN, not rescaled as a cascade's are.
+    assert torch.equal(ours["head.head_series.2.bboxes_delta.weight"], torch.ones(4))
+    assert tool.main([*arguments, "head.", "--reverse", "--", *files[1:]]) == 0
+    assert set(torch.load(files[2])["state_dict"]) == heads
+
+
+def test_a_single_layer_of_a_stage_is_known_by_the_rest_of_its_file(tmp_path):
+    sparse_rcnn_weights(tmp_path / "theirs.pth")
+    files = [str(tmp_path / "theirs.pth"), str(tmp_path / "ours.pth")]
+    result = convert_file(*files, "mmdetection", only=["roi_head.bbox_head.0.fc_reg.weight"])
+    assert list(result.weights) == ["head.head_series.0.bboxes_delta.weight"]
+
+
+def test_a_cascade_of_four_stages_is_refused():
+    names = both(*(f"roi_head.bbox_head.{i}.fc_reg" for i in range(4)))
+    with pytest.raises(ConversionError, match=r"No rule covers 2 of 8") as raised:
+        rename(names)
+    assert raised.value.keys == both("roi_head.bbox_head.3.fc_reg")
+
+
 def neck_names(cross):
     norms = ["norm1_1", "norm1_2", "norm1_3"] if cross else ["norm1", "norm2"]
     modules = [*norms, "ms_attn.proj", "ms_attn.p_norm", "mlp.fc1", "mlp.dwconv.dwconv", "mlp.fc2"]
@@ -243,32 +280,47 @@ def neck_names(cross):
     return names
 
 
-def cascade_names(stage):
+def cascade_names(*mask_stages):
     names = both("rpn_head.rpn_conv", "rpn_head.rpn_cls", "rpn_head.rpn_reg")
     for i in range(3):
         modules = ("shared_fcs.0", "shared_fcs.1", "fc_cls", "fc_reg")
         names += both(*(f"roi_head.bbox_head.{i}.{module}" for module in modules))
     mask = [f"convs.{j}.conv" for j in range(2)] + ["upsample", "conv_logits"]
-    return names + both(*(f"roi_head.mask_head.{stage}.{module}" for module in mask))
+    stages = [f"roi_head.mask_head.{stage}" for stage in mask_stages]
+    return names + both(*(f"{stage}.{module}" for stage in stages for module in mask))
 
 
-@pytest.mark.parametrize("aggregation", ["mssa", "mssa_adp", "msca", "msca_adp"])
-def test_cascade_with_these_necks_by_name(repository, aggregation):
+@pytest.fixture
+def cascade_cfg(repository):
     cfg = get_cfg()
     add_sparsercnn_config(cfg)
     cfg.merge_from_file(str(repository / "configs/quickstart/cascade_mask_rcnn.yaml"))
-    cfg.MODEL.FPN.AGGREGATION = aggregation
     cfg.MODEL.FPN.NORM = ""
+    return cfg
+
+
+@pytest.mark.parametrize("aggregation", ["mssa", "mssa_adp", "msca", "msca_adp"])
+def test_cascade_with_these_necks_by_name(cascade_cfg, aggregation):
+    cascade_cfg.MODEL.FPN.AGGREGATION = aggregation
     names = [name for name in resnet_and_fpn_names() if name.startswith("backbone.")]
     names += neck_names(cross="msca" in aggregation) + cascade_names(2)
-    assert_model_has(names, cfg, mask_stage=2)
+    assert_model_has(names, cascade_cfg, mask_stage=2)
 
 
-def test_mask_heads_of_a_cascade_have_to_be_chosen():
+def test_cascade_with_a_mask_head_for_each_stage_by_name(cascade_cfg):
+    cascade_cfg.MODEL.ROI_HEADS.NAME = "CascadeMaskROIHeads"
+    cascade_cfg.MODEL.FPN.AGGREGATION = "sum"
+    assert_model_has(resnet_and_fpn_names() + cascade_names(0, 1, 2), cascade_cfg)
+
+
+def test_mask_heads_of_a_cascade_are_all_taken_or_one_of_them():
     names = [f"roi_head.mask_head.{i}.conv_logits.weight" for i in range(3)]
-    with pytest.raises(ConversionError, match="choose one with --mask-stage"):
-        rename(names)
-    assert rename(names, mask_stage=1) == ["roi_heads.mask_head.predictor.weight"]
+    assert rename(names) == [f"roi_heads.mask_head.{i}.predictor.weight" for i in range(3)]
+    single = ["roi_heads.mask_head.predictor.weight"]
+    assert rename(names, mask_stage=1) == single
+    assert rename(single, mask_stage=1, reverse=True) == names[1:2]
+    with pytest.raises(ConversionError, match="which of them it is to be with --mask-stage"):
+        rename(single, reverse=True)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Every configuration key that this project adds to detectron2's, with its default."""
 
 from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
 
-__all__ = ["add_sparsercnn_config"]
+__all__ = ["add_sparsercnn_config", "detections_per_image"]
 
 
 def add_sparsercnn_config(cfg):
@@ -17,6 +18,21 @@ def add_sparsercnn_config(cfg):
     _add_model_keys(cfg)
     _add_solver_keys(cfg)
     _add_data_and_test_keys(cfg)
+
+
+def detections_per_image(cfg):
+    """How many detections of an image Sparse R-CNN keeps, with test-time augmentation or without.
+
+    Args:
+        cfg (CfgNode): the whole config.
+
+    Returns:
+        int: TEST.DETECTIONS_PER_IMAGE, or all N proposals where that is negative; never more
+        than N.
+    """
+    num_proposals = cfg.MODEL.SparseRCNN.NUM_PROPOSALS
+    limit = cfg.TEST.DETECTIONS_PER_IMAGE
+    return num_proposals if limit < 0 else min(limit, num_proposals)
 
 
 def _add_model_keys(cfg):
@@ -120,6 +136,11 @@ def _add_model_keys(cfg):
     # sum (detectron2's FPN) | mssa | mssa_adp | msca | msca_adp
     cfg.MODEL.FPN.AGGREGATION = "sum"
 
+    # ROI_HEADS.NAME "CascadeMaskROIHeads": Cascade Mask R-CNN with a mask head for each stage.
+    cfg.MODEL.CASCADE_MASK_ROI_HEADS = CN()
+    # Weights of all losses of each stage; one for each of ROI_BOX_CASCADE_HEAD.IOUS.
+    cfg.MODEL.CASCADE_MASK_ROI_HEADS.STAGE_LOSS_WEIGHTS = (1.0, 0.5, 0.25)
+
     # Recompute activations in the backward pass instead of keeping them: less memory, more time.
     cfg.MODEL.ACTIVATION_CHECKPOINT = CN()
     cfg.MODEL.ACTIVATION_CHECKPOINT.BACKBONE = False  # block by block
@@ -135,7 +156,9 @@ def _add_solver_keys(cfg):
     cfg.SOLVER.POLY_LR_POWER = 0.9
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0  # the fraction of BASE_LR below which it does not fall
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # learning rate of the backbone over BASE_LR
-    # True: weight decay spares norms and biases. The original decays everything.
+    # True: weight decay spares norms and biases, as usual with transformers, since it draws to 0 a
+    # norm's scale, too, which starts at 1. Original Sparse R-CNN and the published attention FPNs
+    # decay everything.
     cfg.SOLVER.NO_DECAY_NORM_BIAS = False
     # Batches whose gradients are added up before one optimizer step; one iteration is one step,
     # on IMS_PER_BATCH x ACCUMULATE_STEPS images.
@@ -149,6 +172,12 @@ def _add_data_and_test_keys(cfg):
     # True: leave out unreadable images and invalid annotations, counted and logged.
     # False: stop with an error that names the first of them.
     cfg.DATASETS.SKIP_INVALID = False
+
+    # Detections kept of each image. -1: not set, which is NUM_PROPOSALS in Sparse R-CNN, as in the
+    # original. Detectron2's default of 100 could not be told from a 100 that was asked for; its own
+    # models, which take -1 for no limit, get it back from `sparsercnn.engine.setup.load_config`.
+    if cfg.TEST.DETECTIONS_PER_IMAGE == get_cfg().TEST.DETECTIONS_PER_IMAGE:
+        cfg.TEST.DETECTIONS_PER_IMAGE = -1
 
     # COCO metrics: "auto" takes faster-coco-eval when it is installed, else pycocotools.
     cfg.TEST.COCO_EVAL = "auto"  # auto | faster_coco_eval | pycocotools

@@ -19,8 +19,8 @@ _KEY_OF_WEIGHT = {
     "class_logits.": "MODEL.SparseRCNN.NUM_CLASSES",
     "init_proposal_": "MODEL.SparseRCNN.NUM_PROPOSALS",
     "box_predictor.": "MODEL.ROI_HEADS.NUM_CLASSES",
-    "mask_head.predictor.": "MODEL.ROI_HEADS.NUM_CLASSES",
     "sem_seg_head.predictor.": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+    ".predictor.": "MODEL.ROI_HEADS.NUM_CLASSES",  # of a mask head, one or one of each stage
 }
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.Size, torch.dtype)
 

@@ -32,6 +32,7 @@ def check_config(cfg, defaults):
     """
     _check_backbone(cfg.MODEL, defaults.MODEL)
     _check_danet_head(cfg.MODEL, defaults.MODEL)
+    _check_cascade(cfg.MODEL, defaults.MODEL)
     _check_test(cfg, defaults)
 
 
@@ -76,6 +77,16 @@ def _check_danet_head(model, defaults):
         raise ConfigError(
             f"MODEL.SEM_SEG_HEAD.LOSS_TOP_K {head.LOSS_TOP_K} has no effect with "
             f"MODEL.SEM_SEG_HEAD.LOSS_TYPE {head.LOSS_TYPE}; set that to hard_pixel_mining."
+        )
+
+
+def _check_cascade(model, defaults):
+    weights = model.CASCADE_MASK_ROI_HEADS.STAGE_LOSS_WEIGHTS
+    unused = model.ROI_HEADS.NAME != "CascadeMaskROIHeads"
+    if unused and weights != defaults.CASCADE_MASK_ROI_HEADS.STAGE_LOSS_WEIGHTS:
+        raise ConfigError(
+            f"MODEL.CASCADE_MASK_ROI_HEADS.STAGE_LOSS_WEIGHTS {weights} has no effect with "
+            f"MODEL.ROI_HEADS.NAME {model.ROI_HEADS.NAME}; set that to CascadeMaskROIHeads."
         )
 
 

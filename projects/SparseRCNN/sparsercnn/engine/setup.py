@@ -121,6 +121,8 @@ def check_devices(cfg, num_gpus=1):
 def load_config(config_file, opts=(), allow_unsafe=False, register=True):
     """Defaults, the YAML file with its bases, and overrides.
 
+    Detectron2's own models have its default of TEST.DETECTIONS_PER_IMAGE, unless it is set.
+
     Args:
         config_file (str): YAML, with ``_BASE_`` or without.
         opts (list[str]): KEY VALUE pairs, flattened.
@@ -141,6 +143,9 @@ def load_config(config_file, opts=(), allow_unsafe=False, register=True):
     defaults = cfg.clone()
     _merge_file(cfg, config_file, allow_unsafe)
     _merge_opts(cfg, list(opts or ()))
+    if cfg.MODEL.META_ARCHITECTURE != "SparseRCNN" and cfg.TEST.DETECTIONS_PER_IMAGE < 0:
+        # What is not set is not "no limit" to detectron2's own models, but its default.
+        cfg.TEST.DETECTIONS_PER_IMAGE = get_cfg().TEST.DETECTIONS_PER_IMAGE
     check_config(cfg, defaults)
     if register:
         _register([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])

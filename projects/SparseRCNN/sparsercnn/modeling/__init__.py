@@ -1,6 +1,7 @@
 """The detectors and their parts; importing registers them with detectron2."""
 
 from .attention_fpn import MSCA, MSSA, build_resnet_attention_fpn_backbone
+from .cascade_mask_heads import CascadeMaskROIHeads
 from .criterion import SetCriterion
 from .danet import DANetHead
 from .danet_attention import (
@@ -33,6 +34,7 @@ __all__ = [
     "MSCA",
     "MSSA",
     "PROPOSALS_REGISTRY",
+    "CascadeMaskROIHeads",
     "ChannelAttention",
     "DANetHead",
     "DualAttention",

@@ -10,6 +10,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.logger import log_first_n
 from torch import nn
 
+from ..config import detections_per_image
 from ..structures import Targets
 from .criterion import SetCriterion
 from .danet_attention import add_res5_attention
@@ -90,7 +91,7 @@ class SparseRCNN(nn.Module):
             "deep_supervision": sparse.DEEP_SUPERVISION,
             "score_thresh": sparse.SCORE_THRESH_TEST,
             "nms_thresh": sparse.NMS_THRESH_TEST,
-            "max_detections": min(cfg.TEST.DETECTIONS_PER_IMAGE, sparse.NUM_PROPOSALS),
+            "max_detections": detections_per_image(cfg),
             "input_format": cfg.INPUT.FORMAT,
         }
 
@@ -113,7 +114,8 @@ class SparseRCNN(nn.Module):
             dict[str, Tensor]: in training, the weighted losses, see :class:`SetCriterion`.
             list: in inference, per image ``{"instances": Instances}`` with `pred_boxes`, `scores`
             and `pred_classes`, best first; or, without post-processing, bare Instances in pixels
-            of the network's input.
+            of the network's input, however many there are: who merges several results of an
+            image limits what comes of it.
         """
         images, image_sizes = self.preprocess_images(batched_inputs)
         feature_maps = self.backbone(images.tensor)
@@ -127,7 +129,9 @@ class SparseRCNN(nn.Module):
                 class_logits, boxes = class_logits[-1:], boxes[-1:]
             return self.criterion(class_logits, boxes, targets)
 
-        results = self.inference(class_logits[-1], boxes[-1], images.image_sizes)
+        results = self.inference(
+            class_logits[-1], boxes[-1], images.image_sizes, limited=do_postprocess
+        )
         if not do_postprocess:
             return results
         return [
@@ -162,26 +166,28 @@ class SparseRCNN(nn.Module):
         sizes = torch.tensor([[w, h, w, h] for h, w in images.image_sizes], dtype=torch.float32)
         return images, sizes.to(self.device, non_blocking=True)
 
-    def inference(self, class_logits, boxes, image_sizes):
+    def inference(self, class_logits, boxes, image_sizes, limited=True):
         """Turn the last stage's output into detections (Sparse R-CNN, section 3.3: no NMS).
 
         Args:
             class_logits: (B, N, K), or K + 1 with the softmax loss.
             boxes: (B, N, 4), absolute xyxy.
             image_sizes (list[tuple[int, int]]): (h, w) of each image.
+            limited (bool): `max_detections` of them at most; False: N.
 
         Returns:
             list[Instances]: the best N of the N x K scores per image, best first, less those
             that the thresholds and `max_detections` take away.
         """
         num_proposals = boxes.shape[1]
+        limit = self.max_detections if limited else num_proposals
         scores = self._scores(class_logits.float(), boxes)
         num_classes = scores.shape[-1]
         scores, index = scores.flatten(1).topk(num_proposals)
         proposal, classes = index // num_classes, index % num_classes
         boxes = boxes.gather(1, proposal[..., None].expand(-1, -1, 4))
         return [
-            self._select(*detections, image_size)
+            self._select(*detections, image_size, limit)
             for *detections, image_size in zip(boxes, scores, classes, image_sizes, strict=True)
         ]
 
@@ -204,16 +210,16 @@ class SparseRCNN(nn.Module):
             )
         return torch.where(finite, scores, -1.0)
 
-    def _select(self, boxes, scores, classes, image_size):
+    def _select(self, boxes, scores, classes, image_size, limit):
         keep = scores >= self.score_thresh
         boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
         if self.nms_thresh > 0:
             keep = batched_nms(boxes, scores, classes, self.nms_thresh)
             boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
         result = Instances(image_size)
-        result.pred_boxes = Boxes(boxes[: self.max_detections])
-        result.scores = scores[: self.max_detections]
-        result.pred_classes = classes[: self.max_detections]
+        result.pred_boxes = Boxes(boxes[:limit])
+        result.scores = scores[:limit]
+        result.pred_classes = classes[:limit]
         return result
 
 

@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.ops import box_iou
 
+from ..config import detections_per_image
+
 __all__ = ["SparseRCNNWithTTA", "soft_vote"]
 
 _VOTE_THRESH = 0.65  # IoU from which detections of one class are one object
@@ -43,7 +45,7 @@ class SparseRCNNWithTTA(nn.Module):
                 resized image that a box must lie between to count; None: every box counts.
             vote (bool): merge by :func:`soft_vote`; False: by class-wise NMS.
             nms_thresh (float): IoU threshold of that NMS.
-            max_detections (int): detections kept per image.
+            max_detections (int): detections kept per image, once those of all sizes are merged.
             batch_size (int): augmented images of one forward pass.
         """
         super().__init__()
@@ -70,9 +72,7 @@ class SparseRCNNWithTTA(nn.Module):
             "scale_ranges": aug.SCALE_RANGES if aug.SCALE_FILTER else None,
             "vote": aug.CVPODS_TTA,
             "nms_thresh": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
-            "max_detections": min(
-                cfg.TEST.DETECTIONS_PER_IMAGE, cfg.MODEL.SparseRCNN.NUM_PROPOSALS
-            ),
+            "max_detections": detections_per_image(cfg),
             "batch_size": batch_size,
         }
 
