@@ -44,8 +44,8 @@ def test_detectors_with_masks_are_measured():
     cfg.MODEL.ROI_MASK_HEAD.NAME = "MaskRCNNConvUpsampleHead"
     cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 1
     cost = measure_model(cfg, (64, 96))
-    # Other: the pasting of masks into the image.
-    assert set(cost.forward.flops) == {"backbone", "neck", "proposals", "head", "other"}
+    # Other: the pasting of masks into the image, unless detectron2 scripts it, as newer ones do.
+    assert set(cost.forward.flops) - {"other"} == {"backbone", "neck", "proposals", "head"}
     assert cost.step.kept > 0
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.99  # which nothing passes with random weights
     assert measure_model(cfg, (64, 96)).forward == cost.forward
