@@ -8,6 +8,7 @@ from detectron2.config import configurable
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import nn
 
+from .initialization import xavier_matrices
 from .interaction import build_interaction
 from .pooler import PyramidRoIAlign
 
@@ -20,7 +21,10 @@ _ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
 
 
 class Stage(nn.Module):
-    """One refinement: proposals attend to each other, meet their RoI features, and move."""
+    """One refinement: proposals attend to each other, meet their RoI features, and move.
+
+    Its weights start as torch has them; the head calls :meth:`reset_parameters`.
+    """
 
     @configurable
     def __init__(
@@ -89,6 +93,16 @@ class Stage(nn.Module):
             "num_reg_layers": sparse.NUM_REG,
         }
 
+    def reset_parameters(self):
+        """Draw the stage's own matrices by Xavier; the interaction initialises itself, if it has a
+        method of this name, and otherwise stays as it was made."""
+        # In the order of registration, so that a seed goes on giving the same weights.
+        for module in self.children():
+            if module is not self.inst_interact:
+                xavier_matrices(module)
+            elif hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+
     def forward(self, roi_features, boxes, proposal_features):
         """
         Args:
@@ -133,9 +147,8 @@ class IterativeHead(nn.Module):
         super().__init__()
         self.box_pooler = pooler
         self.head_series = nn.ModuleList(stages)
-        for parameter in self.parameters():
-            if parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter)
+        for stage in self.head_series:
+            stage.reset_parameters()
         if prior_prob is not None:
             for stage in self.head_series:
                 nn.init.constant_(stage.class_logits.bias, -math.log((1 - prior_prob) / prior_prob))
