@@ -8,6 +8,7 @@ from detectron2.config import configurable
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import nn
 
+from .classification import build_classification
 from .initialization import xavier_matrices
 from .interaction import build_interaction
 from .pooler import PyramidRoIAlign
@@ -83,7 +84,7 @@ class Stage(nn.Module):
         sparse = cfg.MODEL.SparseRCNN
         return {
             "interaction": build_interaction(cfg),
-            "num_logits": sparse.NUM_CLASSES + (0 if sparse.USE_FOCAL else 1),
+            "num_logits": build_classification(cfg).num_logits(sparse.NUM_CLASSES),
             "hidden_dim": sparse.HIDDEN_DIM,
             "num_attention_heads": sparse.NHEADS,
             "dim_feedforward": sparse.DIM_FEEDFORWARD,
@@ -141,8 +142,7 @@ class IterativeHead(nn.Module):
         Args:
             stages (list[Stage]): T of them, with weights of their own.
             pooler (nn.Module): ``pooler(features, boxes)``, (B * N, C, r, r).
-            prior_prob (float): the score that every class starts at, for the focal loss; None
-                for the softmax loss, which has no prior.
+            prior_prob (float): the score that every class starts at; None: as it comes.
         """
         super().__init__()
         self.box_pooler = pooler
@@ -166,7 +166,7 @@ class IterativeHead(nn.Module):
         return {
             "stages": [Stage(cfg) for _ in range(sparse.NUM_HEADS)],
             "pooler": PyramidRoIAlign(cfg, input_shape),
-            "prior_prob": sparse.PRIOR_PROB if sparse.USE_FOCAL else None,
+            "prior_prob": build_classification(cfg).prior_prob,
         }
 
     def forward(self, features, boxes, proposal_features):
