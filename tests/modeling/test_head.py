@@ -2,9 +2,17 @@ import math
 
 import pytest
 import torch
+from detectron2.config import configurable
+from detectron2.modeling import build_model
 from torch import nn
 
-from sparsercnn.modeling import DynamicConv, IterativeHead, PyramidRoIAlign, Stage
+from sparsercnn.modeling import (
+    INTERACTION_REGISTRY,
+    DynamicConv,
+    IterativeHead,
+    PyramidRoIAlign,
+    Stage,
+)
 
 
 def make_head(num_classes=5, num_stages=2, C=16, **kwargs):
@@ -58,6 +66,70 @@ def test_the_classification_bias_and_nothing_else_carries_the_prior(num_classes)
         holds_prior = torch.isclose(parameter, torch.tensor(prior)).any().item()
         assert holds_prior == name.endswith("class_logits.bias"), name
     assert all(stage.class_logits.bias.shape == (num_classes,) for stage in head.head_series)
+
+
+@pytest.mark.parametrize("dynamic_cbam", [True, False])
+@pytest.mark.parametrize("interaction", ["dynamic_conv", "dual_attention"])
+def test_a_seed_gives_the_weights_that_it_always_gave(tiny_cfg, interaction, dynamic_cbam):
+    """All stages are made first; then every matrix is drawn by Xavier, one after the other."""
+    sparse = tiny_cfg.MODEL.SparseRCNN
+    sparse.INTERACTION = interaction
+    sparse.DUAL_ATTENTION.DYNAMIC_CBAM = dynamic_cbam
+    stages = nn.ModuleList(Stage(tiny_cfg) for _ in range(sparse.NUM_HEADS))
+    for parameter in stages.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+    expected = stages.state_dict()
+
+    torch.manual_seed(0)
+    stages = [Stage(tiny_cfg) for _ in range(sparse.NUM_HEADS)]
+    head = IterativeHead(stages=stages, pooler=nn.Identity())
+    for name, value in head.head_series.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+class FiLM(nn.Module):
+    """Scale and shift of the pooled RoI feature, zero at first: a stage starts without them."""
+
+    @configurable
+    def __init__(self, *, hidden_dim):
+        super().__init__()
+        self.linear = nn.Linear(hidden_dim, 2 * hidden_dim)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    @classmethod
+    def from_config(cls, cfg):
+        return {"hidden_dim": cfg.MODEL.SparseRCNN.HIDDEN_DIM}
+
+    def forward(self, proposal_features, roi_features):
+        scale, shift = self.linear(proposal_features).chunk(2, dim=1)
+        return scale * roi_features.mean((2, 3)) + shift
+
+
+def test_an_interaction_keeps_the_initialisation_that_it_gives_itself(
+    tiny_cfg, make_input, monkeypatch
+):
+    monkeypatch.setitem(INTERACTION_REGISTRY._obj_map, "film", FiLM)
+    tiny_cfg.MODEL.SparseRCNN.INTERACTION = "film"
+    model = build_model(tiny_cfg)
+    films = [stage.inst_interact for stage in model.head.head_series]
+    assert all(film.linear.weight.eq(0).all() for film in films)
+    bound = math.sqrt(6 / (32 + 64))  # of Xavier, where torch would have 1 / sqrt(32)
+    for stage in model.head.head_series:
+        assert stage.linear1.weight.abs().max().item() == pytest.approx(bound, rel=0.01)
+
+    inputs = [make_input((64, 64), [[4, 4, 40, 40]], [1]), make_input((64, 64))]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    totals = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        total = sum(model(inputs).values())
+        total.backward()
+        optimizer.step()
+        totals.append(total.item())
+    assert totals[-1] < totals[0]
+    assert all(film.linear.weight.ne(0).any() for film in films)
 
 
 def test_permuted_proposals_permute_the_outputs(inputs):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import generalized_box_iou
 
-from sparsercnn.modeling import HungarianMatcher
+from sparsercnn.modeling import HungarianMatcher, MatchingCost
 from sparsercnn.modeling.matching.costs import focal_cost, giou_cost, l1_cost, softmax_cost
 
 
@@ -23,7 +23,7 @@ def test_matches_brute_force(make_targets, num_proposals, num_objects):
     )
     logits, boxes = torch.randn(2, 2, num_proposals, 4), random_boxes(2, 2, num_proposals)
     assignment = matcher(logits, boxes, targets)
-    cost = matcher.cost(logits, boxes, targets)
+    cost = matcher.matching_cost(logits, boxes, targets)
     for stage in range(2):
         proposals, matched = assignment.pairs(stage)[0]
         assert len(proposals) == min(num_proposals, num_objects)
@@ -63,10 +63,10 @@ def test_costs_are_those_of_each_image_alone(make_targets):
         ((100, 120), random_boxes(2).tolist(), [1, 3]),
         ((90, 100), random_boxes(5).tolist(), [0, 1, 2, 3, 0]),
     ]
-    matcher = HungarianMatcher()
-    together = matcher.cost(logits, boxes, make_targets(*images))
+    cost = MatchingCost()
+    together = cost(logits, boxes, make_targets(*images))
     for b, image in enumerate(images):
-        alone = matcher.cost(logits[:, b : b + 1], boxes[:, b : b + 1], make_targets(image))
+        alone = cost(logits[:, b : b + 1], boxes[:, b : b + 1], make_targets(image))
         torch.testing.assert_close(together[:, b : b + 1, :, : len(image[1])], alone)
     giou = generalized_box_iou(boxes[2, 1], torch.tensor(images[1][1]))
     torch.testing.assert_close(giou_cost(boxes, make_targets(*images).boxes)[2, 1], -giou)

@@ -9,7 +9,15 @@ from scipy.optimize import linear_sum_assignment
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import generalized_box_iou
 
-from sparsercnn.modeling import OptimalTransportMatcher, SetCriterion, build_matcher
+from sparsercnn.modeling import (
+    FocalClassification,
+    LossWeights,
+    MatchingCost,
+    OptimalTransportMatcher,
+    SetCriterion,
+    SoftmaxClassification,
+    build_matcher,
+)
 from sparsercnn.modeling.matching.rounding import round_plan
 from sparsercnn.modeling.matching.sinkhorn import marginal_error, sinkhorn
 from sparsercnn.structures import Targets
@@ -202,17 +210,16 @@ def test_identical_objects_get_proposals_of_their_own(num_objects, num_proposals
 # The matcher.
 
 
-@pytest.mark.parametrize("use_focal", [True, False])
-def test_cost_is_the_difference_of_the_losses(make_targets, use_focal):
+@pytest.mark.parametrize("classification", [FocalClassification(), SoftmaxClassification()])
+def test_cost_is_the_difference_of_the_losses(make_targets, classification):
     targets = make_targets(((SIZE, SIZE), [[10, 10, 40, 60], [50, 20, 90, 30]], [1, 3]))
     logits, boxes = torch.randn(1, 1, 4, CLASSES), random_boxes(1, 1, 4)
-    matcher = OptimalTransportMatcher(
-        class_weight=1.5, l1_weight=4, giou_weight=3, use_focal=use_focal
-    )
+    weights = LossWeights(classification=1.5, l1=4, giou=3)
+    matcher = OptimalTransportMatcher(matching_cost=MatchingCost(classification, weights))
     cost = matcher.cost(logits, boxes, targets)[0, 0]
 
     def class_loss(j, label):
-        if not use_focal:
+        if isinstance(classification, SoftmaxClassification):
             weight = 0.1 if label is None else 1.0
             label = torch.tensor(CLASSES - 1 if label is None else label)
             return weight * torch.nn.functional.cross_entropy(logits[0, 0, j], label)
@@ -249,7 +256,8 @@ def test_costs_stay_in_order_beyond_their_saturation(make_targets):
     targets = make_targets(((SIZE, SIZE), [[10, 10, 40, 60]], [1]))
     sides = SIZE * torch.tensor([0.5, 2, 8, 32, 128])
     boxes = torch.stack([0 * sides, 0 * sides, sides, sides], dim=-1)[None, None]
-    matcher = OptimalTransportMatcher(class_weight=0, giou_weight=0, l1_weight=5)
+    cost_of_sides = MatchingCost(weights=LossWeights(classification=0, l1=5, giou=0))
+    matcher = OptimalTransportMatcher(matching_cost=cost_of_sides)
     cost = matcher.cost(torch.zeros(1, 1, 5, CLASSES), boxes, targets)[0, 0, 0]
     l1 = 5 * (boxes[0, 0] - targets.boxes[0]).abs().sum(-1) / SIZE
     torch.testing.assert_close(cost[:2], l1[:2])
@@ -473,7 +481,8 @@ def test_losses_are_per_positive(make_targets):
     boxes = torch.tensor([[[[0.0, 0, 40, 40], [0, 0, 40, 20], [70, 20, 90, 40], [60, 0, 99, 9]]]])
     logits = torch.full((1, 1, 4, 2), -3.0)
     matcher = OptimalTransportMatcher(k=2)
-    losses = SetCriterion(matcher=matcher, l1_weight=1.0, giou_weight=1.0)(logits, boxes, targets)
+    weights = LossWeights(l1=1.0, giou=1.0)
+    losses = SetCriterion(matcher=matcher, weights=weights)(logits, boxes, targets)
     assert matcher(logits, boxes, targets).normalizer.tolist() == [2]
     assert losses["loss_bbox"].item() == pytest.approx((0 + 20 / 50) / 2)
     assert losses["loss_giou"].item() == pytest.approx((0 + 0.5) / 2)

@@ -2,6 +2,7 @@
 
 from .attention_fpn import MSCA, MSSA, build_resnet_attention_fpn_backbone
 from .cascade_mask_heads import CascadeMaskROIHeads
+from .classification import FocalClassification, SoftmaxClassification, build_classification
 from .criterion import SetCriterion
 from .danet import DANetHead
 from .danet_attention import (
@@ -19,8 +20,11 @@ from .interaction import INTERACTION_REGISTRY, DualAttention, DynamicConv, build
 from .matching import (
     MATCHER_REGISTRY,
     HungarianMatcher,
+    LossWeights,
+    MatchingCost,
     OptimalTransportMatcher,
     build_matcher,
+    build_matching_cost,
 )
 from .pooler import PyramidRoIAlign
 from .proposals import PROPOSALS_REGISTRY, LearnedProposals, build_proposals
@@ -40,22 +44,28 @@ __all__ = [
     "DualAttention",
     "DynamicConv",
     "DynamicProposalGenerator",
+    "FocalClassification",
     "HungarianMatcher",
     "IterativeHead",
     "LearnedProposals",
+    "LossWeights",
+    "MatchingCost",
     "OptimalTransportMatcher",
     "PositionAttention",
     "PyramidRoIAlign",
     "SemSegInference",
     "SetCriterion",
+    "SoftmaxClassification",
     "SparseRCNN",
     "SparseRCNNWithTTA",
     "Stage",
     "add_res5_attention",
+    "build_classification",
     "build_danet_attention",
     "build_dilated_resnet_backbone",
     "build_interaction",
     "build_matcher",
+    "build_matching_cost",
     "build_proposals",
     "build_resnet_attention_fpn_backbone",
     "with_sem_seg_inference",

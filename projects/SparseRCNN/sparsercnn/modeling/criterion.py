@@ -1,15 +1,14 @@
 """The set losses of Sparse R-CNN (section 3.3), over all stages at once."""
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.utils import comm
-from fvcore.nn import sigmoid_focal_loss
 from torch import nn
 
 from .boxes import paired_giou
+from .classification import FocalClassification, build_classification
 from .matching import build_matcher
-from .matching.costs import cost_settings
+from .matching.costs import LossWeights
 
 __all__ = ["SetCriterion"]
 
@@ -22,43 +21,25 @@ class SetCriterion(nn.Module):
     """
 
     @configurable
-    def __init__(
-        self,
-        *,
-        matcher,
-        class_weight=2.0,
-        l1_weight=5.0,
-        giou_weight=2.0,
-        use_focal=True,
-        alpha=0.25,
-        gamma=2.0,
-        no_object_weight=0.1,
-    ):
+    def __init__(self, *, matcher, classification=None, weights=None):
         """
         Args:
             matcher (nn.Module): see :mod:`sparsercnn.modeling.matching`.
-            class_weight, l1_weight, giou_weight (float): weights of the three losses.
-            use_focal (bool): sigmoid focal loss; False: softmax with a "no object" class.
-            alpha, gamma (float): of the focal loss.
-            no_object_weight (float): class weight of "no object" in the softmax loss.
+            classification (FocalClassification | SoftmaxClassification): has the class loss;
+                None: FocalClassification().
+            weights (LossWeights): of the three losses; None: LossWeights().
         """
         super().__init__()
         self.matcher = matcher
-        self.class_weight = class_weight
-        self.l1_weight = l1_weight
-        self.giou_weight = giou_weight
-        self.use_focal = use_focal
-        self.alpha = alpha
-        self.gamma = gamma
-        self.no_object_weight = no_object_weight
+        self.classification = classification or FocalClassification()
+        self.weights = weights or LossWeights()
 
     @classmethod
     def from_config(cls, cfg):
-        sparse = cfg.MODEL.SparseRCNN
         return {
             "matcher": build_matcher(cfg),
-            **cost_settings(cfg),
-            "no_object_weight": sparse.NO_OBJECT_WEIGHT,
+            "classification": build_classification(cfg),
+            "weights": LossWeights.from_config(cfg),
         }
 
     def forward(self, class_logits, boxes, targets):
@@ -78,31 +59,23 @@ class SetCriterion(nn.Module):
             normalizer = _average_over_workers(assignment.normalizer)
             box_loss, giou_loss = self.box_losses(boxes, targets, assignment)
             losses = {
-                "loss_ce": self.class_weight
+                "loss_ce": self.weights.classification
                 * self.class_loss(class_logits, targets, assignment, normalizer),
-                "loss_bbox": self.l1_weight * box_loss / normalizer,
-                "loss_giou": self.giou_weight * giou_loss / normalizer,
+                "loss_bbox": self.weights.l1 * box_loss / normalizer,
+                "loss_giou": self.weights.giou * giou_loss / normalizer,
             }
         return _name_by_stage(losses)
 
     def class_loss(self, class_logits, targets, assignment, normalizer):
         """
         Returns:
-            Tensor: (S,), the focal loss of all proposals and classes over `normalizer`; or the
-            mean cross-entropy weighted by class, which has its own normaliser.
+            Tensor: (S,), over `normalizer`, unless the classification has one of its own.
         """
         positive = assignment.positive
         classes = assignment.gather(targets.classes)
-        if self.use_focal:
-            labels = torch.zeros_like(class_logits)
-            labels.scatter_(-1, classes[..., None], positive[..., None].to(labels.dtype))
-            loss = sigmoid_focal_loss(class_logits, labels, self.alpha, self.gamma)
-            return loss.sum(dim=(1, 2, 3)) / normalizer
-        no_object = class_logits.shape[-1] - 1
-        classes = torch.where(positive, classes, no_object)
-        weights = torch.where(positive, 1.0, self.no_object_weight)
-        loss = F.cross_entropy(class_logits.movedim(-1, 1), classes, reduction="none")
-        return (weights * loss).sum(dim=(1, 2)) / weights.sum(dim=(1, 2))
+        loss = self.classification.loss(class_logits, classes, positive)
+        own = self.classification.normalizer(positive)
+        return loss / (normalizer if own is None else own)
 
     def box_losses(self, boxes, targets, assignment):
         """

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..config import detections_per_image
 from ..structures import Targets
+from .classification import FocalClassification, build_classification
 from .criterion import SetCriterion
 from .danet_attention import add_res5_attention
 from .head import IterativeHead
@@ -35,7 +36,7 @@ class SparseRCNN(nn.Module):
         in_features,
         pixel_mean,
         pixel_std,
-        use_focal=True,
+        classification=None,
         deep_supervision=True,
         score_thresh=0.0,
         nms_thresh=0.0,
@@ -50,7 +51,8 @@ class SparseRCNN(nn.Module):
             criterion (SetCriterion): the losses.
             in_features (list[str]): names of the pyramid's maps, finest first.
             pixel_mean, pixel_std (list[float]): per channel, in the order of `input_format`.
-            use_focal (bool): scores are sigmoids; False: a softmax with "no object" last.
+            classification (FocalClassification | SoftmaxClassification): makes scores of logits;
+                None: FocalClassification().
             deep_supervision (bool): losses on all stages, not on the last alone.
             score_thresh (float): detections below this score are dropped.
             nms_thresh (float): IoU threshold of class-wise NMS; 0: none.
@@ -63,7 +65,7 @@ class SparseRCNN(nn.Module):
         self.head = head
         self.criterion = criterion
         self.in_features = in_features
-        self.use_focal = use_focal
+        self.classification = classification or FocalClassification()
         self.deep_supervision = deep_supervision
         self.score_thresh = score_thresh
         self.nms_thresh = nms_thresh
@@ -87,7 +89,7 @@ class SparseRCNN(nn.Module):
             "in_features": cfg.MODEL.ROI_HEADS.IN_FEATURES,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "use_focal": sparse.USE_FOCAL,
+            "classification": build_classification(cfg),
             "deep_supervision": sparse.DEEP_SUPERVISION,
             "score_thresh": sparse.SCORE_THRESH_TEST,
             "nms_thresh": sparse.NMS_THRESH_TEST,
@@ -170,7 +172,7 @@ class SparseRCNN(nn.Module):
         """Turn the last stage's output into detections (Sparse R-CNN, section 3.3: no NMS).
 
         Args:
-            class_logits: (B, N, K), or K + 1 with the softmax loss.
+            class_logits: (B, N, K), or K + 1 with the softmax.
             boxes: (B, N, 4), absolute xyxy.
             image_sizes (list[tuple[int, int]]): (h, w) of each image.
             limited (bool): `max_detections` of them at most; False: N.
@@ -181,7 +183,7 @@ class SparseRCNN(nn.Module):
         """
         num_proposals = boxes.shape[1]
         limit = self.max_detections if limited else num_proposals
-        scores = self._scores(class_logits.float(), boxes)
+        scores = _drop_non_finite(self.classification.scores(class_logits.float()), boxes)
         num_classes = scores.shape[-1]
         scores, index = scores.flatten(1).topk(num_proposals)
         proposal, classes = index // num_classes, index % num_classes
@@ -190,25 +192,6 @@ class SparseRCNN(nn.Module):
             self._select(*detections, image_size, limit)
             for *detections, image_size in zip(boxes, scores, classes, image_sizes, strict=True)
         ]
-
-    def _scores(self, class_logits, boxes):
-        """(B, N, K), in [0, 1]; below 0 where a score or its box is not finite."""
-        if self.use_focal:
-            scores = class_logits.sigmoid()
-        else:
-            # A box has one class at most: the best that is not "no object".
-            scores = class_logits.softmax(-1)[..., :-1]
-            best = scores.max(-1, keepdim=True).values
-            scores = torch.where(scores == best, scores, -1.0)
-        finite = boxes.isfinite().all(-1, keepdim=True) & scores.isfinite()
-        if not finite.all():
-            log_first_n(
-                logging.WARNING,
-                "Detections that are not finite were dropped: the weights are broken or did not "
-                "fit the model, or half precision overflowed.",
-                key="message",
-            )
-        return torch.where(finite, scores, -1.0)
 
     def _select(self, boxes, scores, classes, image_size, limit):
         keep = scores >= self.score_thresh
@@ -221,6 +204,19 @@ class SparseRCNN(nn.Module):
         result.scores = scores[:limit]
         result.pred_classes = classes[:limit]
         return result
+
+
+def _drop_non_finite(scores, boxes):
+    """(B, N, K), the scores, but -1 where one or its box is not finite."""
+    finite = boxes.isfinite().all(-1, keepdim=True) & scores.isfinite()
+    if not finite.all():
+        log_first_n(
+            logging.WARNING,
+            "Detections that are not finite were dropped: the weights are broken or did not "
+            "fit the model, or half precision overflowed.",
+            key="message",
+        )
+    return torch.where(finite, scores, -1.0)
 
 
 def _lift_proposals(module, state_dict, prefix, local_metadata):

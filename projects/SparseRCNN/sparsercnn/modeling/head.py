@@ -8,6 +8,8 @@ from detectron2.config import configurable
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import nn
 
+from .classification import build_classification
+from .initialization import xavier_matrices
 from .interaction import build_interaction
 from .pooler import PyramidRoIAlign
 
@@ -20,7 +22,10 @@ _ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
 
 
 class Stage(nn.Module):
-    """One refinement: proposals attend to each other, meet their RoI features, and move."""
+    """One refinement: proposals attend to each other, meet their RoI features, and move.
+
+    Its weights start as torch has them; the head calls :meth:`reset_parameters`.
+    """
 
     @configurable
     def __init__(
@@ -79,7 +84,7 @@ class Stage(nn.Module):
         sparse = cfg.MODEL.SparseRCNN
         return {
             "interaction": build_interaction(cfg),
-            "num_logits": sparse.NUM_CLASSES + (0 if sparse.USE_FOCAL else 1),
+            "num_logits": build_classification(cfg).num_logits(sparse.NUM_CLASSES),
             "hidden_dim": sparse.HIDDEN_DIM,
             "num_attention_heads": sparse.NHEADS,
             "dim_feedforward": sparse.DIM_FEEDFORWARD,
@@ -88,6 +93,16 @@ class Stage(nn.Module):
             "num_cls_layers": sparse.NUM_CLS,
             "num_reg_layers": sparse.NUM_REG,
         }
+
+    def reset_parameters(self):
+        """Draw the stage's own matrices by Xavier; the interaction initialises itself, if it has a
+        method of this name, and otherwise stays as it was made."""
+        # In the order of registration, so that a seed goes on giving the same weights.
+        for module in self.children():
+            if module is not self.inst_interact:
+                xavier_matrices(module)
+            elif hasattr(module, "reset_parameters"):
+                module.reset_parameters()
 
     def forward(self, roi_features, boxes, proposal_features):
         """
@@ -127,15 +142,13 @@ class IterativeHead(nn.Module):
         Args:
             stages (list[Stage]): T of them, with weights of their own.
             pooler (nn.Module): ``pooler(features, boxes)``, (B * N, C, r, r).
-            prior_prob (float): the score that every class starts at, for the focal loss; None
-                for the softmax loss, which has no prior.
+            prior_prob (float): the score that every class starts at; None: as it comes.
         """
         super().__init__()
         self.box_pooler = pooler
         self.head_series = nn.ModuleList(stages)
-        for parameter in self.parameters():
-            if parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter)
+        for stage in self.head_series:
+            stage.reset_parameters()
         if prior_prob is not None:
             for stage in self.head_series:
                 nn.init.constant_(stage.class_logits.bias, -math.log((1 - prior_prob) / prior_prob))
@@ -153,7 +166,7 @@ class IterativeHead(nn.Module):
         return {
             "stages": [Stage(cfg) for _ in range(sparse.NUM_HEADS)],
             "pooler": PyramidRoIAlign(cfg, input_shape),
-            "prior_prob": sparse.PRIOR_PROB if sparse.USE_FOCAL else None,
+            "prior_prob": build_classification(cfg).prior_prob,
         }
 
     def forward(self, features, boxes, proposal_features):

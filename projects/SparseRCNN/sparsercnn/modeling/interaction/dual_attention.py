@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..attention import EncoderLayer, FeedForward, sine_position_code
+from ..initialization import xavier_matrices
 from .build import INTERACTION_REGISTRY
 
 __all__ = ["CBAM", "DualAttention", "DynamicGate", "StaticChannelGate", "StaticPositionGate"]
@@ -52,7 +53,7 @@ class StaticChannelGate(nn.Module):
     def __init__(self, hidden_dim, dim_feedforward, activation="relu"):
         super().__init__()
         self.feed_forward = FeedForward(hidden_dim, dim_feedforward, activation=activation)
-        # Of one dimension, since the head would initialise a (2, C) weight as a matrix.
+        # Of one dimension, since Xavier would draw a (2, C) weight as a matrix.
         self.norm = nn.LayerNorm(2 * hidden_dim)
 
     def forward(self, roi_features, proposal_features):
@@ -206,6 +207,10 @@ class DualAttention(nn.Module):
             "activation": sparse.ACTIVATION,
             "roi_chunk": sparse.DUAL_ATTENTION.ROI_CHUNK,
         }
+
+    def reset_parameters(self):
+        """Draw the matrices and kernels of all layers by Xavier."""
+        xavier_matrices(self)
 
     def forward(self, proposal_features, roi_features):
         """

@@ -2,6 +2,7 @@ import torch
 from detectron2.config import configurable
 from torch import nn
 
+from ..initialization import xavier_matrices
 from .build import INTERACTION_REGISTRY
 
 __all__ = ["DynamicConv"]
@@ -45,6 +46,10 @@ class DynamicConv(nn.Module):
             "dim_dynamic": cfg.MODEL.SparseRCNN.DIM_DYNAMIC,
             "pooler_resolution": cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION,
         }
+
+    def reset_parameters(self):
+        """Draw the layers' matrices by Xavier."""
+        xavier_matrices(self)
 
     def forward(self, proposal_features, roi_features):
         """

@@ -8,7 +8,16 @@ A matcher is a module ``matcher(class_logits, boxes, targets) -> Assignment``:
 """
 
 from .build import MATCHER_REGISTRY, build_matcher
+from .costs import LossWeights, MatchingCost, build_matching_cost
 from .hungarian import HungarianMatcher
 from .transport import OptimalTransportMatcher
 
-__all__ = ["MATCHER_REGISTRY", "HungarianMatcher", "OptimalTransportMatcher", "build_matcher"]
+__all__ = [
+    "MATCHER_REGISTRY",
+    "HungarianMatcher",
+    "LossWeights",
+    "MatchingCost",
+    "OptimalTransportMatcher",
+    "build_matcher",
+    "build_matching_cost",
+]

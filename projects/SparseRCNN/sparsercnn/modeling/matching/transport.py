@@ -6,7 +6,7 @@ from torchvision.ops import box_iou
 from ...structures import Assignment
 from ..statistics import put_statistics, statistics_due
 from .build import MATCHER_REGISTRY
-from .costs import cost_settings, focal_cost, giou_cost, l1_cost
+from .costs import MatchingCost, build_matching_cost
 from .rounding import ROUNDINGS, round_plan
 from .sinkhorn import marginal_error, sinkhorn
 
@@ -42,13 +42,7 @@ class OptimalTransportMatcher(nn.Module):
         epsilon=0.005,
         num_iterations=30,
         rounding="supply",
-        class_weight=2.0,
-        l1_weight=5.0,
-        giou_weight=2.0,
-        use_focal=True,
-        no_object_weight=0.1,
-        alpha=0.25,
-        gamma=2.0,
+        matching_cost=None,
     ):
         """
         Args:
@@ -59,10 +53,8 @@ class OptimalTransportMatcher(nn.Module):
             epsilon (float): regularisation, in units of cost; costs that differ less are equal.
             num_iterations (int): of the solver.
             rounding (str): from a plan to an assignment, see :func:`round_plan`.
-            class_weight, l1_weight, giou_weight (float): weights of the three costs.
-            use_focal (bool): sigmoid focal loss; False: softmax with a "no object" class.
-            no_object_weight (float): class weight of "no object" in the softmax loss.
-            alpha, gamma (float): of the focal loss.
+            matching_cost (MatchingCost): knows what the losses would be; None:
+                MatchingCost().
 
         Raises:
             ValueError: a number out of its range, or an unknown `rounding`.
@@ -91,13 +83,7 @@ class OptimalTransportMatcher(nn.Module):
         self.epsilon = epsilon
         self.num_iterations = num_iterations
         self.rounding = rounding
-        self.class_weight = class_weight
-        self.l1_weight = l1_weight
-        self.giou_weight = giou_weight
-        self.use_focal = use_focal
-        self.no_object_weight = no_object_weight
-        self.alpha = alpha
-        self.gamma = gamma
+        self.matching_cost = matching_cost or MatchingCost()
 
     @classmethod
     def from_config(cls, cfg):
@@ -110,8 +96,7 @@ class OptimalTransportMatcher(nn.Module):
             "epsilon": sparse.MATCHER.SINKHORN_EPS,
             "num_iterations": sparse.MATCHER.SINKHORN_ITERS,
             "rounding": sparse.MATCHER.ROUNDING,
-            "no_object_weight": sparse.NO_OBJECT_WEIGHT,
-            **cost_settings(cfg),
+            "matching_cost": build_matching_cost(cfg),
         }
 
     @torch.no_grad()
@@ -133,23 +118,14 @@ class OptimalTransportMatcher(nn.Module):
     def cost(self, class_logits, boxes, targets):
         """What a proposal's losses would be with each object, less what they are as background.
 
-        The focal loss summed over classes is that of the background but for the object's class,
-        so the difference needs that class alone. What is taken away is the same for all who might
-        serve a proposal, and changes no plan. Beyond 20, costs grow by their logarithm.
+        What is taken away is the same for all who might serve a proposal, and changes no plan.
+        Beyond 20, costs grow by their logarithm.
 
         Returns:
             Tensor: (S, B, M + 1, N); the last row is the background, 0. Rows of padding mean
             nothing.
         """
-        if self.use_focal:
-            class_cost = focal_cost(class_logits, targets.classes, self.alpha, self.gamma)
-        else:
-            class_cost = _cross_entropy_cost(class_logits, targets.classes, self.no_object_weight)
-        cost = (
-            self.class_weight * class_cost
-            + self.l1_weight * l1_cost(boxes, targets.boxes, targets.image_sizes)
-            + self.giou_weight * (1 + giou_cost(boxes, targets.boxes))
-        )
+        cost = self.matching_cost.loss_change(class_logits, boxes, targets)
         cost = torch.nan_to_num(cost, _FORBIDDEN, _FORBIDDEN, _FORBIDDEN)
         cost = cost.clamp(-_FORBIDDEN, _FORBIDDEN)
         excess = cost.clamp(min=_SATURATION) / _SATURATION
@@ -188,15 +164,6 @@ class OptimalTransportMatcher(nn.Module):
         # 0 / 0 for two boxes without area, and for boxes that are not finite.
         best = torch.nan_to_num(iou).topk(min(self.top_q, N)).values
         return best.sum(-1).floor().clamp(min=1).view(S, B, -1)
-
-
-def _cross_entropy_cost(class_logits, classes, no_object_weight):
-    """(S, B, N, M), cross-entropy with the object's class less the weighted one with "no object",
-    the last class."""
-    S, B, N, _ = class_logits.shape
-    index = classes[None, :, None].expand(S, B, N, -1)
-    log_p = class_logits.float().log_softmax(dim=-1)
-    return no_object_weight * log_p[..., -1:] - log_p.gather(-1, index)
 
 
 def _put_statistics(assignment, error, num_objects):
