@@ -10,7 +10,7 @@ from PIL import Image
 
 from sparsercnn.engine.setup import load_config
 from sparsercnn.engine.trainer import Trainer
-from sparsercnn.modeling.sem_seg_inference import SemSegInference
+from sparsercnn.modeling.segmentation.sem_seg_inference import SemSegInference
 
 
 @pytest.fixture

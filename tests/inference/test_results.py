@@ -15,7 +15,7 @@ from sparsercnn.engine.checkpoint import SafeCheckpointer
 from sparsercnn.inference.demo import run_on_images
 from sparsercnn.inference.predictor import Predictor
 from sparsercnn.inference.results import save_label_map
-from sparsercnn.modeling.sem_seg_inference import SemSegInference
+from sparsercnn.modeling.segmentation.sem_seg_inference import SemSegInference
 
 
 def test_classes_come_back_and_have_colours(tmp_path):

@@ -312,7 +312,7 @@ def test_unknown_parts_are_refused_with_the_known_ones(tiny_cfg, build, key):
     else:
         node.NAME = "nonesuch"
     known = {"INTERACTION": "dynamic_conv", "MATCHER": "hungarian", "PROPOSALS": "learned"}[key]
-    with pytest.raises(KeyError, match=f"No 'nonesuch' in the {key}.*{known}"):
+    with pytest.raises(ValueError, match=f"No 'nonesuch' in the {key}.*{known}"):
         build(tiny_cfg)
 
 

@@ -1,9 +1,11 @@
 """Every configuration key that this project adds to detectron2's, with its default."""
 
+import logging
+
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
-__all__ = ["add_sparsercnn_config", "detections_per_image"]
+__all__ = ["add_sparsercnn_config", "detections_per_image", "read_renamed_keys"]
 
 
 def add_sparsercnn_config(cfg):
@@ -18,6 +20,25 @@ def add_sparsercnn_config(cfg):
     _add_model_keys(cfg)
     _add_solver_keys(cfg)
     _add_data_and_test_keys(cfg)
+
+
+def read_renamed_keys(cfg):
+    """Give keys that have a new name the values that the config has under the old one, in place.
+
+    Args:
+        cfg (CfgNode): the whole config, not frozen.
+    """
+    model = cfg.MODEL
+    if model.FPN.DUAL_ATTENTION:
+        model.FPN.DUAL_ATTENTION = False
+        model.RESNETS.RES5_ATTENTION = model.DANET.ATTENTION
+        if model.BACKBONE.NAME == "build_resnet_fpn_backbone":
+            model.BACKBONE.NAME = "build_resnet_attention_fpn_backbone"
+        logging.getLogger(__name__).warning(
+            "MODEL.FPN.DUAL_ATTENTION is now MODEL.RESNETS.RES5_ATTENTION "
+            f"'{model.RESNETS.RES5_ATTENTION}', with MODEL.BACKBONE.NAME "
+            "build_resnet_attention_fpn_backbone. The old name is still read."
+        )
 
 
 def detections_per_image(cfg):
@@ -114,7 +135,7 @@ def _add_model_keys(cfg):
     # IoU threshold of class-wise non-maximum suppression; 0: none, the set loss needs none.
     cfg.MODEL.SparseRCNN.NMS_THRESH_TEST = 0.0
 
-    # Position and channel attention (DANet), in DANetHead and in detectors' backbones.
+    # Position and channel attention (DANet), in DANetHead.
     cfg.MODEL.DANET = CN()
     # parameter_free: queries, keys and values are the feature itself. projected: the paper's.
     cfg.MODEL.DANET.ATTENTION = "parameter_free"
@@ -125,8 +146,10 @@ def _add_model_keys(cfg):
     # with a class | hard_pixel_mining, over those of the batch with the largest loss.
     cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "cross_entropy"
     cfg.MODEL.SEM_SEG_HEAD.LOSS_TOP_K = 0.2  # their share of the pixels with a class; at least one
-    # True: both attentions at the end of res5, before the neck.
-    cfg.MODEL.FPN.DUAL_ATTENTION = False
+    # "" | parameter_free | projected: both attentions at the end of a detector's res5, before the
+    # neck. build_resnet_attention_fpn_backbone reads it; its AGGREGATION "sum" is the ordinary FPN.
+    cfg.MODEL.RESNETS.RES5_ATTENTION = ""
+    cfg.MODEL.FPN.DUAL_ATTENTION = False  # what it was before, see read_renamed_keys
     # Dilated ResNets: RES4_DILATION 2 with RES5_DILATION 4 has output stride 8, 1 with 2 has 16.
     cfg.MODEL.RESNETS.RES4_DILATION = 1
     # A factor of RES5_DILATION for each block of res5; []: 1 for all. The paper's: [1, 2, 4].

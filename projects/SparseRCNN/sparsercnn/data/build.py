@@ -22,7 +22,7 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from .coco import read_coco, without_invalid
 from .dataset_mapper import SparseRCNNDatasetMapper
 from .files import cache_json
@@ -184,7 +184,7 @@ def _build_sampler(cfg, records, seed):
     if loader.SAMPLER_TRAIN == "RandomSubsetTrainingSampler":
         ratio = loader.RANDOM_SUBSET_RATIO
         return RandomSubsetTrainingSampler(len(records), ratio, seed_shuffle=seed, seed_subset=seed)
-    raise ValueError(
+    raise ConfigError(
         f"DATALOADER.SAMPLER_TRAIN is '{loader.SAMPLER_TRAIN}'; it must be TrainingSampler, "
         "RepeatFactorTrainingSampler or RandomSubsetTrainingSampler."
     )

@@ -1,7 +1,7 @@
 """Settings that would have no effect, or would fail only hours later, found at the start."""
 
 from ..errors import ConfigError
-from ..modeling.sem_seg_inference import check_sem_seg_test
+from ..modeling.segmentation.sem_seg_inference import check_sem_seg_test
 
 __all__ = ["ConfigError", "check_config", "require_augmentable"]
 
@@ -17,7 +17,7 @@ _RESNETS = (
 # Key -> the builder that reads it, of those above.
 _READ_BY = {
     "FPN.AGGREGATION": _ATTENTION_FPN,
-    "FPN.DUAL_ATTENTION": _ATTENTION_FPN,
+    "RESNETS.RES5_ATTENTION": _ATTENTION_FPN,
     "RESNETS.RES4_DILATION": _DILATED,
     "RESNETS.RES5_MULTI_GRID": _DILATED,
 }
@@ -55,8 +55,6 @@ def _check_backbone(model, defaults):
         value = model[node][name]
         if builder == reader or value == defaults[node][name]:
             continue
-        if key == "FPN.DUAL_ATTENTION" and model.META_ARCHITECTURE == "SparseRCNN":
-            continue  # which reads it itself, whatever the builder
         raise ConfigError(
             f"MODEL.{key} {value} has no effect with MODEL.BACKBONE.NAME {builder}; set that to "
             f"{reader}."

@@ -12,7 +12,7 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..config import add_sparsercnn_config
+from ..config import add_sparsercnn_config, read_renamed_keys
 from ..errors import ConfigError
 from .config_check import check_config
 
@@ -146,6 +146,7 @@ def load_config(config_file, opts=(), allow_unsafe=False, register=True):
     if cfg.MODEL.META_ARCHITECTURE != "SparseRCNN" and cfg.TEST.DETECTIONS_PER_IMAGE < 0:
         # What is not set is not "no limit" to detectron2's own models, but its default.
         cfg.TEST.DETECTIONS_PER_IMAGE = get_cfg().TEST.DETECTIONS_PER_IMAGE
+    read_renamed_keys(cfg)
     check_config(cfg, defaults)
     if register:
         _register([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])

@@ -7,6 +7,7 @@ from detectron2.evaluation import (
     PascalVOCDetectionEvaluator,
 )
 
+from ..errors import ConfigError
 from ..registry import NamedRegistry
 from .coco_evaluation import COCOEvaluator
 from .crowdhuman_evaluation import CrowdHumanEvaluator
@@ -30,12 +31,12 @@ def build_evaluator(cfg, dataset_name, output_folder):
         DatasetEvaluator:
 
     Raises:
-        ValueError: the metadata has no such type, or one that is not in the registry.
+        ConfigError: the metadata has no such type, or one that is not in the registry.
     """
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type not in EVALUATOR_REGISTRY:
         known = ", ".join(sorted(name for name, _ in EVALUATOR_REGISTRY))
-        raise ValueError(
+        raise ConfigError(
             f"The data set '{dataset_name}' has evaluator_type '{evaluator_type}'; known are "
             f"{known}. Set it by MetadataCatalog.get('{dataset_name}').set(evaluator_type=...), "
             "or register an evaluator for it in EVALUATOR_REGISTRY."

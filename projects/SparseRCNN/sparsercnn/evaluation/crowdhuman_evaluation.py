@@ -14,6 +14,7 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
 from ..data.coco import read_coco
+from ..errors import ConfigError
 from .crowdhuman_metrics import crowdhuman_metrics, match_image
 
 __all__ = ["CrowdHumanEvaluator"]
@@ -37,7 +38,7 @@ class CrowdHumanEvaluator(DatasetEvaluator):
 
         Raises:
             FileNotFoundError: there is no such annotation file.
-            ValueError: it is not in COCO's format, or has more than one class.
+            ConfigError: it is not in COCO's format, or has more than one class.
         """
         self._name = dataset_name
         self._distributed = distributed
@@ -46,7 +47,7 @@ class CrowdHumanEvaluator(DatasetEvaluator):
         content = read_coco(PathManager.get_local_path(metadata.json_file))
         categories = content["categories"]
         if len(categories) != 1:
-            raise ValueError(
+            raise ConfigError(
                 f"CrowdHuman's metrics are of one class, and '{dataset_name}' has "
                 f"{len(categories)}; set its evaluator_type to 'coco'."
             )
@@ -71,12 +72,12 @@ class CrowdHumanEvaluator(DatasetEvaluator):
 
         Raises:
             FloatingPointError: a score or a box is not finite.
-            ValueError: an image or a class that the data set does not have.
+            ConfigError: an image or a class that the data set does not have.
         """
         for x, output in zip(inputs, outputs, strict=True):
             image_id = x["image_id"]
             if image_id not in self._images:
-                raise ValueError(f"'{self._name}' has no image with the id {image_id!r}.")
+                raise ConfigError(f"'{self._name}' has no image with the id {image_id!r}.")
             boxes, scores = self._checked(output["instances"], image_id)
             if self._has_annotations:
                 self._matches[image_id] = self._images[image_id].match(boxes, scores)
@@ -112,7 +113,7 @@ class CrowdHumanEvaluator(DatasetEvaluator):
         """Boxes and scores, (D, 4) and (D,)."""
         classes = instances.pred_classes
         if (classes != 0).any():
-            raise ValueError(
+            raise ConfigError(
                 f"The model predicted class {classes.max()}, but the data set '{self._name}' has "
                 "1 class; set the model's number of classes (MODEL.SparseRCNN.NUM_CLASSES) to that."
             )

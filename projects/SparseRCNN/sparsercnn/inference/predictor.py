@@ -11,7 +11,7 @@ from PIL import Image
 from ..data.image_check import UNREADABLE
 from ..engine.checkpoint import load_for_inference
 from ..errors import ImageError
-from ..modeling.sem_seg_inference import with_sem_seg_inference
+from ..modeling.segmentation import with_sem_seg_inference
 from .class_names import ClassNames, choose_class_names
 
 __all__ = ["ImageError", "Predictor"]

@@ -14,7 +14,6 @@ from ..config import detections_per_image
 from ..structures import Targets
 from .classification import FocalClassification, build_classification
 from .criterion import SetCriterion
-from .danet_attention import add_res5_attention
 from .head import IterativeHead
 from .proposals import build_proposals
 
@@ -80,7 +79,7 @@ class SparseRCNN(nn.Module):
     @classmethod
     def from_config(cls, cfg):
         sparse = cfg.MODEL.SparseRCNN
-        backbone = add_res5_attention(build_backbone(cfg), cfg)
+        backbone = build_backbone(cfg)
         return {
             "backbone": backbone,
             "proposals": build_proposals(cfg),

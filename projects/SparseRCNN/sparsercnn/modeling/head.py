@@ -3,11 +3,12 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import nn
 
+from ..errors import ConfigError
+from .activation import get_activation
 from .classification import build_classification
 from .initialization import xavier_matrices
 from .interaction import build_interaction
@@ -18,7 +19,6 @@ __all__ = ["IterativeHead", "Stage"]
 _BOX_WEIGHTS = (2.0, 2.0, 1.0, 1.0)  # of dx, dy, dw, dh
 # exp(dw) and exp(dh) end here: a box may grow from 16 to 100,000 pixels in one stage.
 _SCALE_CLAMP = math.log(100000.0 / 16)
-_ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
 
 
 class Stage(nn.Module):
@@ -54,12 +54,7 @@ class Stage(nn.Module):
             num_reg_layers (int): layers before the box deltas.
         """
         super().__init__()
-        if activation not in _ACTIVATIONS:
-            raise ValueError(
-                f"MODEL.SparseRCNN.ACTIVATION must be one of {sorted(_ACTIVATIONS)}, "
-                f"got '{activation}'."
-            )
-        self.activation = _ACTIVATIONS[activation]
+        self.activation = get_activation(activation)
         self.self_attn = nn.MultiheadAttention(
             hidden_dim, num_attention_heads, dropout=dropout, batch_first=True
         )
@@ -158,7 +153,7 @@ class IterativeHead(nn.Module):
         sparse = cfg.MODEL.SparseRCNN
         for name in cfg.MODEL.ROI_HEADS.IN_FEATURES:
             if input_shape[name].channels != sparse.HIDDEN_DIM:
-                raise ValueError(
+                raise ConfigError(
                     f"Feature map {name} has {input_shape[name].channels} channels, but "
                     f"MODEL.SparseRCNN.HIDDEN_DIM is {sparse.HIDDEN_DIM}; they must agree "
                     "(MODEL.FPN.OUT_CHANNELS sets the maps')."

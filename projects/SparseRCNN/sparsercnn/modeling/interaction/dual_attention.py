@@ -8,9 +8,10 @@ from detectron2.config import configurable
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ..attention import EncoderLayer, FeedForward, sine_position_code
+from ...errors import ConfigError
 from ..initialization import xavier_matrices
 from .build import INTERACTION_REGISTRY
+from .encoder import EncoderLayer, FeedForward, sine_position_code
 
 __all__ = ["CBAM", "DualAttention", "DynamicGate", "StaticChannelGate", "StaticPositionGate"]
 
@@ -159,7 +160,7 @@ class DualAttention(nn.Module):
             roi_chunk (int): RoIs processed at a time; 0: all.
 
         Raises:
-            ValueError: a negative number, or `hidden_dim` is no multiple of 4.
+            ConfigError: a negative number, or `hidden_dim` is no multiple of 4.
         """
         super().__init__()
         counts = {
@@ -169,7 +170,7 @@ class DualAttention(nn.Module):
         }
         for key, value in counts.items():
             if value < 0:
-                raise ValueError(
+                raise ConfigError(
                     f"MODEL.SparseRCNN.DUAL_ATTENTION.{key} must be 0 or more, got {value}."
                 )
         self.roi_chunk = roi_chunk

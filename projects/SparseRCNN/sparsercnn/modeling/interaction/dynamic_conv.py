@@ -2,6 +2,7 @@ import torch
 from detectron2.config import configurable
 from torch import nn
 
+from ...errors import ConfigError
 from ..initialization import xavier_matrices
 from .build import INTERACTION_REGISTRY
 
@@ -37,7 +38,7 @@ class DynamicConv(nn.Module):
     @classmethod
     def from_config(cls, cfg):
         if cfg.MODEL.SparseRCNN.NUM_DYNAMIC != 2:
-            raise ValueError(
+            raise ConfigError(
                 "MODEL.SparseRCNN.NUM_DYNAMIC must be 2, the matrices of a dynamic convolution, "
                 f"got {cfg.MODEL.SparseRCNN.NUM_DYNAMIC}."
             )

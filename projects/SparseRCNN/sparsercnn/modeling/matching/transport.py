@@ -3,8 +3,9 @@ from detectron2.config import configurable
 from torch import nn
 from torchvision.ops import box_iou
 
+from ...errors import ConfigError
 from ...structures import Assignment
-from ..statistics import put_statistics, statistics_due
+from ..training_log import put_statistics, statistics_due
 from .build import MATCHER_REGISTRY
 from .costs import MatchingCost, build_matching_cost
 from .rounding import ROUNDINGS, round_plan
@@ -57,7 +58,7 @@ class OptimalTransportMatcher(nn.Module):
                 MatchingCost().
 
         Raises:
-            ValueError: a number out of its range, or an unknown `rounding`.
+            ConfigError: a number out of its range, or an unknown `rounding`.
         """
         super().__init__()
         for key, value, least in (
@@ -68,11 +69,11 @@ class OptimalTransportMatcher(nn.Module):
             ("SINKHORN_ITERS", num_iterations, 1),
         ):
             if value < least:
-                raise ValueError(
+                raise ConfigError(
                     f"MODEL.SparseRCNN.MATCHER.{key} is {value}; it must be {least} or more."
                 )
         if rounding not in ROUNDINGS:
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.SparseRCNN.MATCHER.ROUNDING is '{rounding}'; it must be one of "
                 f"{', '.join(ROUNDINGS)}."
             )

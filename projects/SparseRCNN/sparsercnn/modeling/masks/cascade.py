@@ -11,6 +11,8 @@ from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
+from ...errors import ConfigError
+
 __all__ = ["CascadeMaskROIHeads"]
 
 
@@ -33,13 +35,13 @@ class CascadeMaskROIHeads(CascadeROIHeads):
             kwargs: see :class:`detectron2.modeling.roi_heads.CascadeROIHeads`.
 
         Raises:
-            ValueError: another number of weights than of stages.
+            ConfigError: another number of weights than of stages.
         """
         if mask_head is not None:
             mask_head = nn.ModuleList(mask_head)
         super().__init__(mask_head=mask_head, **kwargs)
         if len(stage_loss_weights) != self.num_cascade_stages:
-            raise ValueError(
+            raise ConfigError(
                 "MODEL.CASCADE_MASK_ROI_HEADS.STAGE_LOSS_WEIGHTS has "
                 f"{len(stage_loss_weights)} weights for the {self.num_cascade_stages} stages of "
                 "MODEL.ROI_BOX_CASCADE_HEAD.IOUS."
@@ -57,7 +59,7 @@ class CascadeMaskROIHeads(CascadeROIHeads):
         if not cfg.MODEL.MASK_ON:
             return {}
         if not cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE:
-            raise ValueError("CascadeMaskROIHeads needs a MODEL.ROI_MASK_HEAD.POOLER_TYPE.")
+            raise ConfigError("CascadeMaskROIHeads needs a MODEL.ROI_MASK_HEAD.POOLER_TYPE.")
         build = super()._init_mask_head
         stages = [build(cfg, input_shape) for _ in cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS]
         return {**stages[0], "mask_head": [stage["mask_head"] for stage in stages]}

@@ -6,7 +6,10 @@ from detectron2.config import get_cfg
 from torch import nn
 
 from sparsercnn import add_sparsercnn_config
-from sparsercnn.modeling.sem_seg_inference import SemSegInference, with_sem_seg_inference
+from sparsercnn.modeling.segmentation.sem_seg_inference import (
+    SemSegInference,
+    with_sem_seg_inference,
+)
 
 SIZE = (20, 34)
 

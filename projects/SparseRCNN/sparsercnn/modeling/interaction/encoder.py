@@ -6,12 +6,12 @@ Dimension letters: R sequences, L tokens of a sequence, C channels.
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["ACTIVATIONS", "EncoderLayer", "FeedForward", "sine_position_code"]
+from ...errors import ConfigError
+from ..activation import get_activation
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+__all__ = ["EncoderLayer", "FeedForward", "sine_position_code"]
 
 
 def sine_position_code(height, width, channels, temperature=10000.0):
@@ -30,10 +30,10 @@ def sine_position_code(height, width, channels, temperature=10000.0):
         Tensor: (height * width, C), row by row, on torch's default device.
 
     Raises:
-        ValueError: `channels` is no multiple of 4.
+        ConfigError: `channels` is no multiple of 4.
     """
     if channels % 4:
-        raise ValueError(
+        raise ConfigError(
             "A sine code needs a sine and a cosine for each of two axes: channels "
             f"(MODEL.SparseRCNN.HIDDEN_DIM) must be a multiple of 4, got {channels}."
         )
@@ -61,15 +61,10 @@ class FeedForward(nn.Module):
             activation (str): relu or gelu.
 
         Raises:
-            ValueError: another activation.
+            ConfigError: another activation.
         """
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"MODEL.SparseRCNN.ACTIVATION must be one of {sorted(ACTIVATIONS)}, "
-                f"got '{activation}'."
-            )
-        self.activation = ACTIVATIONS[activation]
+        self.activation = get_activation(activation)
         self.linear1 = nn.Linear(hidden_dim, dim_feedforward)
         self.dropout = nn.Dropout(dropout)
         self.linear2 = nn.Linear(dim_feedforward, hidden_dim)

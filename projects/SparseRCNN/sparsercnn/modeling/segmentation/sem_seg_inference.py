@@ -8,6 +8,8 @@ from detectron2.config import configurable
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ...errors import ConfigError
+
 __all__ = ["SemSegInference", "check_sem_seg_test", "with_sem_seg_inference"]
 
 
@@ -58,7 +60,7 @@ class SemSegInference(nn.Module):
                 `crop_size`; None: two thirds of it.
 
         Raises:
-            ValueError: a scale, a size or a stride that is not positive, or a stride that leaves
+            ConfigError: a scale, a size or a stride that is not positive, or a stride that leaves
                 pixels out or has no windows.
         """
         super().__init__()
@@ -146,17 +148,17 @@ def _resize(x, size):
 
 def _check(scales, crop_size, stride):
     if not scales or min(scales) <= 0:
-        raise ValueError(f"TEST.SEM_SEG.SCALES must be positive factors, got {scales}.")
+        raise ConfigError(f"TEST.SEM_SEG.SCALES must be positive factors, got {scales}.")
     for key, value in (("CROP_SIZE", crop_size), ("STRIDE", stride)):
         if value and (len(value) != 2 or min(value) < 1):
-            raise ValueError(
+            raise ConfigError(
                 f"TEST.SEM_SEG.{key} must be two positive numbers of pixels, vertical and "
                 f"horizontal, got {value}."
             )
     if stride and not crop_size:
-        raise ValueError(f"TEST.SEM_SEG.STRIDE {stride} has no effect without CROP_SIZE.")
+        raise ConfigError(f"TEST.SEM_SEG.STRIDE {stride} has no effect without CROP_SIZE.")
     if stride and any(step > size for step, size in zip(stride, crop_size, strict=True)):
-        raise ValueError(
+        raise ConfigError(
             f"TEST.SEM_SEG.STRIDE {stride} is larger than CROP_SIZE {crop_size}: pixels between "
             "the windows would be left out."
         )

@@ -1,11 +1,4 @@
-"""Where the first boxes and features of an image come from.
-
-A generator is a module ``proposals(features, image_sizes) -> (boxes, proposal_features)``:
-
-* features: list of the pyramid's maps, finest first, each (B, C, H_l, W_l).
-* image_sizes: (B, 4), (w, h, w, h) in pixels before batch padding.
-* boxes: (B, N, 4), absolute xyxy; proposal_features: (B, N, C).
-"""
+"""One set of boxes and features for all images (Sparse R-CNN, section 3.1)."""
 
 import math
 
@@ -14,16 +7,10 @@ from detectron2.config import configurable
 from torch import nn
 from torchvision.ops import box_convert
 
-from ..registry import NamedRegistry
+from ...errors import ConfigError
+from .build import PROPOSALS_REGISTRY
 
-__all__ = ["PROPOSALS_REGISTRY", "LearnedProposals", "build_proposals", "initial_boxes"]
-
-PROPOSALS_REGISTRY = NamedRegistry("PROPOSALS")
-
-
-def build_proposals(cfg):
-    """Build the generator that ``MODEL.SparseRCNN.PROPOSALS.NAME`` names."""
-    return PROPOSALS_REGISTRY.get(cfg.MODEL.SparseRCNN.PROPOSALS.NAME)(cfg)
+__all__ = ["LearnedProposals", "initial_boxes"]
 
 
 @PROPOSALS_REGISTRY.register("learned")
@@ -54,7 +41,7 @@ class LearnedProposals(nn.Module):
         }
 
     def forward(self, features, image_sizes):
-        """See the module's docstring."""
+        """See :mod:`sparsercnn.modeling.proposals`."""
         boxes = box_convert(self.init_proposal_boxes.weight, "cxcywh", "xyxy")
         boxes = boxes[None] * image_sizes[:, None]
         proposal_features = self.init_proposal_features.weight.expand(len(image_sizes), -1, -1)
@@ -79,7 +66,7 @@ def initial_boxes(init, num_proposals):
         Tensor: (N, 4), cx cy w h as fractions of the image's size.
 
     Raises:
-        ValueError: another `init`.
+        ConfigError: another `init`.
     """
     if init == "image":
         return torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(num_proposals, 1)
@@ -97,6 +84,6 @@ def initial_boxes(init, num_proposals):
     if init == "random":
         boxes = 0.5 + 0.25 * torch.randn(num_proposals, 4)
         return torch.cat([boxes[:, :2].clamp(0, 1), boxes[:, 2:].clamp(0.05, 1)], dim=1)
-    raise ValueError(
+    raise ConfigError(
         f"MODEL.SparseRCNN.PROPOSALS.INIT is '{init}'; it must be image, center, grid or random."
     )

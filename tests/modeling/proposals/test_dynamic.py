@@ -6,7 +6,8 @@ from torch import nn
 
 from sparsercnn.engine.solver import build_optimizer
 from sparsercnn.modeling import DynamicProposalGenerator, LearnedProposals, build_proposals
-from sparsercnn.modeling.dynamic_proposals import _entropies, expert_boxes, initial_boxes
+from sparsercnn.modeling.proposals.dynamic import _entropies, expert_boxes
+from sparsercnn.modeling.proposals.learned import initial_boxes
 
 C = 8
 

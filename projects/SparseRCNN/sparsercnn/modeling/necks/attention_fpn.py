@@ -18,7 +18,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbo
 from detectron2.modeling.backbone.fpn import build_resnet_fpn_backbone
 from torch import nn
 
-from .danet_attention import add_res5_attention
+from ...errors import ConfigError
+from ..backbones.res5_attention import add_res5_attention
 from .pooled_attention import AttentionBlock, GridPooling, WindowPooling, upsample
 
 __all__ = ["AGGREGATIONS", "MSCA", "MSSA", "AttentionFPN", "build_resnet_attention_fpn_backbone"]
@@ -50,18 +51,18 @@ class AttentionFPN(Backbone):
                 p5.
 
         Raises:
-            ValueError: maps that `bottom_up` does not give, none, or strides that do not double.
+            ConfigError: maps that `bottom_up` does not give, none, or strides that do not double.
         """
         super().__init__()
         shapes = bottom_up.output_shape()
         if not in_features or not shapes.keys() >= set(in_features):
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.FPN.IN_FEATURES is {list(in_features)}; it must name maps of "
                 f"MODEL.RESNETS.OUT_FEATURES, {list(shapes)}."
             )
         strides = [shapes[name].stride for name in in_features]
         if any(fine * 2 != coarse for fine, coarse in itertools.pairwise(strides)):
-            raise ValueError(
+            raise ConfigError(
                 "The stride of each map in MODEL.FPN.IN_FEATURES must be twice that of the one "
                 f"before, but those of {list(in_features)} are {strides}."
             )
@@ -94,7 +95,7 @@ class AttentionFPN(Backbone):
     @classmethod
     def from_config(cls, cfg, input_shape):
         if cfg.MODEL.FPN.FUSE_TYPE != "sum":
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.FPN.FUSE_TYPE is '{cfg.MODEL.FPN.FUSE_TYPE}', which means nothing to "
                 f"MODEL.FPN.AGGREGATION '{cfg.MODEL.FPN.AGGREGATION}'; leave it at 'sum'."
             )
@@ -185,6 +186,8 @@ AGGREGATIONS = {
 def build_resnet_attention_fpn_backbone(cfg, input_shape):
     """Build a ResNet with the pyramid that ``MODEL.FPN.AGGREGATION`` names; "sum" is the FPN.
 
+    With ``MODEL.RESNETS.RES5_ATTENTION``, DANet's attentions end the ResNet.
+
     Args:
         cfg (CfgNode): the whole config.
         input_shape (ShapeSpec): of the image.
@@ -193,11 +196,11 @@ def build_resnet_attention_fpn_backbone(cfg, input_shape):
         Backbone: gives "p2" ... "p6".
 
     Raises:
-        ValueError: there is no such aggregation.
+        ConfigError: there is no such aggregation.
     """
     name = cfg.MODEL.FPN.AGGREGATION
     if name not in AGGREGATIONS:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.FPN.AGGREGATION must be one of {', '.join(AGGREGATIONS)}, got '{name}'."
         )
     return add_res5_attention(AGGREGATIONS[name](cfg, input_shape), cfg)

@@ -13,10 +13,10 @@ from torch import nn
 
 import sparsercnn.modeling.norm as norm_module
 from sparsercnn import add_sparsercnn_config
-from sparsercnn.modeling.danet import DANetHead
-from sparsercnn.modeling.danet_attention import build_danet_attention
-from sparsercnn.modeling.dilated_resnet import make_dilated_resnet
+from sparsercnn.modeling.backbones.dilated_resnet import make_dilated_resnet
 from sparsercnn.modeling.norm import choose_norm
+from sparsercnn.modeling.segmentation.danet import DANetHead
+from sparsercnn.modeling.segmentation.danet_attention import build_danet_attention
 
 KINDS = pytest.mark.parametrize("kind", ["parameter_free", "projected"])
 PLACE = (8, 12)  # of the head's features below

@@ -14,8 +14,9 @@ from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import nn
 
+from ...errors import ConfigError
+from ..norm import choose_norm
 from .danet_attention import build_danet_attention
-from .norm import choose_norm
 
 __all__ = ["DANetHead"]
 
@@ -67,7 +68,7 @@ class DANetHead(nn.Module):
             ignore_value (int): label of pixels without a class.
 
         Raises:
-            ValueError: another `loss_type`, or `dropout` or `loss_top_k` out of range.
+            ConfigError: another `loss_type`, or `dropout` or `loss_top_k` out of range.
         """
         super().__init__()
         _check(dropout, loss_type, loss_top_k)
@@ -97,7 +98,7 @@ class DANetHead(nn.Module):
     def from_config(cls, cfg, input_shape):
         head = cfg.MODEL.SEM_SEG_HEAD
         if len(head.IN_FEATURES) != 1 or head.IN_FEATURES[0] not in input_shape:
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(head.IN_FEATURES)}; DANetHead reads one "
                 f"map, of those that the backbone gives: {sorted(input_shape)}."
             )
@@ -169,14 +170,14 @@ class DANetHead(nn.Module):
 
 def _check(dropout, loss_type, loss_top_k):
     if not 0 <= dropout < 1:
-        raise ValueError(f"MODEL.DANET.DROPOUT is {dropout}; it must be at least 0 and below 1.")
+        raise ConfigError(f"MODEL.DANET.DROPOUT is {dropout}; it must be at least 0 and below 1.")
     if loss_type not in _LOSS_TYPES:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.SEM_SEG_HEAD.LOSS_TYPE is '{loss_type}'; it must be one of "
             f"{', '.join(_LOSS_TYPES)}."
         )
     if not 0 < loss_top_k <= 1:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.SEM_SEG_HEAD.LOSS_TOP_K is {loss_top_k}; it must be above 0 and at most 1."
         )
 

@@ -1,7 +1,8 @@
 """Attention of a map's positions to the few tokens that a map is pooled to.
 
 The block of "Attention-based Feature Aggregation" (CVPR 2022 submission 9754,
-github.com/XiongweiWu/MSCA-SA), of which :mod:`sparsercnn.modeling.attention_fpn` builds pyramids.
+github.com/XiongweiWu/MSCA-SA), of which :mod:`~sparsercnn.modeling.necks.attention_fpn` builds
+pyramids.
 
 Dimension letters: B images, C channels, H and W the sides of a map, L = H * W positions, T tokens
 that a map is pooled to.
@@ -11,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from detectron2.layers import CNNBlockBase
 from torch import nn
+
+from ...errors import ConfigError
 
 __all__ = ["AttentionBlock", "GridPooling", "PooledAttention", "WindowPooling", "upsample"]
 
@@ -76,11 +79,11 @@ class PooledAttention(nn.Module):
             pooling (nn.Module): (B, C, H, W) to (B, T, C).
 
         Raises:
-            ValueError: the heads do not divide the channels.
+            ConfigError: the heads do not divide the channels.
         """
         super().__init__()
         if channels % num_heads:
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.FPN.OUT_CHANNELS must be a multiple of {num_heads}, the heads of the "
                 f"attention, got {channels}."
             )

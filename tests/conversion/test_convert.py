@@ -17,7 +17,7 @@ import convert as tool
 from sparsercnn import add_sparsercnn_config
 from sparsercnn.conversion import LAYOUTS, ConversionError, Drop, Rule, convert, convert_file
 from sparsercnn.modeling import DualAttention, DynamicConv, Stage
-from sparsercnn.modeling.pooled_attention import AttentionBlock, WindowPooling
+from sparsercnn.modeling.necks.pooled_attention import AttentionBlock, WindowPooling
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 

@@ -11,16 +11,15 @@ from torch import nn
 from torch.nn.attention import SDPBackend
 from torch.utils.checkpoint import checkpoint
 
-from ..registry import NamedRegistry
+from ...errors import ConfigError
+from ...registry import NamedRegistry
 
 __all__ = [
     "DANET_ATTENTION_REGISTRY",
     "ChannelAttention",
     "PositionAttention",
-    "PositionChannelAttention",
     "ProjectedChannelAttention",
     "ProjectedPositionAttention",
-    "add_res5_attention",
     "attend_channels",
     "attend_positions",
     "build_danet_attention",
@@ -159,11 +158,11 @@ class ProjectedPositionAttention(nn.Module):
             channels (int): C, at least 8; queries and keys have C / 8.
 
         Raises:
-            ValueError: fewer channels.
+            ConfigError: fewer channels.
         """
         super().__init__()
         if channels < 8:
-            raise ValueError(
+            raise ConfigError(
                 "Projected position attention makes queries of an eighth of its channels, and "
                 f"there are {channels}; MODEL.SEM_SEG_HEAD.CONVS_DIM must be at least 8."
             )
@@ -200,52 +199,3 @@ def _parameter_free(channels):
 @DANET_ATTENTION_REGISTRY.register("projected")
 def _projected(channels):
     return ProjectedPositionAttention(channels), ProjectedChannelAttention()
-
-
-class PositionChannelAttention(nn.Module):
-    """Both attentions on one map, beside each other: x, plus what each of them adds to it."""
-
-    def __init__(self, position, channel):
-        """
-        Args:
-            position, channel (nn.Module): as :func:`build_danet_attention` gives them.
-        """
-        super().__init__()
-        self.position = position
-        self.channel = channel
-
-    def forward(self, x):
-        """(B, C, H, W) to (B, C, H, W)."""
-        return self.position(x) + self.channel(x) - x
-
-
-def add_res5_attention(backbone, cfg):
-    """With MODEL.FPN.DUAL_ATTENTION, let res5 end with both attentions, of MODEL.DANET.ATTENTION.
-
-    They become the last module of the stage, so that the other weights keep their names, and
-    every neck that reads res5 reads it with attention. Applied twice, it changes nothing more.
-
-    Args:
-        backbone (Backbone): a ResNet, or an FPN over one; changed in place.
-        cfg (CfgNode): the whole config.
-
-    Returns:
-        Backbone: `backbone`.
-
-    Raises:
-        ValueError: the key is on, and the backbone has no res5.
-    """
-    if not cfg.MODEL.FPN.DUAL_ATTENTION:
-        return backbone
-    bottom_up = getattr(backbone, "bottom_up", backbone)
-    stage = getattr(bottom_up, "res5", None)
-    if not isinstance(stage, nn.Sequential):
-        raise ValueError(
-            "MODEL.FPN.DUAL_ATTENTION is on, but the backbone "
-            f"'{cfg.MODEL.BACKBONE.NAME}' has no res5: it needs a ResNet with all stages."
-        )
-    if not hasattr(stage, "dual_attention"):
-        channels = stage[-1].out_channels
-        modules = build_danet_attention(cfg.MODEL.DANET.ATTENTION, channels)
-        stage.add_module("dual_attention", PositionChannelAttention(*modules))
-    return backbone

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision.ops import box_iou
 
 from ..config import detections_per_image
+from ..errors import ConfigError
 
 __all__ = ["SparseRCNNWithTTA", "soft_vote"]
 
@@ -61,7 +62,7 @@ class SparseRCNNWithTTA(nn.Module):
     def from_config(cls, cfg, model, tta_mapper=None, batch_size=3):
         aug = cfg.TEST.AUG
         if aug.SCALE_FILTER and len(aug.SCALE_RANGES) != len(aug.MIN_SIZES):
-            raise ValueError(
+            raise ConfigError(
                 f"TEST.AUG.SCALE_RANGES has {len(aug.SCALE_RANGES)} entries for the "
                 f"{len(aug.MIN_SIZES)} sizes of TEST.AUG.MIN_SIZES; give one per size, or set "
                 "TEST.AUG.SCALE_FILTER False."

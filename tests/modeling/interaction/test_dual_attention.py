@@ -10,13 +10,13 @@ from torch.utils.checkpoint import checkpoint
 from sparsercnn import add_sparsercnn_config
 from sparsercnn.analysis import bytes_kept_for_backward
 from sparsercnn.modeling import DualAttention
-from sparsercnn.modeling.attention import EncoderLayer, FeedForward, sine_position_code
 from sparsercnn.modeling.interaction.dual_attention import (
     CBAM,
     DynamicGate,
     StaticChannelGate,
     StaticPositionGate,
 )
+from sparsercnn.modeling.interaction.encoder import EncoderLayer, FeedForward, sine_position_code
 
 C, SIDE = 16, 3  # of the modules below
 BRANCHES = {"both": (2, 1), "cbam alone": (2, 0), "transformer alone": (0, 2), "neither": (0, 0)}

@@ -12,8 +12,10 @@ from fvcore.nn import weight_init
 from torch import nn
 from torchvision.ops import box_convert, roi_align
 
-from .proposals import PROPOSALS_REGISTRY, initial_boxes
-from .statistics import put_statistics, statistics_due
+from ...errors import ConfigError
+from ..training_log import put_statistics, statistics_due
+from .build import PROPOSALS_REGISTRY
+from .learned import initial_boxes
 
 __all__ = ["DynamicProposalGenerator", "ExpertWeights", "expert_boxes"]
 
@@ -56,11 +58,11 @@ class DynamicProposalGenerator(nn.Module):
             anneal_forwards (int): forward passes in training until tau is 1.
 
         Raises:
-            ValueError: `num_experts` below 1, or an unknown `init`.
+            ConfigError: `num_experts` below 1, or an unknown `init`.
         """
         super().__init__()
         if num_experts < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.SparseRCNN.PROPOSALS.NUM_EXPERTS is {num_experts}; it must be 1 or more."
             )
         self.num_experts = num_experts
@@ -146,15 +148,15 @@ class ExpertWeights(nn.Module):
             See :class:`DynamicProposalGenerator`.
 
         Raises:
-            ValueError: `temperature` below 1, or `anneal_forwards` below 0.
+            ConfigError: `temperature` below 1, or `anneal_forwards` below 0.
         """
         super().__init__()
         if temperature < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.SparseRCNN.PROPOSALS.TEMPERATURE is {temperature}; it must be 1 or more."
             )
         if anneal_forwards < 0:
-            raise ValueError("MODEL.SparseRCNN.PROPOSALS.ANNEAL_ITERS must not be negative.")
+            raise ConfigError("MODEL.SparseRCNN.PROPOSALS.ANNEAL_ITERS must not be negative.")
         self.num_experts = num_experts
         self.last_stride = last_stride
         self.downsample = nn.ModuleList(
@@ -206,8 +208,8 @@ class ExpertWeights(nn.Module):
 def expert_boxes(init, num_proposals, num_experts):
     """The boxes of each expert at first.
 
-    As :func:`~sparsercnn.modeling.proposals.initial_boxes`, with these differences. Boxes that
-    start alike stay alike: their gradients differ by a factor alone, W, which Adam cancels.
+    As :func:`~sparsercnn.modeling.proposals.learned.initial_boxes`, with these differences. Boxes
+    that start alike stay alike: their gradients differ by a factor alone, W, which Adam cancels.
 
         * center, grid: the boxes of expert e are 2^(e - (E - 1) / 2) times as wide and high, from
           small to large, at most the image's size;
@@ -228,7 +230,7 @@ def expert_boxes(init, num_proposals, num_experts):
 def _stride(level):
     """The stride of a map by detectron2's convention: p5 is 2^5."""
     if not level[1:].isdigit():
-        raise ValueError(
+        raise ConfigError(
             "With MODEL.SparseRCNN.PROPOSALS.NAME 'dynamic', MODEL.ROI_HEADS.IN_FEATURES must be "
             f"named after their strides, p2, p3, ...; got '{level}'."
         )

@@ -3,7 +3,8 @@
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
 
-from .norm import choose_norm
+from ...errors import ConfigError
+from ..norm import choose_norm
 
 __all__ = ["DilatedBasicBlock", "build_dilated_resnet_backbone", "make_dilated_resnet"]
 
@@ -69,7 +70,7 @@ def make_dilated_resnet(
         ResNet:
 
     Raises:
-        ValueError: another depth, other dilations, or a `res5_multi_grid` of another length.
+        ConfigError: another depth, other dilations, or a `res5_multi_grid` of another length.
     """
     dilations = _dilations(depth, res4_dilation, res5_dilation, res5_multi_grid)
     stem = BasicStem(in_channels=in_channels, out_channels=stem_channels, norm=norm)
@@ -105,16 +106,16 @@ def make_dilated_resnet(
 def _dilations(depth, res4_dilation, res5_dilation, res5_multi_grid):
     """Of each block of each stage from res2 on."""
     if depth not in _NUM_BLOCKS:
-        raise ValueError(f"MODEL.RESNETS.DEPTH is {depth}; it must be one of {[*_NUM_BLOCKS]}.")
+        raise ConfigError(f"MODEL.RESNETS.DEPTH is {depth}; it must be one of {[*_NUM_BLOCKS]}.")
     if (res4_dilation, res5_dilation) not in _DILATIONS:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.RESNETS.RES4_DILATION {res4_dilation} with RES5_DILATION {res5_dilation}: "
             f"they must be one of the pairs {', '.join(map(str, _DILATIONS))}."
         )
     per_stage = (1, 1, res4_dilation, res5_dilation)
     dilations = [[x] * n for x, n in zip(per_stage, _NUM_BLOCKS[depth], strict=True)]
     if res5_multi_grid and len(res5_multi_grid) != len(dilations[-1]):
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.RESNETS.RES5_MULTI_GRID is {[*res5_multi_grid]}; res5 of depth {depth} has "
             f"{len(dilations[-1])} blocks, and each needs a factor."
         )
@@ -136,11 +137,11 @@ def build_dilated_resnet_backbone(cfg, input_shape):
         ResNet:
 
     Raises:
-        ValueError: see there; or deformable convolutions are asked for.
+        ConfigError: see there; or deformable convolutions are asked for.
     """
     resnets = cfg.MODEL.RESNETS
     if any(resnets.DEFORM_ON_PER_STAGE):
-        raise ValueError(
+        raise ConfigError(
             "build_dilated_resnet_backbone has no deformable convolutions; set "
             "MODEL.RESNETS.DEFORM_ON_PER_STAGE to False for all stages."
         )

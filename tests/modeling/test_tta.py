@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.ops import box_iou
 
 from sparsercnn import SparseRCNNWithTTA
-from sparsercnn.modeling.test_time_augmentation import soft_vote
+from sparsercnn.modeling.tta import soft_vote
 
 
 def greedy_soft_vote(boxes, scores, classes, iou_thresh, min_score):

@@ -12,8 +12,8 @@ from detectron2.utils.events import EventStorage
 
 from sparsercnn import add_sparsercnn_config
 from sparsercnn.modeling.activation_checkpoint import checkpoint_activations
-from sparsercnn.modeling.attention_fpn import AGGREGATIONS, MSCA, MSSA
-from sparsercnn.modeling.pooled_attention import (
+from sparsercnn.modeling.necks.attention_fpn import AGGREGATIONS, MSCA, MSSA
+from sparsercnn.modeling.necks.pooled_attention import (
     AttentionBlock,
     GridPooling,
     PooledAttention,
