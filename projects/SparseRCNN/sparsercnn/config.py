@@ -186,6 +186,10 @@ def _add_solver_keys(cfg):
     # Batches whose gradients are added up before one optimizer step; one iteration is one step,
     # on IMS_PER_BATCH x ACCUMULATE_STEPS images.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
+    # With ACCUMULATE_STEPS: the gradients of one big batch also where losses are divided by what
+    # only a forward pass tells (optimal transport, softmax loss). It makes one more forward pass of
+    # each batch. False: such batches are weighted by their objects, which is close.
+    cfg.SOLVER.EXACT_ACCUMULATION = False
     cfg.SOLVER.AMP.DTYPE = "float16"  # float16 | bfloat16, with AMP.ENABLED
     # True: skip an iteration with a non-finite loss, with a warning. False: stop with a report.
     cfg.SOLVER.SKIP_NON_FINITE = False

@@ -220,6 +220,15 @@ def test_temperature_falls_linearly_in_training_alone():
     assert seen == [9, 7, 5, 3, 1, 1]
 
 
+def test_micro_batches_of_an_iteration_see_one_temperature():
+    generator = make_small(temperature=9.0, anneal_forwards=8, forwards_per_step=2)
+    seen = []
+    for _ in range(6):
+        seen.append(generator.expert_weights.temperature.item())
+        generator(*make_features(1))
+    assert seen == [9, 9, 7, 7, 5, 5]
+
+
 def test_no_annealing():
     generator = make_small(temperature=9.0, anneal_forwards=0)
     generator(*make_features(1))

@@ -45,6 +45,7 @@ class DynamicProposalGenerator(nn.Module):
         init="image",
         temperature=30.0,
         anneal_forwards=3000,
+        forwards_per_step=1,
     ):
         """
         Args:
@@ -56,6 +57,8 @@ class DynamicProposalGenerator(nn.Module):
             init (str): the boxes at first, see :func:`expert_boxes`.
             temperature (float): tau at first.
             anneal_forwards (int): forward passes in training until tau is 1.
+            forwards_per_step (int): passes that see the same tau, since their gradients make one
+                step of the optimizer.
 
         Raises:
             ConfigError: `num_experts` below 1, or an unknown `init`.
@@ -85,6 +88,7 @@ class DynamicProposalGenerator(nn.Module):
                 last_stride=last_stride,
                 temperature=temperature,
                 anneal_forwards=anneal_forwards,
+                forwards_per_step=forwards_per_step,
             )
 
     @classmethod
@@ -100,6 +104,7 @@ class DynamicProposalGenerator(nn.Module):
             "init": sparse.PROPOSALS.INIT,
             "temperature": sparse.PROPOSALS.TEMPERATURE,
             "anneal_forwards": sparse.PROPOSALS.ANNEAL_ITERS * cfg.SOLVER.ACCUMULATE_STEPS,
+            "forwards_per_step": cfg.SOLVER.ACCUMULATE_STEPS,
         }
 
     def forward(self, features, image_sizes):
@@ -142,6 +147,7 @@ class ExpertWeights(nn.Module):
         last_stride,
         temperature,
         anneal_forwards,
+        forwards_per_step=1,
     ):
         """
         Args:
@@ -171,6 +177,8 @@ class ExpertWeights(nn.Module):
         start = float(temperature) if anneal_forwards > 0 else 1.0
         self.register_buffer("temperature", torch.tensor(start))
         self.decrement = (temperature - 1) / max(anneal_forwards, 1)
+        self.forwards_per_step = forwards_per_step
+        self._forwards = 0
 
     def forward(self, features, image_sizes):
         """
@@ -188,7 +196,9 @@ class ExpertWeights(nn.Module):
             put_statistics({"temperature": self.temperature, **_entropies(weights.detach())})
         # Not in passes that gather batch statistics: those learn nothing.
         if self.training and torch.is_grad_enabled():
-            self.temperature.sub_(self.decrement).clamp_(min=1)
+            self._forwards += 1
+            if self._forwards % self.forwards_per_step == 0:
+                self.temperature.sub_(self.decrement * self.forwards_per_step).clamp_(min=1)
         return weights
 
     def _logits(self, features, image_sizes):
