@@ -97,6 +97,9 @@ def _add_model_keys(cfg):
     # tau of the softmax over experts falls linearly from this to 1 over ANNEAL_ITERS iterations.
     cfg.MODEL.SparseRCNN.PROPOSALS.TEMPERATURE = 30.0
     cfg.MODEL.SparseRCNN.PROPOSALS.ANNEAL_ITERS = 3000
+    # True: the map that the weights come from has mean 0 and deviation 1 in each image, so that
+    # the weights depend on the image; not in the paper.
+    cfg.MODEL.SparseRCNN.PROPOSALS.STANDARDIZE = False
 
     # Which proposal answers for which object in training; a name in MATCHER_REGISTRY.
     cfg.MODEL.SparseRCNN.MATCHER = CN()
