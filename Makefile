@@ -36,6 +36,7 @@ env: $(STAMP)
 $(STAMP):
 	@if [ -x $(RUN) ]; then $(RUN) -c '$(PYTHON_CHECK)'; else $(PYTHON) -c '$(PYTHON_CHECK)'; fi
 	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@$(RUN) tools/install_detectron2.py --check-lock requirements/lock.txt
 	@rm -f $(VENV)/.installed-*
 	$(PIP) install --no-deps --require-hashes -r requirements/build.txt
 	$(PIP) install --no-build-isolation --require-hashes -r requirements/lock.txt

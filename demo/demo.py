@@ -6,11 +6,11 @@ import sys
 
 from detectron2.utils.logger import setup_logger
 
-from sparsercnn.engine.checkpoint import CheckpointError
-from sparsercnn.engine.demo import RESULTS_FILE, run_on_camera, run_on_images, run_on_video
-from sparsercnn.engine.media import MediaError, find_images
-from sparsercnn.engine.predictor import Predictor
-from sparsercnn.engine.setup import ConfigError, add_model_arguments, load_demo_config
+from sparsercnn.engine.setup import add_model_arguments, load_demo_config
+from sparsercnn.errors import MediaError, run_program
+from sparsercnn.inference.demo import RESULTS_FILE, run_on_camera, run_on_images, run_on_video
+from sparsercnn.inference.media import find_images
+from sparsercnn.inference.predictor import Predictor
 
 EPILOG = """
 examples:
@@ -76,11 +76,7 @@ def main(argv=None):
         parser.error("--webcam shows a window and writes nothing: leave out --output")
     setup_logger(name="sparsercnn")
     setup_logger(name="fvcore")
-    try:
-        return run(args)
-    except (CheckpointError, ConfigError, MediaError) as error:
-        print(f"demo.py: {error}", file=sys.stderr)
-        return 2
+    return run_program(run, args)
 
 
 def run(args):

@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_model
+from torch import nn
 
 from sparsercnn import add_sparsercnn_config
 
@@ -43,3 +45,48 @@ def test_the_keys_of_the_original_keep_their_defaults():
     assert cfg.TEST.AUG.CVPODS_TTA and cfg.TEST.AUG.SCALE_FILTER
     assert cfg.TEST.AUG.MIN_SIZES[0] == 400 and cfg.TEST.AUG.MIN_SIZES[-2:] == (1800, 800)
     assert len(cfg.TEST.AUG.MIN_SIZES) == len(cfg.TEST.AUG.SCALE_RANGES) == 13
+
+
+def load_danet(name):
+    cfg = get_cfg()
+    add_sparsercnn_config(cfg)
+    cfg.merge_from_file(str(CONFIGS / "danet" / f"{name}.yaml"))
+    return cfg
+
+
+def test_the_published_danet_is_the_config_that_carries_its_figure():
+    carriers = [path.name for path in YAMLS if "66.64" in path.read_text()]
+    assert carriers == ["danet.res50.64ch.cityscapes.yaml"]
+    cfg = load_danet("danet.res50.64ch.cityscapes")
+    assert cfg.MODEL.WEIGHTS.endswith("MSRA/R-50.pkl") and cfg.INPUT.FORMAT == "BGR"
+    assert cfg.MODEL.PIXEL_MEAN == [103.53, 116.28, 123.675] and cfg.MODEL.PIXEL_STD == [1.0] * 3
+    for sizes, longest in (
+        (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN),
+        ((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST),
+    ):
+        shapes = {ResizeShortestEdge.get_output_shape(1024, 2048, x, longest) for x in sizes}
+        assert shapes == {(480, 960)}
+    solver = cfg.SOLVER
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (8, 0.01, 24000)
+    assert (solver.LR_SCHEDULER_NAME, solver.STEPS) == ("WarmupMultiStepLR", (18000,))
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg)
+    head, backbone = model.sem_seg_head, model.backbone
+    norms = [module for module in head.modules() if isinstance(module, nn.GroupNorm)]
+    assert [(norm.num_groups, norm.num_channels) for norm in norms] == [(32, 64)] * 2
+    assert head.predictor.weight.shape == (19, 64, 1, 1) and not head.refine
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
+    assert backbone.output_shape()["res5"].stride == 8
+    assert backbone.res3[0].conv1.stride == (2, 2)  # where the MSRA weights have it
+
+
+@pytest.mark.parametrize("depth", [50, 101])
+def test_the_papers_danet_has_its_schedule_and_dropout(depth):
+    cfg = load_danet(f"danet_projected.res{depth}.cityscapes")
+    assert cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupPolyLR" and cfg.SOLVER.BASE_LR == 0.01
+    assert cfg.SOLVER.POLY_LR_POWER == 0.9
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg)
+    assert model.sem_seg_head.dropout.p == 0.1

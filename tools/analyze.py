@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from sparsercnn.analysis import find_configs, format_costs, measure_model
-from sparsercnn.engine.setup import ConfigError, add_opts_argument, add_unsafe_argument, load_config
+from sparsercnn.engine.setup import add_opts_argument, add_unsafe_argument, load_config
+from sparsercnn.errors import ConfigError, run_program
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -89,24 +90,29 @@ def main(argv=None):
     Returns:
         int: exit status.
     """
+    argv = sys.argv[1:] if argv is None else argv
     args = get_parser().parse_args(argv)
-    try:
-        if args.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ConfigError(f"--device {args.device}: PyTorch finds no usable GPU here.")
-        if args.size and min(args.size) < 1:
-            raise ConfigError("--size takes two positive numbers of pixels.")
-        paths = find_configs(CONFIGS) if args.all else args.config_file
-        table = format_costs(measure_all(paths, args))
-    except (ConfigError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    args.command = " ".join(["tools/analyze.py", *argv])
+    return run_program(analyze, args)
+
+
+def analyze(args):
+    """Print the table, and write the page.
+
+    Args:
+        args (argparse.Namespace): from :func:`get_parser`, and `command`, the whole line.
+    """
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device {args.device}: PyTorch finds no usable GPU here.")
+    if args.size and min(args.size) < 1:
+        raise ConfigError("--size takes two positive numbers of pixels.")
+    paths = find_configs(CONFIGS) if args.all else args.config_file
+    table = format_costs(measure_all(paths, args))
     print(table, end="")
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        made_by = " ".join(["tools/analyze.py", *(sys.argv[1:] if argv is None else argv)])
-        page = f"# What the models cost\n\nMade by `{made_by}`.\n\n{table}"
+        page = f"# What the models cost\n\nMade by `{args.command}`.\n\n{table}"
         args.output.write_text(page, encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":

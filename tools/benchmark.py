@@ -5,7 +5,7 @@ import argparse
 import sys
 
 from sparsercnn.benchmark import aggregation, interaction, matcher, position_attention
-from sparsercnn.engine.setup import ConfigError
+from sparsercnn.errors import run_program
 
 # Subcommand -> module, see sparsercnn.benchmark.
 BENCHMARKS = {
@@ -40,17 +40,19 @@ def main(argv=None):
     Returns:
         int: exit status.
     """
-    parser = get_parser()
-    args = parser.parse_args(argv)
+    return run_program(measure, get_parser().parse_args(argv))
+
+
+def measure(args):
+    """Make the measurements that the command line asks for, and print their tables.
+
+    Args:
+        args (argparse.Namespace): from :func:`get_parser`.
+    """
     short = [name for name, module in BENCHMARKS.items() if module.SHORT]
-    for job in [args] if args.name else [parser.parse_args([name]) for name in short]:
+    for job in [args] if args.name else [get_parser().parse_args([name]) for name in short]:
         print(f"## {job.name}\n", flush=True)
-        try:
-            print(BENCHMARKS[job.name].run(job), end="\n\n", flush=True)
-        except ConfigError as error:
-            print(f"benchmark.py {job.name}: {error}", file=sys.stderr)
-            return 2
-    return 0
+        print(BENCHMARKS[job.name].run(job), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ A weight that no rule covers is an error that names all such weights; nothing is
 import argparse
 import sys
 
-from sparsercnn.conversion import LAYOUTS, ConversionError, convert_file
-from sparsercnn.engine.serialization import CheckpointError
+from sparsercnn.conversion import LAYOUTS, convert_file
+from sparsercnn.errors import run_program
 
 EPILOG = """
 examples:
   convert.py --from torchvision resnet101-63fe2227.pth torchvision-R-101.pth
   convert.py --from mmdetection sparse_rcnn_r50_fpn_1x_coco.pth sparse_rcnn.pth
-  convert.py --from mmdetection cascade_msca_adp.pth cascade.pth --mask-stage 2
+  convert.py --from mmdetection cascade_msca_adp.pth cascade.pth
   convert.py --from mmdetection any_detector.pth backbone.pth --only backbone. neck.
   convert.py --from mmdetection --reverse model_final.pth for_mmdetection.pth
 """
@@ -49,8 +49,8 @@ def get_parser():
         "--mask-stage",
         type=int,
         choices=range(3),
-        help="which of the three mask heads of mmdetection's cascade to take; it averages them, "
-        "and ours has one",
+        help="which of the three mask heads of mmdetection's cascade to take, for a model with one "
+        "(ROI_HEADS.NAME CascadeROIHeads); otherwise all are, for CascadeMaskROIHeads",
     )
     parser.add_argument(
         "--only",
@@ -79,27 +79,30 @@ def main(argv=None):
     Returns:
         int: exit status.
     """
-    args = get_parser().parse_args(argv)
-    try:
-        result = convert_file(
-            args.source,
-            args.target,
-            args.layout,
-            backbone=args.backbone_prefix,
-            mask_stage=args.mask_stage,
-            only=args.only,
-            reverse=args.reverse,
-            allow_unsafe=args.allow_unsafe,
-        )
-    except (ConversionError, CheckpointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_program(run, get_parser().parse_args(argv))
+
+
+def run(args):
+    """Convert, and say what was done.
+
+    Args:
+        args (argparse.Namespace): from :func:`get_parser`.
+    """
+    result = convert_file(
+        args.source,
+        args.target,
+        args.layout,
+        backbone=args.backbone_prefix,
+        mask_stage=args.mask_stage,
+        only=args.only,
+        reverse=args.reverse,
+        allow_unsafe=args.allow_unsafe,
+    )
     print(f"{args.target}: {len(result.weights)} weights")
     for reason, number in result.dropped.items():
         print(f"left out: {number} ({reason})")
     if not args.reverse:
         print(f"The config must say, for {LAYOUTS[args.layout].settings}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
 
 from sparsercnn.analysis.assignment import assign, draw_assignment, load_annotated_image
-from sparsercnn.data import DataError
-from sparsercnn.engine.checkpoint import CheckpointError, load_for_inference
-from sparsercnn.engine.setup import ConfigError, add_model_arguments, check_devices, load_config
+from sparsercnn.engine.checkpoint import load_for_inference
+from sparsercnn.engine.setup import add_model_arguments, check_devices, load_config
+from sparsercnn.errors import ConfigError, run_program
 
 EPILOG = """
 Boxes have the colour of their object. The matcher is the config's, whichever one the weights were
@@ -50,9 +50,6 @@ def draw(args):
 
     Args:
         args (argparse.Namespace): of :func:`get_parser`.
-
-    Returns:
-        str: what was drawn.
     """
     opts = args.opts
     if args.dataset:
@@ -79,7 +76,7 @@ def draw(args):
     )
     args.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.output)
-    return f"{title}, positives {[stage.num_positives for stage in stages]}"
+    print(f"{args.output}: {title}, positives {[stage.num_positives for stage in stages]}")
 
 
 def main(argv=None):
@@ -94,12 +91,7 @@ def main(argv=None):
     args = get_parser().parse_args(argv)
     setup_logger(name="sparsercnn")
     setup_logger(name="fvcore")
-    try:
-        print(f"{args.output}: {draw(args)}")
-    except (CheckpointError, ConfigError, DataError, OSError, ValueError) as error:
-        print(f"draw_assignment.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program(draw, args)
 
 
 if __name__ == "__main__":

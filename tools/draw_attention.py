@@ -8,9 +8,9 @@ from pathlib import Path
 from detectron2.utils.logger import setup_logger
 
 from sparsercnn.analysis.attention import AttentionRecorder, draw_attention
-from sparsercnn.engine.checkpoint import CheckpointError
-from sparsercnn.engine.predictor import ImageError, Predictor
-from sparsercnn.engine.setup import ConfigError, add_model_arguments, load_demo_config
+from sparsercnn.engine.setup import add_model_arguments, load_demo_config
+from sparsercnn.errors import run_program
+from sparsercnn.inference.predictor import Predictor
 
 EPILOG = """
 example:
@@ -42,9 +42,6 @@ def draw(args):
 
     Args:
         args (argparse.Namespace): of :func:`get_parser`.
-
-    Returns:
-        str: what was drawn.
     """
     cfg = load_demo_config(args.config_file, args.opts, allow_unsafe=args.allow_unsafe)
     predictor = Predictor(cfg, allow_unsafe=args.allow_unsafe)
@@ -56,7 +53,7 @@ def draw(args):
     title = f"detection {args.detection}: {name}, score {found.scores.item():.2f}"
     args.output.parent.mkdir(parents=True, exist_ok=True)
     draw_attention(predictor.to_rgb(image), stages, title).savefig(args.output)
-    return title
+    print(f"{args.output}: {title}")
 
 
 def main(argv=None):
@@ -71,12 +68,7 @@ def main(argv=None):
     args = get_parser().parse_args(argv)
     setup_logger(name="sparsercnn")
     setup_logger(name="fvcore")
-    try:
-        print(f"{args.output}: {draw(args)}")
-    except (CheckpointError, ConfigError, ImageError, OSError, ValueError) as error:
-        print(f"draw_attention.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program(draw, args)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Give this Python a detectron2: the one that it has, or version 0.6 without C++ extension.
 
-The registry has no detectron2 under that name. A detectron2 that imports is left alone. Otherwise
-a source archive of v0.6, pinned by its SHA-256, is downloaded with pip, every module of the package
-is compared with the SHA-256 list of the official v0.6 tag, the changes that current libraries need
+The registry has no detectron2 under that name. A detectron2 that imports is left alone, and one
+whose C++ extension was compiled for another PyTorch is reported. Where there is none, a source
+archive of v0.6, pinned by its SHA-256, is downloaded with pip, every module of the package is
+compared with the SHA-256 list of the official v0.6 tag, the changes that current libraries need
 (``detectron2_wheel/fixups.py``) are made, and the result is installed as the pure-Python wheel
 ``detectron2 0.6``.
 
@@ -16,12 +17,14 @@ import base64
 import hashlib
 import io
 import json
+import re
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,6 +34,12 @@ VERSION = "0.6"
 SDIST_REQUIREMENT = "pb1-detectron2==0.6"
 SDIST_SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 PARTS = Path(__file__).resolve().parent / "detectron2_wheel"
+
+# Without the cache, which may hold the build of before.
+REBUILD = (
+    f"{sys.executable} -m pip install --no-build-isolation --no-deps --no-cache-dir "
+    "--force-reinstall 'git+https://github.com/facebookresearch/detectron2.git'"
+)
 
 # Folders of the archive -> folders of the wheel, as in the setup.py of detectron2.
 PROJECTS = {
@@ -64,6 +73,25 @@ class InstallError(RuntimeError):
     """detectron2 cannot be provided; the message says why and what to do."""
 
 
+_PROBE = """
+import importlib, json, os, detectron2
+extension = problem = None
+try:
+    extension = importlib.import_module("detectron2._C")
+except ImportError as error:
+    problem = str(error)
+recipe = getattr(extension, "RECIPE", None)
+found = {
+    "version": getattr(detectron2, "__version__", "unknown"),
+    "path": os.path.dirname(detectron2.__file__),
+    "extension": extension is not None and recipe is None,
+    "recipe": recipe,
+    "problem": problem,
+}
+print(json.dumps(found))
+"""
+
+
 def find_detectron2() -> dict | None:
     """Import detectron2 in a Python of its own and describe it.
 
@@ -72,27 +100,74 @@ def find_detectron2() -> dict | None:
         our own wheel was built from, otherwise None); or None if there is no detectron2.
 
     Raises:
-        InstallError: there is one, but it does not import.
+        InstallError: there is one, but it, or the C++ extension that was compiled for it, does not
+            import.
     """
-    spec = find_spec("detectron2")
-    if spec is None or spec.origin is None:
+    folder = _find_folder()
+    if folder is None:
         return None
-    probe = (
-        "import importlib, json, os, detectron2\n"
-        "try:\n    extension = importlib.import_module('detectron2._C')\n"
-        "except ImportError:\n    extension = None\n"
-        "recipe = getattr(extension, 'RECIPE', None)\n"
-        "print(json.dumps({'version': getattr(detectron2, '__version__', 'unknown'),\n"
-        "    'path': os.path.dirname(detectron2.__file__),\n"
-        "    'extension': extension is not None and recipe is None, 'recipe': recipe}))"
-    )
-    result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True)
     if result.returncode != 0:
         raise InstallError(
-            f"detectron2 is installed at {Path(spec.origin).parent} but does not import. Repair "
-            f"it, or run 'pip uninstall detectron2' and then this again.\n{result.stderr.strip()}"
+            f"detectron2 is installed at {folder} but does not import. Repair it, or run "
+            f"'pip uninstall detectron2' and then this again.\n{result.stderr.strip()}"
         )
-    return json.loads(result.stdout.splitlines()[-1])
+    found = json.loads(result.stdout.splitlines()[-1])
+    compiled = _find_compiled(folder)
+    problem = found.pop("problem")
+    if problem and compiled:
+        raise InstallError(
+            f"{compiled}, detectron2's C++ extension, does not load: {problem}\n"
+            "It was compiled for another version of PyTorch, or of Python, than those that are "
+            f"here: torch {_torch_version() or 'none'}, Python {sys.version.split()[0]}. Rebuild "
+            f"it from its sources, say\n    {REBUILD}\n"
+            "or, to do without it, run 'pip uninstall detectron2' and then this again."
+        )
+    return found
+
+
+def _find_folder() -> Path | None:
+    spec = find_spec("detectron2")
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
+
+
+def _find_compiled(folder: Path) -> Path | None:
+    return next(iter(sorted(folder.glob("_C*.so"))), None)
+
+
+def _torch_version() -> str | None:
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def check_lock(lock: Path) -> None:
+    """See that installing ``lock`` leaves a C++ extension of detectron2 the torch it has.
+
+    Raises:
+        InstallError: it would be replaced by another version, with which the extension, which is
+            compiled for one, would not load any more.
+    """
+    folder = _find_folder()
+    compiled = folder and _find_compiled(folder)
+    pinned = re.search(r"^torch==([^\s;]+)", lock.read_text(), re.MULTILINE)
+    found = _torch_version()
+    # torch 2.11.0+cu130 is a build of 2.11.0, and pip takes it for that.
+    if not compiled or not pinned or found is None or found.partition("+")[0] == pinned[1]:
+        return
+    raise InstallError(
+        f"{lock} would replace torch {found} by {pinned[1]}, and {compiled}, detectron2's C++ "
+        "extension, loads with the one version of torch that it was compiled for. Nothing was "
+        "changed. Choose:\n"
+        "- Keep both, and install this project only:\n"
+        f"    {sys.executable} -m pip install --no-build-isolation -e '.[headless]'\n"
+        "- Leave them alone, and use another folder: make VENV=new_folder ...\n"
+        f"- Take the torch of {lock}, and the same detectron2 compiled anew:\n"
+        f"    {sys.executable} -m pip install --require-hashes -r {lock}\n"
+        f"    {REBUILD}\n"
+        "- Do without the extension: pip uninstall detectron2, and then this again."
+    )
 
 
 def download_sdist(directory: Path) -> Path:
@@ -262,8 +337,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--sdist", type=Path, metavar="FILE", help="use this copy of the archive, no download"
     )
+    parser.add_argument(
+        "--check-lock",
+        type=Path,
+        metavar="FILE",
+        help="install nothing; fail if FILE, a requirements file, would replace the torch that the "
+        "C++ extension of a detectron2 was compiled for",
+    )
     options = parser.parse_args(arguments)
     try:
+        if options.check_lock:
+            check_lock(options.check_lock)
+            return 0
         _provide(options.wheel_dir, options.sdist)
     except (InstallError, FixUpError, OSError) as error:
         print(f"install_detectron2: {error}", file=sys.stderr)

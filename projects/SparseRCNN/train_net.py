@@ -28,10 +28,11 @@ from detectron2.engine import launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from sparsercnn.data import DataError, check_num_classes, check_test_sets
-from sparsercnn.engine.checkpoint import CheckpointError, load_for_inference
-from sparsercnn.engine.setup import ConfigError, argument_parser, setup
+from sparsercnn.data import check_num_classes, check_test_sets
+from sparsercnn.engine.checkpoint import load_for_inference
+from sparsercnn.engine.setup import argument_parser, setup
 from sparsercnn.engine.trainer import Trainer
+from sparsercnn.errors import run_program
 
 
 def main(args):
@@ -47,7 +48,7 @@ def main(args):
     check_num_classes(cfg)
     if args.eval_only:
         return evaluate(cfg, args.allow_unsafe)
-    check_test_sets(cfg)  # rather now than at the first evaluation
+    check_test_sets(cfg)  # here, and not hours later at the first evaluation
     trainer = Trainer(cfg, allow_unsafe=args.allow_unsafe)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
@@ -74,18 +75,24 @@ def evaluate(cfg, allow_unsafe=False):
     return results
 
 
+def start(args):
+    """Start all processes of a run on this machine.
+
+    Args:
+        args (argparse.Namespace): as of :func:`main`.
+    """
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
 if __name__ == "__main__":
-    arguments = argument_parser(__doc__).parse_args()
     try:
-        launch(
-            main,
-            arguments.num_gpus,
-            num_machines=arguments.num_machines,
-            machine_rank=arguments.machine_rank,
-            dist_url=arguments.dist_url,
-            args=(arguments,),
-        )
-    except (ConfigError, DataError, CheckpointError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(run_program(start, argument_parser(__doc__).parse_args()))
     except KeyboardInterrupt:
         sys.exit("\nInterrupted. --resume continues from the last checkpoint.")

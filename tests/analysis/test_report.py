@@ -13,6 +13,7 @@ from sparsercnn.analysis import (
     input_size,
     measure_model,
 )
+from sparsercnn.errors import UserError
 
 
 def small_config(meta_architecture, backbone="build_resnet_fpn_backbone"):
@@ -45,8 +46,8 @@ def test_detectors_with_masks_are_measured():
     cfg.MODEL.ROI_MASK_HEAD.NAME = "MaskRCNNConvUpsampleHead"
     cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 1
     cost = measure_model(cfg, (64, 96))
-    # Other: the pasting of masks into the image.
-    assert set(cost.forward.flops) == {"backbone", "neck", "proposals", "head", "other"}
+    # Other: the pasting of masks into the image, unless detectron2 scripts it, as newer ones do.
+    assert set(cost.forward.flops) - {"other"} == {"backbone", "neck", "proposals", "head"}
     assert cost.step.kept > 0
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.99  # which nothing passes with random weights
     assert measure_model(cfg, (64, 96)).forward == cost.forward
@@ -118,5 +119,5 @@ def test_configs_are_found(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert find_configs(tmp_path) == [tmp_path / "a.yaml", tmp_path / "x/b.yaml"]
-    with pytest.raises(FileNotFoundError, match="no config below"):
+    with pytest.raises(UserError, match="no config below"):
         find_configs(tmp_path / "nowhere")

@@ -9,7 +9,7 @@ from sparsercnn.analysis import count_parameters
 from sparsercnn.benchmark import aggregation
 from sparsercnn.benchmark.aggregation import NeckResult, measure_necks
 from sparsercnn.engine.setup import load_config
-from sparsercnn.modeling.attention_fpn import AGGREGATIONS
+from sparsercnn.modeling.necks.attention_fpn import AGGREGATIONS
 
 
 @pytest.fixture

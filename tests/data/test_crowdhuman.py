@@ -6,7 +6,12 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from sparsercnn.data import DataError, leave_out_invalid, register_crowdhuman
+from sparsercnn.data import (
+    DataError,
+    SparseRCNNDatasetMapper,
+    leave_out_invalid,
+    register_crowdhuman,
+)
 from sparsercnn.data.crowdhuman import convert_crowdhuman, missing_files
 
 PEOPLE = [
@@ -50,13 +55,19 @@ def test_a_line_that_cannot_be_read_is_named(root):
         convert_crowdhuman(str(root), "val")
 
 
-def test_the_registered_sets_load_what_was_converted(root, monkeypatch):
-    for name in ("CrowdHuman_train", "CrowdHuman_val"):
-        assert MetadataCatalog.get(name).thing_classes == ["person"]
+def _register_anew(root, monkeypatch):
+    """Until the end of the test."""
     for catalog in (DatasetCatalog, MetadataCatalog):
         for name in ("CrowdHuman_train", "CrowdHuman_val"):
             monkeypatch.delitem(catalog.data, name)
     register_crowdhuman(str(root))
+
+
+def test_the_registered_sets_load_what_was_converted(root, monkeypatch):
+    for name in ("CrowdHuman_train", "CrowdHuman_val"):
+        assert MetadataCatalog.get(name).thing_classes == ["person"]
+        assert MetadataCatalog.get(name).evaluator_type == "crowdhuman"
+    _register_anew(root, monkeypatch)
     with pytest.raises(FileNotFoundError, match=r"val\.json is missing; .*prepare_crowdhuman"):
         DatasetCatalog.get("CrowdHuman_val")
     convert_crowdhuman(str(root), "val")
@@ -65,6 +76,15 @@ def test_the_registered_sets_load_what_was_converted(root, monkeypatch):
     )
     assert num_left_out == 0
     assert records[0]["annotations"][0]["bbox"] == [-5, 2, 10, 20]
+    assert [x["iscrowd"] for x in records[0]["annotations"]] == [0, 1, 1]
+
+
+def test_what_is_to_be_ignored_is_not_trained_on(root, monkeypatch, tiny_cfg):
+    convert_crowdhuman(str(root), "train")
+    _register_anew(root, monkeypatch)
+    tiny_cfg.INPUT.MIN_SIZE_TRAIN, tiny_cfg.INPUT.RANDOM_FLIP = (10,), "none"
+    sample = SparseRCNNDatasetMapper(tiny_cfg, True)(DatasetCatalog.get("CrowdHuman_train")[0])
+    assert sample["instances"].gt_boxes.tensor.tolist() == [[0, 2, 5, 10]]  # clipped to the image
 
 
 def test_the_script_names_what_is_missing(root, repository, monkeypatch, capsys):

@@ -117,17 +117,41 @@ def test_a_key_of_the_neck_that_the_builder_does_not_read_is_an_error(write):
     path = write("c.yaml", "VERSION: 2\nMODEL: {BACKBONE: {NAME: build_resnet_fpn_backbone}}")
     with pytest.raises(ConfigError, match="AGGREGATION msca has no effect.*attention_fpn"):
         load(path, ["MODEL.FPN.AGGREGATION", "msca"])
-    with pytest.raises(ConfigError, match="DUAL_ATTENTION True has no effect"):
-        load(path, ["MODEL.FPN.DUAL_ATTENTION", "True"])
+    with pytest.raises(ConfigError, match="RES5_ATTENTION projected has no effect"):
+        load(path, ["MODEL.RESNETS.RES5_ATTENTION", "projected"])
     attends = ["MODEL.BACKBONE.NAME", "build_resnet_attention_fpn_backbone"]
     load(path, ["MODEL.FPN.AGGREGATION", "msca", *attends])
     with pytest.raises(ConfigError, match="RES4_DILATION 2 has no effect.*build_dilated_resnet"):
         load(path, ["MODEL.RESNETS.RES4_DILATION", "2"])
     dilated = ["MODEL.BACKBONE.NAME", "build_dilated_resnet_backbone"]
     load(path, ["MODEL.RESNETS.RES4_DILATION", "2", *dilated])
-    with pytest.raises(ConfigError, match="DUAL_ATTENTION True has no effect"):
-        load(path, ["MODEL.FPN.DUAL_ATTENTION", "True", *dilated])
-    load(path, ["MODEL.FPN.DUAL_ATTENTION", "True", "MODEL.META_ARCHITECTURE", "SparseRCNN"])
+    with pytest.raises(ConfigError, match="RES5_ATTENTION projected has no effect"):
+        load(path, ["MODEL.RESNETS.RES5_ATTENTION", "projected", *dilated])
+
+
+def test_the_old_name_of_a_key_is_still_read(write, caplog):
+    path = write("c.yaml", "VERSION: 2\nMODEL: {BACKBONE: {NAME: build_resnet_fpn_backbone}}")
+    old = ["MODEL.FPN.DUAL_ATTENTION", "True", "MODEL.DANET.ATTENTION", "projected"]
+    model = load(path, old).MODEL
+    assert "is now MODEL.RESNETS.RES5_ATTENTION 'projected'" in caplog.text
+    assert model.RESNETS.RES5_ATTENTION == "projected"
+    assert model.BACKBONE.NAME == "build_resnet_attention_fpn_backbone"
+
+
+def test_a_key_of_danet_that_nothing_reads_is_an_error(repository):
+    path = str(repository / "configs/quickstart/danet.yaml")
+    projected = ["MODEL.DANET.ATTENTION", "projected"]
+    mined = ["MODEL.SEM_SEG_HEAD.LOSS_TYPE", "hard_pixel_mining"]
+    for key, value, switch in (
+        ("MODEL.DANET.DROPOUT", "0.2", projected),
+        ("MODEL.SEM_SEG_HEAD.LOSS_TOP_K", "0.5", mined),
+    ):
+        with pytest.raises(
+            ConfigError, match=f"{key} {value} has no effect.*set that to {switch[1]}"
+        ):
+            load(path, [key, value])
+        load(path, [key, value, *switch])
+    load(path, ["MODEL.DANET.DROPOUT", "0.0"])
 
 
 @pytest.mark.parametrize(

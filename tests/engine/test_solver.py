@@ -185,6 +185,69 @@ def test_cosine_ends_at_the_given_rate(cfg):
         _rates(cfg, 1)
 
 
+@pytest.fixture
+def poly_cfg(cfg):
+    """Ten iterations, four of them warm-up; power 2, whose values are easily written down."""
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
+    cfg.SOLVER.POLY_LR_POWER = 2.0
+    cfg.SOLVER.BASE_LR = 1.0
+    cfg.SOLVER.MAX_ITER = 10
+    cfg.SOLVER.WARMUP_ITERS = 4
+    cfg.SOLVER.WARMUP_FACTOR = 0.2
+    return cfg
+
+
+def test_polynomial_decay_by_hand(poly_cfg):
+    warmup = [0.2 * 1.0, 0.4 * 0.81, 0.6 * 0.64, 0.8 * 0.49]
+    assert _rates(poly_cfg, 10) == pytest.approx([*warmup, 0.36, 0.25, 0.16, 0.09, 0.04, 0.01])
+    poly_cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.1
+    assert _rates(poly_cfg, 10) == pytest.approx([*warmup, 0.36, 0.25, 0.16, 0.1, 0.1, 0.1])
+    poly_cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
+    poly_cfg.SOLVER.WARMUP_ITERS = 0
+    poly_cfg.SOLVER.POLY_LR_POWER = 0.9
+    poly_cfg.SOLVER.BASE_LR = 0.01
+    assert _rates(poly_cfg, 10) == pytest.approx([0.01 * (1 - i / 10) ** 0.9 for i in range(10)])
+
+
+@pytest.mark.parametrize("ending", [0.0, 0.1])
+@pytest.mark.parametrize("method", ["linear", "constant"])
+def test_polynomial_decay_is_that_of_detectron2s_deeplab(poly_cfg, ending, method):
+    deeplab = pytest.importorskip("detectron2.projects.deeplab.lr_scheduler")
+    solver = poly_cfg.SOLVER
+    solver.POLY_LR_POWER, solver.POLY_LR_CONSTANT_ENDING = 0.9, ending
+    solver.MAX_ITER, solver.WARMUP_ITERS, solver.WARMUP_METHOD = 50, 7, method
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=solver.BASE_LR)
+    scheduler = deeplab.WarmupPolyLR(
+        optimizer, 50, 0.2, 7, method, power=0.9, constant_ending=ending
+    )
+    expected = []
+    for _ in range(50):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert _rates(poly_cfg, 50) == pytest.approx(expected)
+
+
+def test_polynomial_decay_of_a_scaled_run_is_the_same_curve(poly_cfg):
+    poly_cfg.SOLVER.OPTIMIZER = "SGD"
+    poly_cfg.SOLVER.IMS_PER_BATCH = poly_cfg.SOLVER.REFERENCE_WORLD_SIZE = 8
+    scaled = scale_for_workers(poly_cfg, 4)  # kappa = 1/2
+    assert [2 * rate for rate in _rates(scaled, 20)[::2]] == pytest.approx(_rates(poly_cfg, 10))
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("POLY_LR_POWER", 0.0, "POLY_LR_POWER is 0.0; it must be above 0"),
+        ("POLY_LR_CONSTANT_ENDING", 1.5, "POLY_LR_CONSTANT_ENDING is 1.5; .* between 0 and 1"),
+    ],
+)
+def test_errors_of_the_polynomial_decay_name_the_key(poly_cfg, key, value, message):
+    poly_cfg.SOLVER[key] = value
+    with pytest.raises(ValueError, match=message):
+        _rates(poly_cfg, 1)
+
+
 def test_unknown_schedule_names_the_key(cfg):
     cfg.SOLVER.LR_SCHEDULER_NAME = "Poly"
     with pytest.raises(ValueError, match="SOLVER.LR_SCHEDULER_NAME is 'Poly'"):

@@ -1,7 +1,11 @@
 import itertools
+import json
 import math
 import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +21,24 @@ from sparsercnn.engine.train_step import TrainStep
 NO_CLIPPING = partial(clip_grad_norm_, max_norm=math.inf)
 
 
+class Objects:
+    """A criterion that divides losses by objects alone, as far as the training needs to know."""
+
+    late_normalizers = ()
+
+    @staticmethod
+    def weigh_by_objects(batches, device):
+        counts = torch.tensor([float(sum(x["count"] for x in batch)) for batch in batches])
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(counts)
+        counts /= comm.get_world_size()
+        return (counts.clamp(min=1) / counts.sum().clamp(min=1)).to(device)
+
+
 class Counting(nn.Module):
     """Two losses of a linear layer, normalised by the number of objects like a detector's."""
+
+    criterion = Objects()
 
     def __init__(self):
         super().__init__()
@@ -26,12 +46,8 @@ class Counting(nn.Module):
         nn.init.constant_(self.layer.weight, 0.5)
         nn.init.constant_(self.layer.bias, 0.1)
 
-    @staticmethod
-    def loss_normalizer(batch):
-        return float(sum(x["count"] for x in batch))
-
     def forward(self, batch):
-        count = torch.tensor(self.loss_normalizer(batch))
+        count = torch.tensor(float(sum(x["count"] for x in batch)))
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(count)
         count = (count / comm.get_world_size()).clamp(min=1)
@@ -79,7 +95,7 @@ def test_accumulated_micro_batches_equal_one_big_batch(counts):
 class Averaging(Counting):
     """No count: the losses are means over the images."""
 
-    loss_normalizer = None
+    criterion = None
 
     def forward(self, batch):
         return torch.cat([self.layer(x["value"]) for x in batch]).square().mean()
@@ -316,7 +332,7 @@ def test_loader_is_started_by_the_first_step_and_can_be_replaced():
         _run(step)
 
 
-def _worker(rank, folder, queue):
+def _worker(rank, folder):
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
@@ -351,20 +367,24 @@ def _worker(rank, folder, queue):
     with pytest.raises(FloatingPointError) as error:
         _run(step)
     message = str(error.value)
-    queue.put((rank, scalars, weights, message))
+    (folder / f"{rank}.json").write_text(json.dumps([scalars, weights, message]))
     torch.distributed.barrier()
     # Gloo's threads at times abort the process while the interpreter shuts down.
     os._exit(0)
 
 
 def test_two_workers_equal_one_big_batch(tmp_path):
-    context = torch.multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
-    torch.multiprocessing.spawn(_worker, (str(tmp_path), queue), nprocs=2)
-    results = sorted(queue.get() for _ in range(2))
+    # By its path: under a module's name, a new process may find another package `tests`.
+    command = [sys.executable, __file__]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    workers = [
+        subprocess.Popen([*command, str(rank), tmp_path], env=environment) for rank in range(2)
+    ]
+    assert [worker.wait() for worker in workers] == [0, 0]
     model = Counting()
     expected = _run(_step(model, [IMAGES]))
-    for rank, scalars, weights, message in results:
+    for rank in range(2):
+        scalars, weights, message = json.loads((tmp_path / f"{rank}.json").read_text())
         torch.testing.assert_close(torch.tensor(weights[0]), model.layer.weight.detach())
         assert weights[1] == weights[0]  # the bad iteration changed nothing, on either worker
         assert "loss_a, loss_b on worker 1 from images bad.jpg" in message, rank
@@ -372,3 +392,7 @@ def test_two_workers_equal_one_big_batch(tmp_path):
         if rank == 0:
             for name in ("loss_a", "loss_b", "total_loss", "grad_norm"):
                 assert scalars[name] == pytest.approx(expected[name], rel=1e-5)
+
+
+if __name__ == "__main__":  # a worker of the test above
+    _worker(int(sys.argv[1]), Path(sys.argv[2]))

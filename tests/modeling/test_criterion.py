@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 
-from sparsercnn.modeling import HungarianMatcher, SetCriterion
+from sparsercnn.modeling import (
+    HungarianMatcher,
+    LossWeights,
+    MatchingCost,
+    SetCriterion,
+    SoftmaxClassification,
+)
 
 
 @pytest.fixture
@@ -16,9 +22,8 @@ def case(make_targets):
 
 
 def test_losses_worked_by_hand(case):
-    losses = SetCriterion(
-        matcher=HungarianMatcher(), class_weight=2.0, l1_weight=5.0, giou_weight=2.0
-    )(*case)
+    weights = LossWeights(classification=2.0, l1=5.0, giou=2.0)
+    losses = SetCriterion(matcher=HungarianMatcher(), weights=weights)(*case)
     # All scores are 1/2: one positive at 1/4 * 1/4 * log 2, three negatives at 3/4 * 1/4 * log 2.
     focal = (0.25 + 3 * 0.75) * 0.25 * math.log(2)
     assert losses["loss_ce"].item() == pytest.approx(2 * focal, rel=1e-5)
@@ -30,8 +35,9 @@ def test_losses_worked_by_hand(case):
 
 def test_softmax_loss_worked_by_hand(case):
     logits, boxes, targets = case
+    softmax = SoftmaxClassification(no_object_weight=0.1)
     criterion = SetCriterion(
-        matcher=HungarianMatcher(use_focal=False), use_focal=False, no_object_weight=0.1
+        matcher=HungarianMatcher(matching_cost=MatchingCost(softmax)), classification=softmax
     )
     logits = torch.tensor([[[[0.0, 0.0, 0.0], [0.0, math.log(2), 0.0]]]])
     losses = criterion(logits, boxes, targets)

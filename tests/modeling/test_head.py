@@ -2,9 +2,17 @@ import math
 
 import pytest
 import torch
+from detectron2.config import configurable
+from detectron2.modeling import build_model
 from torch import nn
 
-from sparsercnn.modeling import DynamicConv, IterativeHead, PyramidRoIAlign, Stage
+from sparsercnn.modeling import (
+    INTERACTION_REGISTRY,
+    DynamicConv,
+    IterativeHead,
+    PyramidRoIAlign,
+    Stage,
+)
 
 
 def make_head(num_classes=5, num_stages=2, C=16, **kwargs):
@@ -60,6 +68,70 @@ def test_the_classification_bias_and_nothing_else_carries_the_prior(num_classes)
     assert all(stage.class_logits.bias.shape == (num_classes,) for stage in head.head_series)
 
 
+@pytest.mark.parametrize("dynamic_cbam", [True, False])
+@pytest.mark.parametrize("interaction", ["dynamic_conv", "dual_attention"])
+def test_a_seed_gives_the_weights_that_it_always_gave(tiny_cfg, interaction, dynamic_cbam):
+    """All stages are made first; then every matrix is drawn by Xavier, one after the other."""
+    sparse = tiny_cfg.MODEL.SparseRCNN
+    sparse.INTERACTION = interaction
+    sparse.DUAL_ATTENTION.DYNAMIC_CBAM = dynamic_cbam
+    stages = nn.ModuleList(Stage(tiny_cfg) for _ in range(sparse.NUM_HEADS))
+    for parameter in stages.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+    expected = stages.state_dict()
+
+    torch.manual_seed(0)
+    stages = [Stage(tiny_cfg) for _ in range(sparse.NUM_HEADS)]
+    head = IterativeHead(stages=stages, pooler=nn.Identity())
+    for name, value in head.head_series.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+class FiLM(nn.Module):
+    """Scale and shift of the pooled RoI feature, zero at first: a stage starts without them."""
+
+    @configurable
+    def __init__(self, *, hidden_dim):
+        super().__init__()
+        self.linear = nn.Linear(hidden_dim, 2 * hidden_dim)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    @classmethod
+    def from_config(cls, cfg):
+        return {"hidden_dim": cfg.MODEL.SparseRCNN.HIDDEN_DIM}
+
+    def forward(self, proposal_features, roi_features):
+        scale, shift = self.linear(proposal_features).chunk(2, dim=1)
+        return scale * roi_features.mean((2, 3)) + shift
+
+
+def test_an_interaction_keeps_the_initialisation_that_it_gives_itself(
+    tiny_cfg, make_input, monkeypatch
+):
+    monkeypatch.setitem(INTERACTION_REGISTRY._obj_map, "film", FiLM)
+    tiny_cfg.MODEL.SparseRCNN.INTERACTION = "film"
+    model = build_model(tiny_cfg)
+    films = [stage.inst_interact for stage in model.head.head_series]
+    assert all(film.linear.weight.eq(0).all() for film in films)
+    bound = math.sqrt(6 / (32 + 64))  # of Xavier, where torch would have 1 / sqrt(32)
+    for stage in model.head.head_series:
+        assert stage.linear1.weight.abs().max().item() == pytest.approx(bound, rel=0.01)
+
+    inputs = [make_input((64, 64), [[4, 4, 40, 40]], [1]), make_input((64, 64))]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    totals = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        total = sum(model(inputs).values())
+        total.backward()
+        optimizer.step()
+        totals.append(total.item())
+    assert totals[-1] < totals[0]
+    assert all(film.linear.weight.ne(0).any() for film in films)
+
+
 def test_permuted_proposals_permute_the_outputs(inputs):
     features, boxes, proposal_features = inputs
     head = make_head().eval()
@@ -102,33 +174,6 @@ def test_boxes_are_float32_in_half_precision(inputs):
     assert (refined - refined32)[
         0
     ].abs().max() < 2.0  # pixels: the deltas' rounding, not the boxes'
-
-
-def test_dynamic_conv_worked_by_hand():
-    """One channel, one token: relu(norm) of a single value is its bias."""
-    module = DynamicConv(hidden_dim=2, dim_dynamic=1, pooler_resolution=1)
-    for norm in (module.norm1, module.norm2, module.norm3):
-        nn.init.ones_(norm.weight)
-        nn.init.zeros_(norm.bias)
-    with torch.no_grad():
-        module.norm1.bias.fill_(3.0)  # LayerNorm over one channel leaves the bias alone
-        module.dynamic_layer.weight.zero_()
-        # matrix1 = [[7], [7]] has no say then; matrix2 = [[1, -1]] gives (3, -3).
-        module.dynamic_layer.bias.copy_(torch.tensor([7.0, 7.0, 1.0, -1.0]))
-        module.out_layer.weight.copy_(torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
-        module.out_layer.bias.zero_()
-    out = module(torch.randn(1, 2), torch.randn(1, 2, 1, 1))
-    # LayerNorm(3, -3) = (1, -1), relu (1, 0), out layer (0, 2), LayerNorm (-1, 1), relu (0, 1).
-    torch.testing.assert_close(out, torch.tensor([[0.0, 1.0]]), rtol=0, atol=1e-4)
-
-
-def test_each_proposal_filters_its_own_roi():
-    module = DynamicConv(hidden_dim=8, dim_dynamic=4, pooler_resolution=3)
-    proposals, rois = torch.randn(5, 8), torch.randn(5, 8, 3, 3)
-    together = module(proposals, rois)
-    for i in range(5):
-        alone = module(proposals[i : i + 1], rois[i : i + 1])
-        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_unknown_activation_names_the_key():

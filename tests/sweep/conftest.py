@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from sparsercnn.engine.serialization import write_json
+from sparsercnn.files import write_json
 from sparsercnn.sweep import load_sweep
 from sparsercnn.sweep.run_folder import FAILURE, RESULT
 

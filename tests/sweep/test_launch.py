@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import re
 import signal
 import subprocess
@@ -58,38 +57,53 @@ def start(sweep):
     return pid
 
 
-def wait_for_checkpoint(sweep, pid):
-    """Until a run has written another one; an ended launch has none to wait for."""
-
-    def written():
-        files = [run.folder / "last_checkpoint" for run in sweep.runs]
-        return [file.stat().st_mtime_ns for file in files if file.exists()]
-
-    before = written()
-    while (
-        written() == before
-        and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-    ):
-        time.sleep(0.02)
+def text_of(file):
+    return file.read_text(errors="replace") if file.exists() else ""
 
 
-def test_a_sweep_killed_twenty_times_ends_as_one_left_alone(load):
-    alone = load("alone")
-    begin = time.monotonic()
+# What changes in a run's folder at a moment, in the order in which they come.
+MOMENTS = {
+    "its program starts": lambda folder: text_of(folder / "train_net.txt").count("train_net.py"),
+    "it writes a checkpoint": lambda folder: sorted(folder.glob("model_*")),
+    "it notes its losses": lambda folder: text_of(folder / "metrics.json"),
+    "it has a checkpoint to go on from": lambda folder: text_of(folder / "last_checkpoint"),
+    "it has its final weights": lambda folder: (folder / "model_final.pth").exists(),
+    "it is finished": lambda folder: (folder / "sweep_result.json").exists(),
+}
+
+
+def wait_for(moment, sweep, pid):
+    """Until it comes, for either run, in a sweep that has just been started as process `pid`."""
+
+    def look():
+        return [MOMENTS[moment](run.folder) for run in sweep.runs]
+
+    before = look()
+    while look() == before:
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        assert ended is None, f"the sweep ended before: {moment}"
+        time.sleep(0.005)
+
+
+def kill(sweep, pid):
+    """Launch, workers and runs, at once; none of them may keep a folder."""
+    os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    deadline = time.monotonic() + 60
+    while "running" in {read_state(run).state for run in sweep.runs}:
+        assert time.monotonic() < deadline, "a run has survived"
+        time.sleep(0.01)
+
+
+def test_a_sweep_killed_at_every_moment_ends_as_one_left_alone(load):
+    solver = {**CONTENT["overrides"]["SOLVER"], "MAX_ITER": 40, "CHECKPOINT_PERIOD": 5}
+    alone = load("alone", overrides={"SOLVER": solver})
     assert launch(alone) == 0
-    duration = time.monotonic() - begin
-
-    killed = load("killed")
-    draw = random.Random(0)
-    for i in range(20):
+    killed = load("killed", overrides={"SOLVER": solver})
+    for moment in MOMENTS:
         pid = start(killed)
-        if i % 4 == 0:
-            wait_for_checkpoint(killed, pid)
-            time.sleep(draw.uniform(0, 1))  # in the next iterations, or while it writes
-        else:
-            time.sleep(draw.uniform(0, duration / 5))  # mostly while processes start
-        os.killpg(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        wait_for(moment, killed, pid)
+        kill(killed, pid)
     assert launch(killed) == 0
     assert metrics_of(killed) == metrics_of(alone)
     for run, undisturbed in zip(killed.runs, alone.runs, strict=True):
@@ -98,9 +112,9 @@ def test_a_sweep_killed_twenty_times_ends_as_one_left_alone(load):
             for x in (run, undisturbed)
         )
         assert all(torch.equal(weights[name], expected[name]) for name in expected)
-    text = "".join((run.folder / "train_net.txt").read_text() for run in killed.runs)
+    text = "".join(text_of(run.folder / "train_net.txt") for run in killed.runs)
     starts = [int(n) for n in re.findall(r"Starting training from iteration (\d+)", text)]
-    assert len({n for n in starts if 0 < n < 100}) > 2
+    assert len({n for n in starts if 0 < n < 40}) > 1
 
 
 def ignore_interrupts():

@@ -9,7 +9,7 @@ import threading
 import pytest
 import yaml
 
-from sparsercnn.engine.serialization import write_json
+from sparsercnn.files import write_json
 from sparsercnn.sweep import SweepError, load_sweep
 from sparsercnn.sweep.run_folder import (
     FAILURE,

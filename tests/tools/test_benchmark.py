@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 import benchmark
-from sparsercnn.engine.setup import ConfigError
+from sparsercnn.errors import ConfigError
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_config_that_cannot_be_used_is_told_in_a_line(monkeypatch, asked, caps
 
     benchmark.BENCHMARKS["quick"].run = refuse
     assert benchmark.main([]) == 2
-    assert "benchmark.py quick: x.yaml cannot be read" in capsys.readouterr().err
+    assert "error: x.yaml cannot be read" in capsys.readouterr().err
 
 
 def test_every_benchmark_describes_itself():

@@ -9,7 +9,8 @@ import sys
 import tarfile
 import zipfile
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
+from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -242,6 +243,52 @@ def test_broken_detectron2_is_reported_and_kept(fake_detectron2, capsys):
     error = capsys.readouterr().err
     assert str(folder) in error and "pip uninstall detectron2" in error
     assert "No module named 'no_such_library'" in error
+
+
+def test_an_extension_that_does_not_load_is_reported_and_kept(fake_detectron2, capsys):
+    folder = fake_detectron2()
+    compiled = folder / f"_C{EXTENSION_SUFFIXES[0]}"
+    compiled.write_bytes(b"of another torch")
+    assert installer.main([]) == 1
+    error = capsys.readouterr().err
+    assert f"{compiled}, detectron2's C++ extension, does not load: " in error
+    assert "file too short" in error or "invalid ELF header" in error  # the loader's own words
+    assert f"torch {version('torch')}" in error
+    assert "--no-build-isolation" in error and "--force-reinstall" in error
+    assert compiled.exists()
+
+
+@pytest.fixture
+def lock(tmp_path):
+    def make(torch):
+        path = tmp_path / "lock.txt"
+        path.write_text(f"torch=={torch} ; python_version < '3.13' \\\n    --hash=sha256:0\n")
+        return path
+
+    return make
+
+
+def test_the_torch_of_a_compiled_extension_is_not_replaced(fake_detectron2, lock, capsys):
+    folder = fake_detectron2()
+    found = version("torch")
+    (folder / f"_C{EXTENSION_SUFFIXES[0]}").touch()
+    assert installer.main(["--check-lock", str(lock("1.0.0"))]) == 1
+    error = capsys.readouterr().err
+    assert f"would replace torch {found} by 1.0.0" in error and str(folder) in error
+    assert "-e '.[headless]'" in error and "VENV=new_folder" in error
+    assert installer.main(["--check-lock", str(lock(found.partition("+")[0]))]) == 0
+
+
+def test_a_lock_replaces_torch_where_nothing_was_compiled_for_it(fake_detectron2, lock):
+    fake_detectron2()
+    assert installer.main(["--check-lock", str(lock("1.0.0"))]) == 0
+
+
+def test_the_lock_is_checked_before_it_is_installed(repository):
+    lines = (repository / "Makefile").read_text().splitlines()
+    check = next(i for i, line in enumerate(lines) if "--check-lock requirements/lock.txt" in line)
+    install = next(i for i, line in enumerate(lines) if "-r requirements/lock.txt" in line)
+    assert check < install
 
 
 def test_wheel_dir_installs_nothing(fake_detectron2, monkeypatch, make_sdist, tmp_path, capsys):

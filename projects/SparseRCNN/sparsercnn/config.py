@@ -1,8 +1,11 @@
 """Every configuration key that this project adds to detectron2's, with its default."""
 
-from detectron2.config import CfgNode as CN
+import logging
 
-__all__ = ["add_sparsercnn_config"]
+from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
+
+__all__ = ["add_sparsercnn_config", "detections_per_image", "read_renamed_keys"]
 
 
 def add_sparsercnn_config(cfg):
@@ -17,6 +20,40 @@ def add_sparsercnn_config(cfg):
     _add_model_keys(cfg)
     _add_solver_keys(cfg)
     _add_data_and_test_keys(cfg)
+
+
+def read_renamed_keys(cfg):
+    """Give keys that have a new name the values that the config has under the old one, in place.
+
+    Args:
+        cfg (CfgNode): the whole config, not frozen.
+    """
+    model = cfg.MODEL
+    if model.FPN.DUAL_ATTENTION:
+        model.FPN.DUAL_ATTENTION = False
+        model.RESNETS.RES5_ATTENTION = model.DANET.ATTENTION
+        if model.BACKBONE.NAME == "build_resnet_fpn_backbone":
+            model.BACKBONE.NAME = "build_resnet_attention_fpn_backbone"
+        logging.getLogger(__name__).warning(
+            "MODEL.FPN.DUAL_ATTENTION is now MODEL.RESNETS.RES5_ATTENTION "
+            f"'{model.RESNETS.RES5_ATTENTION}', with MODEL.BACKBONE.NAME "
+            "build_resnet_attention_fpn_backbone. The old name is still read."
+        )
+
+
+def detections_per_image(cfg):
+    """How many detections of an image Sparse R-CNN keeps, with test-time augmentation or without.
+
+    Args:
+        cfg (CfgNode): the whole config.
+
+    Returns:
+        int: TEST.DETECTIONS_PER_IMAGE, or all N proposals where that is negative; never more
+        than N.
+    """
+    num_proposals = cfg.MODEL.SparseRCNN.NUM_PROPOSALS
+    limit = cfg.TEST.DETECTIONS_PER_IMAGE
+    return num_proposals if limit < 0 else min(limit, num_proposals)
 
 
 def _add_model_keys(cfg):
@@ -60,6 +97,9 @@ def _add_model_keys(cfg):
     # tau of the softmax over experts falls linearly from this to 1 over ANNEAL_ITERS iterations.
     cfg.MODEL.SparseRCNN.PROPOSALS.TEMPERATURE = 30.0
     cfg.MODEL.SparseRCNN.PROPOSALS.ANNEAL_ITERS = 3000
+    # True: the map that the weights come from has mean 0 and deviation 1 in each image, so that
+    # the weights depend on the image; not in the paper.
+    cfg.MODEL.SparseRCNN.PROPOSALS.STANDARDIZE = False
 
     # Which proposal answers for which object in training; a name in MATCHER_REGISTRY.
     cfg.MODEL.SparseRCNN.MATCHER = CN()
@@ -74,6 +114,10 @@ def _add_model_keys(cfg):
     # Costs that differ by less are equal to the solver.
     cfg.MODEL.SparseRCNN.MATCHER.SINKHORN_EPS = 0.005
     cfg.MODEL.SparseRCNN.MATCHER.SINKHORN_ITERS = 30
+    # From the plan to an assignment. supply: an object takes at most k proposals, rounded up, and
+    # wins a tie with the background. largest_share: each proposal goes to the largest share in it,
+    # the paper's rule as it stands.
+    cfg.MODEL.SparseRCNN.MATCHER.ROUNDING = "supply"
 
     # Weights of the losses and of the matching costs (lambda_cls, lambda_giou, lambda_L1).
     cfg.MODEL.SparseRCNN.CLASS_WEIGHT = 2.0
@@ -94,12 +138,21 @@ def _add_model_keys(cfg):
     # IoU threshold of class-wise non-maximum suppression; 0: none, the set loss needs none.
     cfg.MODEL.SparseRCNN.NMS_THRESH_TEST = 0.0
 
-    # Position and channel attention (DANet), in DANetHead and in detectors' backbones.
+    # Position and channel attention (DANet), in DANetHead.
     cfg.MODEL.DANET = CN()
     # parameter_free: queries, keys and values are the feature itself. projected: the paper's.
     cfg.MODEL.DANET.ATTENTION = "parameter_free"
-    # True: both attentions at the end of res5, before the neck.
-    cfg.MODEL.FPN.DUAL_ATTENTION = False
+    # DANetHead with projected: share of channels that are dropped before each predictor, in
+    # training. There is no dropout with parameter_free.
+    cfg.MODEL.DANET.DROPOUT = 0.1
+    # Loss of DANetHead, as detectron2's DeepLab names it: cross_entropy, the mean over all pixels
+    # with a class | hard_pixel_mining, over those of the batch with the largest loss.
+    cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "cross_entropy"
+    cfg.MODEL.SEM_SEG_HEAD.LOSS_TOP_K = 0.2  # their share of the pixels with a class; at least one
+    # "" | parameter_free | projected: both attentions at the end of a detector's res5, before the
+    # neck. build_resnet_attention_fpn_backbone reads it; its AGGREGATION "sum" is the ordinary FPN.
+    cfg.MODEL.RESNETS.RES5_ATTENTION = ""
+    cfg.MODEL.FPN.DUAL_ATTENTION = False  # what it was before, see read_renamed_keys
     # Dilated ResNets: RES4_DILATION 2 with RES5_DILATION 4 has output stride 8, 1 with 2 has 16.
     cfg.MODEL.RESNETS.RES4_DILATION = 1
     # A factor of RES5_DILATION for each block of res5; []: 1 for all. The paper's: [1, 2, 4].
@@ -108,6 +161,11 @@ def _add_model_keys(cfg):
     # How build_resnet_attention_fpn_backbone joins the levels of the pyramid:
     # sum (detectron2's FPN) | mssa | mssa_adp | msca | msca_adp
     cfg.MODEL.FPN.AGGREGATION = "sum"
+
+    # ROI_HEADS.NAME "CascadeMaskROIHeads": Cascade Mask R-CNN with a mask head for each stage.
+    cfg.MODEL.CASCADE_MASK_ROI_HEADS = CN()
+    # Weights of all losses of each stage; one for each of ROI_BOX_CASCADE_HEAD.IOUS.
+    cfg.MODEL.CASCADE_MASK_ROI_HEADS.STAGE_LOSS_WEIGHTS = (1.0, 0.5, 0.25)
 
     # Recompute activations in the backward pass instead of keeping them: less memory, more time.
     cfg.MODEL.ACTIVATION_CHECKPOINT = CN()
@@ -120,12 +178,21 @@ def _add_solver_keys(cfg):
     cfg.SOLVER.ADAM_BETAS = (0.9, 0.999)
     cfg.SOLVER.ADAM_EPS = 1e-8
     cfg.SOLVER.BASE_LR_END = 0.0  # where WarmupCosineLR ends; detectron2 0.6 lacks the key
+    # WarmupPolyLR, as in detectron2's DeepLab: BASE_LR x (1 - iteration / MAX_ITER)^POLY_LR_POWER.
+    cfg.SOLVER.POLY_LR_POWER = 0.9
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0  # the fraction of BASE_LR below which it does not fall
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # learning rate of the backbone over BASE_LR
-    # True: weight decay spares norms and biases. The original decays everything.
+    # True: weight decay spares norms and biases, as usual with transformers, since it draws to 0 a
+    # norm's scale, too, which starts at 1. Original Sparse R-CNN and the published attention FPNs
+    # decay everything.
     cfg.SOLVER.NO_DECAY_NORM_BIAS = False
     # Batches whose gradients are added up before one optimizer step; one iteration is one step,
     # on IMS_PER_BATCH x ACCUMULATE_STEPS images.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
+    # With ACCUMULATE_STEPS: the gradients of one big batch also where losses are divided by what
+    # only a forward pass tells (optimal transport, softmax loss). It makes one more forward pass of
+    # each batch. False: such batches are weighted by their objects, which is close.
+    cfg.SOLVER.EXACT_ACCUMULATION = False
     cfg.SOLVER.AMP.DTYPE = "float16"  # float16 | bfloat16, with AMP.ENABLED
     # True: skip an iteration with a non-finite loss, with a warning. False: stop with a report.
     cfg.SOLVER.SKIP_NON_FINITE = False
@@ -136,10 +203,17 @@ def _add_data_and_test_keys(cfg):
     # False: stop with an error that names the first of them.
     cfg.DATASETS.SKIP_INVALID = False
 
+    # Detections kept of each image. -1: not set, which is NUM_PROPOSALS in Sparse R-CNN, as in the
+    # original. Detectron2's default of 100 could not be told from a 100 that was asked for; its own
+    # models, which take -1 for no limit, get it back from `sparsercnn.engine.setup.load_config`.
+    if cfg.TEST.DETECTIONS_PER_IMAGE == get_cfg().TEST.DETECTIONS_PER_IMAGE:
+        cfg.TEST.DETECTIONS_PER_IMAGE = -1
+
     # COCO metrics: "auto" takes faster-coco-eval when it is installed, else pycocotools.
     cfg.TEST.COCO_EVAL = "auto"  # auto | faster_coco_eval | pycocotools
     # The metric whose best checkpoint is kept as model_best.pth, "TASK/METRIC" as in the tables
-    # printed after evaluation; "": none. With several test sets, the first counts.
+    # printed after evaluation; "": none. The highest value is best, of MR (CrowdHuman) the lowest.
+    # With several test sets, the first counts.
     cfg.TEST.BEST_METRIC = "bbox/AP"
 
     # Semantic segmentation, in evaluation and demo alike: the mean of the class probabilities over

@@ -2,6 +2,8 @@
 
 from fvcore.common.registry import Registry
 
+from .errors import ConfigError
+
 __all__ = ["NamedRegistry"]
 
 
@@ -32,9 +34,9 @@ class NamedRegistry(Registry):
     def get(self, name):
         """
         Raises:
-            KeyError: no entry of that name; the message lists those there are.
+            ConfigError: no entry of that name; the message lists those there are.
         """
         if name not in self:
             known = ", ".join(sorted(key for key, _ in self))
-            raise KeyError(f"No '{name}' in the {self._name} registry; it has: {known}.")
+            raise ConfigError(f"No '{name}' in the {self._name} registry; it has: {known}.")
         return super().get(name)

@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 
 from ..data import SparseRCNNDatasetMapper
 from ..data.classes import require_registered
+from ..errors import UserError
 from ..modeling import SparseRCNN
 from ..structures import Targets
 
@@ -48,14 +49,14 @@ def load_annotated_image(cfg, dataset, index):
         dict: "image" and "instances" as in training, and "file_name".
 
     Raises:
-        ValueError: there is no such image, or no such data set, or none of objects.
+        UserError: there is no such image, or no such data set, or none of objects.
     """
     require_registered(dataset)
     records = DatasetCatalog.get(dataset)
     if not 0 <= index < len(records):
-        raise ValueError(f"There is no image {index} in {dataset}: it has {len(records)}.")
+        raise UserError(f"There is no image {index} in {dataset}: it has {len(records)}.")
     if "annotations" not in records[index]:
-        raise ValueError(f"{dataset} has no objects to assign proposals to.")
+        raise UserError(f"{dataset} has no objects to assign proposals to.")
     mapper = SparseRCNNDatasetMapper(
         True,
         augmentations=utils.build_augmentation(cfg, is_train=False),
@@ -78,10 +79,10 @@ def assign(model, annotated_image):
         list[StageAssignment]: one for each stage.
 
     Raises:
-        ValueError: the model is no SparseRCNN.
+        UserError: the model is no SparseRCNN.
     """
     if not isinstance(model, SparseRCNN):
-        raise ValueError(
+        raise UserError(
             "There is no matcher in this model: it takes MODEL.META_ARCHITECTURE SparseRCNN."
         )
     images, image_sizes = model.preprocess_images([annotated_image])

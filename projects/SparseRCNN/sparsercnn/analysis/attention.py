@@ -7,6 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ..errors import UserError
 from ..modeling.interaction import DualAttention
 
 __all__ = ["AttentionRecorder", "StageAttention", "draw_attention"]
@@ -43,14 +44,14 @@ class AttentionRecorder:
             model (SparseRCNN): in evaluation mode.
 
         Raises:
-            ValueError: its interaction has no CBAM.
+            UserError: its interaction has no CBAM.
         """
         stages = getattr(getattr(model, "head", None), "head_series", [])
         interactions = [getattr(stage, "inst_interact", None) for stage in stages]
         if not interactions or not all(
             isinstance(x, DualAttention) and x.cbam for x in interactions
         ):
-            raise ValueError(
+            raise UserError(
                 "There is no channel and position attention in this model: it takes "
                 "MODEL.SparseRCNN.INTERACTION 'dual_attention' with DUAL_ATTENTION.NUM_CBAM of 1 "
                 "or more."
@@ -110,14 +111,15 @@ class AttentionRecorder:
             list[StageAttention], one for each stage.
 
         Raises:
-            ValueError: there are fewer detections, or nothing was recorded.
+            UserError: there are fewer detections.
+            ValueError: nothing was recorded.
         """
         if self._head_output is None:
             raise ValueError("Nothing was recorded: run the model inside the with statement.")
         logits, boxes = (x[-1] for x in self._head_output)
         (found,) = self._model.inference(logits, boxes, [self._image_size])
         if not 0 <= index < len(found):
-            raise ValueError(f"There is no detection {index}: the image has {len(found)}.")
+            raise UserError(f"There is no detection {index}: the image has {len(found)}.")
         found = found[index : index + 1]
         # A detection is the box of a proposal as it is, whichever class it has.
         proposal = (boxes[0] == found.pred_boxes.tensor).all(1).nonzero()[0, 0]

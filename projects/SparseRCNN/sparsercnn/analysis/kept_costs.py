@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..engine.serialization import write_json
+from ..files import write_json
 from .report import measure_model
 
 __all__ = ["measure_once"]
@@ -41,7 +41,7 @@ def measure_once(configs, file, measure=True):
             flops = sum(cost.forward.flops.values())
             known[key] = {"trainable": cost.trainable, "flops": flops, **size}
             with contextlib.suppress(OSError):  # a folder that may only be read
-                write_json(file, known)
+                write_json(file, known, indent=1)
         if key in known:
             costs[name] = known[key]
     return costs

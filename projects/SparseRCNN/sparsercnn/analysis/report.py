@@ -8,6 +8,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 
 from ..engine.solver import build_optimizer
+from ..errors import UserError
 from ..modeling.activation_checkpoint import checkpoint_activations
 from .cost import ForwardCost, count_forward, count_parameters
 from .inputs import input_size, make_batch
@@ -40,7 +41,7 @@ def find_configs(folder):
         list[Path]: sorted.
 
     Raises:
-        FileNotFoundError: there are none.
+        UserError: there are none.
     """
     found = sorted(
         path
@@ -48,7 +49,7 @@ def find_configs(folder):
         if not path.name.startswith("Base") and "sweeps" not in path.relative_to(folder).parts
     )
     if not found:
-        raise FileNotFoundError(f"There is no config below {folder}.")
+        raise UserError(f"There is no config below {folder}.")
     return found
 
 

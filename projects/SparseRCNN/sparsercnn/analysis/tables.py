@@ -3,7 +3,6 @@
 import html
 import math
 
-from matplotlib.colors import LinearSegmentedColormap
 from tabulate import tabulate
 
 __all__ = ["difference", "html_table", "interval", "latex_table", "markdown_table", "number"]
@@ -81,6 +80,8 @@ def html_table(table, text_columns=1, shades=None):
     style = _style(table, html.escape)
     style = style.set_table_styles([{"selector": x, "props": "text-align: left"} for x in left])
     if shades is not None:
+        from matplotlib.colors import LinearSegmentedColormap  # slow
+
         # Ends that colour-blind readers can tell apart, and light: text is on them.
         colours = ["#f4a56e", "white", "#78b4e1"]
         colours = LinearSegmentedColormap.from_list("shades", colours).with_extremes(bad="white")

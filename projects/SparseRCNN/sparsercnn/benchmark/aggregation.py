@@ -14,7 +14,7 @@ from ..analysis import (
     markdown_table,
 )
 from ..engine.setup import load_config
-from ..modeling.attention_fpn import AGGREGATIONS
+from ..modeling.necks import AGGREGATIONS
 from .common import add_device_argument, describe_place, elapsed_seconds
 
 __all__ = ["SHORT", "NeckResult", "add_arguments", "measure_necks", "run"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ..analysis import markdown_table
-from ..modeling.danet_attention import attend_positions
+from ..modeling.segmentation.danet_attention import attend_positions
 from .common import add_device_argument, describe_place, processor_seconds
 
 __all__ = ["SHORT", "AttentionResult", "add_arguments", "explicit_attention", "measure", "run"]
@@ -18,7 +18,7 @@ SHORT = True
 
 def explicit_attention(query, key, value):
     """softmax(Q K^T) V by its definition; see
-    :func:`~sparsercnn.modeling.danet_attention.attend_positions`."""
+    :func:`~sparsercnn.modeling.segmentation.danet_attention.attend_positions`."""
     return torch.bmm(torch.bmm(query, key.transpose(1, 2)).softmax(dim=-1), value)
 
 

@@ -4,9 +4,11 @@ import os
 
 import torch
 
-from ..engine.serialization import read_pickle, read_torch_file, write_atomically
+from ..engine.serialization import read_pickle, read_torch_file
+from ..errors import ConversionError
+from ..files import write_atomically
 from .layouts import LAYOUTS
-from .rules import ConversionError, convert
+from .rules import convert
 
 __all__ = ["convert_file", "read_weights"]
 
@@ -39,7 +41,8 @@ def convert_file(
         layout (str): a name in LAYOUTS, the code base whose names the weights have.
         backbone (str): what the names of our backbone begin with: "backbone.bottom_up." below a
             neck, "backbone." without. For ResNets alone.
-        mask_stage (int): which mask head of a cascade to take, 0 to 2; None: none.
+        mask_stage (int): which mask head of a cascade to take, 0 to 2, for a model that has one;
+            None: all.
         only (iterable[str]): convert only weights whose names begin with one of these; (): all.
         reverse (bool): from our names to those of the layout.
         allow_unsafe (bool): load any pickle; it may run code.
@@ -58,7 +61,7 @@ def convert_file(
     if not kept:
         wanted = f" whose names begin with {' or '.join(only)}" if only else ""
         raise ConversionError(f"{source} has no weights{wanted}.", list(weights))
-    rules = LAYOUTS[layout].rules(list(kept), backbone, mask_stage)
+    rules = LAYOUTS[layout].rules(list(weights), backbone, mask_stage, list(kept))
     try:
         result = convert(kept, rules, reverse)
     except ConversionError as error:

@@ -26,24 +26,24 @@ and one of its style "caffe":
 class Layout:
     """
     Attributes:
-        rules: ``rules(names, backbone, mask_stage)``, of the names of all weights, what the names
-            of our backbone begin with, and which mask head of a cascade to take (None: none);
-            returns a list of rules.
+        rules: ``rules(names, backbone, mask_stage, wanted=None)``, of the names of all weights,
+            what the names of our backbone begin with, which mask head of a cascade to take (None:
+            all), and the names of the weights to convert (None: all); returns a list of rules.
         settings: what the config of a model with such weights has to say.
         section: the key of the weights in this code base's files; None: they are the file.
     """
 
-    rules: Callable[[list, str, int | None], list]
+    rules: Callable[..., list]
     settings: str
     section: str | None = None
 
 
-def _image_classifier(names, backbone, mask_stage):
+def _image_classifier(names, backbone, mask_stage, wanted=None):
     return [*counter_rules(), *classifier_rules(), *resnet_rules("", backbone)]
 
 
-def _mmdetection(names, backbone, mask_stage):
-    return mmdetection_rules(names, mask_stage)
+def _mmdetection(names, backbone, mask_stage, wanted=None):
+    return mmdetection_rules(names, mask_stage, wanted)
 
 
 # timm's plain ResNets and ResNeXts have torchvision's names.

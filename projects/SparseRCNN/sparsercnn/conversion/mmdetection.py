@@ -5,10 +5,13 @@ R-CNN is that of github.com/sangwooP/dual_attn_sparse_rcnn, the necks are those 
 github.com/XiongweiWu/MSCA-SA.
 """
 
+import re
+
 import torch
 
+from ..errors import ConversionError
 from .resnet import counter_rules, resnet_rules
-from .rules import ConversionError, Drop, Rule
+from .rules import Drop, Rule
 
 __all__ = ["mmdetection_rules"]
 
@@ -20,28 +23,33 @@ _CASCADE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.
 _CASCADE_WEIGHTS = ((10, 10, 5, 5), (20, 20, 10, 10), (30, 30, 15, 15))
 
 
-def mmdetection_rules(names, mask_stage=None):
+def mmdetection_rules(names, mask_stage=None, wanted=None):
     """The rules for one model, of which the names of its weights tell the kind.
 
     Args:
         names (iterable[str]): of all weights, on either side.
-        mask_stage (int): which of the three mask heads of a cascade to take; None: none.
+        mask_stage (int): which of the three mask heads of a cascade to take, for a model that has
+            one, as detectron2's own cascade; None: all of them.
+        wanted (iterable[str]): of the weights that are to be converted; None: all.
 
     Returns:
         list[Rule | Drop]:
 
     Raises:
-        ConversionError: mask heads of which none was chosen, or an FPN that does not start at res2.
+        ConversionError: a single mask head of ours that is of no stage, or an FPN that does not
+            start at res2.
     """
     names = list(names)
-    _check_neck(names)
+    wanted = names if wanted is None else list(wanted)
+    _check_neck(wanted)
 
     def has(*parts):
         return any(part in name for name in names for part in parts)
 
     rules = counter_rules() + resnet_rules("backbone.", "backbone.bottom_up.")
     rules += _neck_rules(cross=has(".norm1_2.", ".norm_source."))
-    if has("init_proposal_"):
+    # A file of heads alone has no proposals.
+    if has("init_proposal_", ".ffn_norm.", "head.head_series."):
         rules += _proposal_rules() + _stage_rules()
         if has(".p_attention.", ".inst_interact.out_norm."):
             rules += _dual_attention_rules(pre_norm=has(".roi_attn_proj.2.", ".pre_norm."))
@@ -49,12 +57,12 @@ def mmdetection_rules(names, mask_stage=None):
         else:
             rules += _dynamic_conv_rules()
     else:
-        masks = [name for name in names if name.startswith((f"{_MASK}.", f"{_OUR_MASK}."))]
-        if masks and mask_stage is None:
+        single = [x for x in wanted if re.match(rf"{re.escape(_OUR_MASK)}\.\D", x)]
+        if single and mask_stage is None:
             raise ConversionError(
-                "Mmdetection's cascade has three mask heads and detectron2's one: choose one with "
-                "--mask-stage 0, 1 or 2.",
-                masks,
+                "There is one mask head, where mmdetection's cascade has three: say which of them "
+                "it is to be with --mask-stage 0, 1 or 2.",
+                single,
             )
         rules += _rpn_rules() + _cascade_rules() + _mask_rules(mask_stage)
     return rules
@@ -199,13 +207,16 @@ def _rpn_rules():
 
 
 def _cascade_rules():
-    """Box heads of a cascade; the classes' order is that of mmdetection 2, background last."""
-    predictor = "roi_heads.box_predictor.{i}"
+    """Box heads of a cascade of three stages.
+
+    The classes' order is that of mmdetection 2, background last.
+    """
+    stage, predictor = "roi_head.bbox_head.{stage}", "roi_heads.box_predictor.{stage}"
     return [
-        Rule(f"{_STAGE}.shared_fcs.{{j}}.{{leaf}}", "roi_heads.box_head.{i}.fc{j+1}.{leaf}"),
-        Rule(f"{_STAGE}.fc_cls.{{leaf}}", f"{predictor}.cls_score.{{leaf}}"),
+        Rule(f"{stage}.shared_fcs.{{j}}.{{leaf}}", "roi_heads.box_head.{stage}.fc{j+1}.{leaf}"),
+        Rule(f"{stage}.fc_cls.{{leaf}}", f"{predictor}.cls_score.{{leaf}}"),
         Rule(
-            f"{_STAGE}.fc_reg.{{leaf}}",
+            f"{stage}.fc_reg.{{leaf}}",
             f"{predictor}.bbox_pred.{{leaf}}",
             to_ours=lambda x, fields: x * _delta_scale(x, fields),
             to_theirs=lambda x, fields: x / _delta_scale(x, fields),
@@ -215,22 +226,22 @@ def _cascade_rules():
 
 def _delta_scale(tensor, fields):
     """Detectron2's deltas over mmdetection's: 1, but for the third stage, which rounds 1 / 30."""
-    stage = int(fields["i"])
+    stage = int(fields["stage"])
     scale = torch.tensor(_CASCADE_STDS[stage]) * torch.tensor(_CASCADE_WEIGHTS[stage])
     scale = scale.to(tensor).repeat(len(tensor) // 4)
     return scale.view(-1, *[1] * (tensor.dim() - 1))
 
 
 def _mask_rules(stage):
-    """A cascade has a mask head for each stage there, and averages them; here it has one."""
+    """The mask heads of a cascade, one for each stage; or one of them, for a model that has one."""
+    modules = {"upsample": "deconv", "conv_logits": "predictor"}
     if stage is None:
-        return []
-    theirs = f"{_MASK}.{stage}"
-    others = [
-        Drop(f"{_MASK}.{i}.{{rest}}", "mask heads of other stages") for i in range(3) if i != stage
-    ]
+        theirs, ours, others = f"{_MASK}.{{stage}}", f"{_OUR_MASK}.{{stage}}", []
+    else:
+        theirs, ours = f"{_MASK}.{stage}", _OUR_MASK
+        others = [f"{_MASK}.{i}.{{rest}}" for i in range(3) if i != stage]
     return [
-        Rule(f"{theirs}.convs.{{j}}.conv.{{leaf}}", f"{_OUR_MASK}.mask_fcn{{j+1}}.{{leaf}}"),
-        *_pairs(theirs, _OUR_MASK, {"upsample": "deconv", "conv_logits": "predictor"}),
-        *others,
+        Rule(f"{theirs}.convs.{{j}}.conv.{{leaf}}", f"{ours}.mask_fcn{{j+1}}.{{leaf}}"),
+        *_pairs(theirs, ours, modules),
+        *(Drop(name, "mask heads of other stages") for name in others),
     ]

@@ -16,24 +16,15 @@ from functools import lru_cache
 
 from torch import Tensor
 
+from ..errors import ConversionError
+
 __all__ = ["ConversionError", "Converted", "Drop", "Rule", "convert"]
 
 _FIELD = re.compile(r"\{(\w+?)([+-]\d+)?\}")
-# What the fields stand for; those not named here, for numbers. A pyramid has levels p2 to p5.
-_PATTERNS = {"leaf": "[a-z_]+", "rest": ".+", "level": "[0-3]"}
+# What the fields stand for; those not named here, for numbers. A pyramid has levels p2 to p5, a
+# cascade three stages.
+_PATTERNS = {"leaf": "[a-z_]+", "rest": ".+", "level": "[0-3]", "stage": "[0-2]"}
 _NUMBER = r"\d+"
-
-
-class ConversionError(ValueError):
-    """Weights that cannot be converted.
-
-    Attributes:
-        keys (list[str]): their names.
-    """
-
-    def __init__(self, message, keys):
-        super().__init__(message)
-        self.keys = keys
 
 
 class _Template:

@@ -1,12 +1,13 @@
 """Data sets and their loaders. Importing this registers the sets ``shapes`` and CrowdHuman."""
 
+from ..errors import DataError
 from .build import build_test_loader, build_train_loader, check_test_sets
 from .classes import check_num_classes
 from .dataset_mapper import SparseRCNNDatasetMapper
 from .registration import register_crowdhuman, register_datasets
 from .semseg_mapper import SemSegDatasetMapper
 from .shapes_files import make_shapes, register_shapes
-from .validation import DataError, leave_out_invalid
+from .validation import leave_out_invalid
 
 __all__ = [
     "DataError",

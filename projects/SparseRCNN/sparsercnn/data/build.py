@@ -22,6 +22,7 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from ..errors import ConfigError, DataError
 from .coco import read_coco, without_invalid
 from .dataset_mapper import SparseRCNNDatasetMapper
 from .files import cache_json
@@ -29,7 +30,7 @@ from .image_check import image_problem
 from .label_map import record_problem
 from .semseg_mapper import SemSegDatasetMapper
 from .train_loader import TrainLoader
-from .validation import DataError, leave_out_invalid
+from .validation import leave_out_invalid
 
 __all__ = ["build_test_loader", "build_train_loader", "check_test_sets"]
 
@@ -183,7 +184,7 @@ def _build_sampler(cfg, records, seed):
     if loader.SAMPLER_TRAIN == "RandomSubsetTrainingSampler":
         ratio = loader.RANDOM_SUBSET_RATIO
         return RandomSubsetTrainingSampler(len(records), ratio, seed_shuffle=seed, seed_subset=seed)
-    raise ValueError(
+    raise ConfigError(
         f"DATALOADER.SAMPLER_TRAIN is '{loader.SAMPLER_TRAIN}'; it must be TrainingSampler, "
         "RepeatFactorTrainingSampler or RandomSubsetTrainingSampler."
     )
@@ -198,7 +199,8 @@ def _build_mapper(cfg, is_train):
 def _match_ground_truth(name, records, num_left_out):
     """Let the evaluator see the ground truth of just these records."""
     metadata = MetadataCatalog.get(name)
-    if metadata.get("evaluator_type") != "coco" or metadata.get("json_file") is None:
+    from_json = metadata.get("evaluator_type") in ("coco", "crowdhuman")
+    if not from_json or metadata.get("json_file") is None:
         # Evaluators of segmentation look at the label maps of those images that they are given.
         if num_left_out and "sem_seg" not in metadata.get("evaluator_type", ""):
             logging.getLogger(__name__).warning(

@@ -1,20 +1,83 @@
-"""Whether the model has as many classes as its data, and all data the same."""
+"""Classes of data sets and models: what they are called, and whether they are the same."""
 
 import logging
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .validation import DataError, abbreviate
+from ..errors import DataError, abbreviate
 
-__all__ = ["check_num_classes", "require_registered"]
+__all__ = [
+    "check_num_classes",
+    "describe_dataset",
+    "num_classes",
+    "read_class_names",
+    "require_registered",
+]
 
 # META_ARCHITECTURE -> (key of its number of classes, metadata that has their names)
 _CLASSES_OF = {
     "SparseRCNN": ("SparseRCNN.NUM_CLASSES", "thing_classes"),
     "GeneralizedRCNN": ("ROI_HEADS.NUM_CLASSES", "thing_classes"),
+    "PanopticFPN": ("ROI_HEADS.NUM_CLASSES", "thing_classes"),
     "RetinaNet": ("RETINANET.NUM_CLASSES", "thing_classes"),
     "SemanticSegmentor": ("SEM_SEG_HEAD.NUM_CLASSES", "stuff_classes"),
 }
+
+
+# What a checkpoint holds of its training set's metadata.
+_DESCRIPTION = ("thing_classes", "stuff_classes", "thing_dataset_id_to_contiguous_id")
+
+
+def num_classes(cfg):
+    """
+    Args:
+        cfg (CfgNode): the whole config.
+
+    Returns:
+        int: how many classes the model has; None for a META_ARCHITECTURE of another project.
+    """
+    if cfg.MODEL.META_ARCHITECTURE not in _CLASSES_OF:
+        return None
+    section, name = _CLASSES_OF[cfg.MODEL.META_ARCHITECTURE][0].split(".")
+    return cfg.MODEL[section][name]
+
+
+def describe_dataset(name):
+    """What a checkpoint should know about the data that it was trained on.
+
+    Args:
+        name (str): a registered data set. Some register their class names only when they are
+            first loaded: call this after that.
+
+    Returns:
+        dict: plain values: "dataset", the name, and those of "thing_classes", "stuff_classes"
+        (lists of names) and "thing_dataset_id_to_contiguous_id" that the data set has.
+    """
+    metadata = MetadataCatalog.get(name)
+    description = {"dataset": name}
+    for key in _DESCRIPTION:
+        value = metadata.get(key)
+        if value:
+            description[key] = dict(value) if isinstance(value, dict) else list(value)
+    return description
+
+
+def read_class_names(path):
+    """
+    Args:
+        path (str): a text file with one name a line.
+
+    Returns:
+        list[str]: the names.
+
+    Raises:
+        DataError: it names none, or one twice.
+    """
+    with open(path, encoding="utf-8") as file:
+        names = [line.strip() for line in file if line.strip()]
+    if not names or len(set(names)) < len(names):
+        raise DataError(f"{path}: needs one class a line, each once; it has {names}.")
+    return names
 
 
 def check_num_classes(cfg):
@@ -32,8 +95,7 @@ def check_num_classes(cfg):
     if cfg.MODEL.META_ARCHITECTURE not in _CLASSES_OF:
         return
     key, kind = _CLASSES_OF[cfg.MODEL.META_ARCHITECTURE]
-    section, name = key.split(".")
-    number = cfg.MODEL[section][name]
+    number = num_classes(cfg)
     known = {}
     for dataset_name in [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]:
         classes = _classes(dataset_name, kind)

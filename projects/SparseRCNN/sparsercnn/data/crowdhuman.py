@@ -6,8 +6,9 @@ import os
 from PIL import Image
 from tqdm import tqdm
 
+from ..errors import DataError
 from .files import write_json
-from .validation import DataError, box_problem
+from .validation import box_problem
 
 __all__ = ["convert_crowdhuman", "missing_files"]
 

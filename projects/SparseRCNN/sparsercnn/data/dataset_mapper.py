@@ -8,8 +8,8 @@ from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
+from ..errors import DataError
 from .image_check import UNREADABLE
-from .validation import DataError
 
 __all__ = ["SparseRCNNDatasetMapper", "build_train_augmentations"]
 

@@ -1,10 +1,11 @@
-"""Where data sets lie, and files that appear all at once or not at all."""
+"""Where data sets lie, and where what is made from them is kept."""
 
 import contextlib
 import hashlib
 import json
 import os
-import uuid
+
+from ..files import write_atomically, write_json
 
 __all__ = ["cache_json", "datasets_root", "write_json"]
 
@@ -12,18 +13,6 @@ __all__ = ["cache_json", "datasets_root", "write_json"]
 def datasets_root():
     """The folder of all data sets: $DETECTRON2_DATASETS, or ``datasets``, as in detectron2."""
     return os.getenv("DETECTRON2_DATASETS", "datasets")
-
-
-def write_json(path, content):
-    """Write `content` to `path`. Whoever opens `path` meanwhile finds the old file or the new one.
-
-    Many processes may write the same path at once.
-
-    Args:
-        path (str): a local file in an existing folder.
-        content: what :mod:`json` can write.
-    """
-    _write_text(path, json.dumps(content))
 
 
 def cache_json(label, content):
@@ -43,20 +32,9 @@ def cache_json(label, content):
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     path = os.path.join(_cache_folder(), f"{label}-{digest}.json")
     if not os.path.exists(path):
-        _write_text(path, text)
-    return path
-
-
-def _write_text(path, text):
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with write_atomically(path, "w", shared=True) as file:
             file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        raise
+    return path
 
 
 def _cache_folder():

@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
+from ..errors import DataError, abbreviate
 from .image_check import UNREADABLE
-from .validation import DataError, abbreviate
 
 __all__ = ["label_map_problem", "read_label_map", "record_problem"]
 

@@ -3,12 +3,12 @@
 import logging
 import os
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 
-from .coco import complete, load_coco, read_coco
+from ..errors import DataError
+from .coco import complete, load_coco, read_coco, register_coco
 from .files import cache_json, datasets_root
 from .semseg import register_semseg
-from .validation import DataError
 from .voc import convert_voc, voc_class_names
 
 __all__ = ["register_crowdhuman", "register_datasets"]
@@ -51,7 +51,7 @@ def _register_coco(name, location):
         return load_coco(name, json_file, image_root)
 
     categories = sorted(content["categories"], key=lambda category: category["id"])
-    _register(name, load, json_file, image_root, categories, annotation_file=path)
+    register_coco(name, load, json_file, image_root, categories, annotation_file=path)
 
 
 def _register_voc(name, location):
@@ -74,24 +74,10 @@ def _register_voc(name, location):
                 del annotation["id"]  # ours; the file's reader finds an object by its number
         return records
 
-    _register(name, load, json_file, image_root, content["categories"])
+    register_coco(name, load, json_file, image_root, content["categories"])
 
 
 _ENTRIES = {"coco": _register_coco, "voc": _register_voc, "semseg": register_semseg}
-
-
-def _register(name, load, json_file, image_root, categories, **metadata):
-    DatasetCatalog.register(name, load)
-    MetadataCatalog.get(name).set(
-        json_file=json_file,
-        image_root=image_root,
-        evaluator_type="coco",
-        thing_classes=[category["name"] for category in categories],
-        thing_dataset_id_to_contiguous_id={
-            category["id"]: index for index, category in enumerate(categories)
-        },
-        **metadata,
-    )
 
 
 def register_crowdhuman(root=None):
@@ -115,4 +101,5 @@ def register_crowdhuman(root=None):
                 )
             return load_coco(name, json_file, image_root)
 
-        _register(name, load, json_file, image_root, [{"id": 1, "name": "person"}])
+        categories = [{"id": 1, "name": "person"}]
+        register_coco(name, load, json_file, image_root, categories, evaluator_type="crowdhuman")

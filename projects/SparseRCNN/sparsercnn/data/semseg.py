@@ -10,9 +10,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
+from ..errors import DataError, abbreviate
+from .classes import read_class_names
 from .image_check import UNREADABLE, upright_size
 from .label_map import read_label_map
-from .validation import DataError, abbreviate
 
 __all__ = ["IGNORE_LABEL", "load_semseg", "register_semseg", "semseg_class_names"]
 
@@ -79,10 +80,7 @@ def semseg_class_names(label_root):
     folder = os.path.abspath(label_root)
     for path in (os.path.join(x, "classes.txt") for x in (folder, os.path.dirname(folder))):
         if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                names = [line.strip() for line in file if line.strip()]
-            if not names or len(set(names)) < len(names):
-                raise DataError(f"{path}: needs one class a line, each once; it has {names}.")
+            names = read_class_names(path)
             if len(names) > IGNORE_LABEL:
                 raise DataError(
                     f"{path}: has {len(names)} classes; label maps are of 0 to {IGNORE_LABEL - 1}, "

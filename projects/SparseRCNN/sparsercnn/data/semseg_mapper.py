@@ -8,10 +8,10 @@ from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
+from ..errors import ConfigError, DataError
 from .image_check import UNREADABLE
 from .label_map import label_map_problem, read_label_map
 from .semseg import IGNORE_LABEL
-from .validation import DataError
 
 __all__ = ["SemSegDatasetMapper", "build_sem_seg_augmentations"]
 
@@ -46,10 +46,10 @@ class SemSegDatasetMapper:
             skip_invalid (bool): give None for files that cannot be used, and log it.
 
         Raises:
-            ValueError: more than 255 classes.
+            ConfigError: more than 255 classes.
         """
         if num_classes > IGNORE_LABEL:
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}; augmentations take label maps "
                 f"of 8 bits, and {IGNORE_LABEL} is for pixels that do not count."
             )

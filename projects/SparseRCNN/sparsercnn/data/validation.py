@@ -7,17 +7,15 @@ import os
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
-__all__ = ["DataError", "abbreviate", "box_problem", "leave_out_invalid"]
+from ..errors import DataError, abbreviate
+
+__all__ = ["DataError", "box_problem", "leave_out_invalid"]
 
 _SHOWN = 5  # problems spelled out in a message; the others are counted
 
 # Published COCO annotations hold a few boxes without width or height. They are not the user's to
 # mend: training always leaves them out, counted.
 _PUBLISHED = ("coco_2014_", "coco_2017_")
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names file, annotation and remedy."""
 
 
 def leave_out_invalid(records, name, skip_invalid=False, mask_format=None, extra_check=None):
@@ -170,12 +168,6 @@ def _annotation_problem(annotation, record, metadata, mask_format):
     return None
 
 
-def abbreviate(names, limit=6):
-    """The first few of a list of names, and how many there are."""
-    shown = ", ".join(str(name) for name in list(names)[:limit])
-    return shown if len(names) <= limit else f"{shown}, ... ({len(names)} in all)"
-
-
 def _report(name, image_problems, box_problems, skip_invalid):
     if skip_invalid:
         _log(name, image_problems, box_problems)
@@ -196,8 +188,6 @@ def _summary(name, verb, image_problems, box_problems):
     lines = [
         f"{name}: {verb} {len(image_problems)} invalid images and "
         f"{len(box_problems)} invalid annotations:",
-        *problems[:_SHOWN],
+        abbreviate(problems, separator="\n"),
     ]
-    if len(problems) > _SHOWN:
-        lines.append(f"... and {len(problems) - _SHOWN} more")
     return "\n  ".join(lines)

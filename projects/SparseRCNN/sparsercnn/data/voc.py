@@ -5,8 +5,10 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
+from ..errors import DataError
+from .classes import read_class_names
 from .coco import complete
-from .validation import DataError, box_problem
+from .validation import box_problem
 
 __all__ = ["convert_voc", "voc_class_names"]
 
@@ -30,10 +32,7 @@ def voc_class_names(root):
     for file_name in _CLASS_FILES:
         path = os.path.join(root, file_name)
         if os.path.exists(path):
-            names = _lines(path)
-            if not names or len(set(names)) < len(names):
-                raise DataError(f"{path}: needs one class a line, each once; it has {names}.")
-            return names
+            return read_class_names(path)
     names = set()
     for split in _splits(root):
         for image_name in _image_names(root, split):

@@ -1,1 +1,1 @@
-"""Training, checkpoints and prediction: what runs the models."""
+"""Training: configs, solver, one step, hooks, checkpoints."""

@@ -8,7 +8,9 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import Checkpointer
 
-from .serialization import CheckpointError, read_pickle, read_torch_file, write_atomically
+from ..errors import CheckpointError, abbreviate
+from ..files import write_atomically
+from .serialization import read_pickle, read_torch_file
 
 __all__ = ["CheckpointError", "SafeCheckpointer", "load_for_inference"]
 
@@ -17,8 +19,8 @@ _KEY_OF_WEIGHT = {
     "class_logits.": "MODEL.SparseRCNN.NUM_CLASSES",
     "init_proposal_": "MODEL.SparseRCNN.NUM_PROPOSALS",
     "box_predictor.": "MODEL.ROI_HEADS.NUM_CLASSES",
-    "mask_head.predictor.": "MODEL.ROI_HEADS.NUM_CLASSES",
     "sem_seg_head.predictor.": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+    ".predictor.": "MODEL.ROI_HEADS.NUM_CLASSES",  # of a mask head, one or one of each stage
 }
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.Size, torch.dtype)
 
@@ -42,7 +44,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
 
     Attributes:
         metadata (dict): saved with each checkpoint under the key "meta", and returned under that
-            key by :meth:`load`; see :func:`sparsercnn.engine.labels.describe_dataset`.
+            key by :meth:`load`; see :func:`sparsercnn.data.classes.describe_dataset`.
         incompatible: what the last file loaded and the model did not share: lists `missing_keys`,
             `unexpected_keys` and `incorrect_shapes` (key, shape in the file, shape in the model).
     """
@@ -234,11 +236,11 @@ def _require_all_weights(model, incompatible, path):
         for key, in_file, in_model in incompatible.incorrect_shapes
     ]
     if missing:
-        problems.append(f"the file lacks {_some(missing, ', ')}")
+        problems.append(f"the file lacks {abbreviate(missing)}")
     if problems:
         raise CheckpointError(
-            f"{path} does not fit the model: {_some(problems, '; ')}. Check that --config-file is "
-            "the one that the weights were trained with."
+            f"{path} does not fit the model: {abbreviate(problems, separator='; ')}. Check that "
+            "--config-file is the one that the weights were trained with."
         )
 
 
@@ -247,11 +249,6 @@ def _advice(key, in_file, in_model):
     if config_key is None or in_file[:1] == in_model[:1] or in_file[1:] != in_model[1:]:
         return ""
     return f" (set by {config_key})"
-
-
-def _some(items, separator, limit=5):
-    more = f"{separator}and {len(items) - limit} more" if len(items) > limit else ""
-    return separator.join(items[:limit]) + more
 
 
 def _plain(value, where, unsafe):

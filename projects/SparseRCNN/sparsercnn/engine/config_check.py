@@ -3,7 +3,8 @@
 import torch
 from detectron2.modeling import build_model
 
-from ..modeling.sem_seg_inference import check_sem_seg_test
+from ..errors import ConfigError
+from ..modeling.segmentation.sem_seg_inference import check_sem_seg_test
 
 __all__ = ["ConfigError", "check_config", "check_gpus", "check_model", "require_augmentable"]
 
@@ -19,24 +20,22 @@ _RESNETS = (
 # Key -> the builder that reads it, of those above.
 _READ_BY = {
     "FPN.AGGREGATION": _ATTENTION_FPN,
-    "FPN.DUAL_ATTENTION": _ATTENTION_FPN,
+    "RESNETS.RES5_ATTENTION": _ATTENTION_FPN,
     "RESNETS.RES4_DILATION": _DILATED,
     "RESNETS.RES5_MULTI_GRID": _DILATED,
 }
 
 
-class ConfigError(ValueError):
-    """A config, or a command line, that cannot be used; the message says what to change."""
-
-
 def check_config(cfg, defaults):
-    """Raise ConfigError if a key of the backbone or of testing has no effect or no sense.
+    """Raise ConfigError if a key of the model or of testing has no effect or no sense.
 
     Args:
         cfg (CfgNode): the whole config.
         defaults (CfgNode): with all its keys.
     """
     _check_backbone(cfg.MODEL, defaults.MODEL)
+    _check_danet_head(cfg.MODEL, defaults.MODEL)
+    _check_cascade(cfg.MODEL, defaults.MODEL)
     _check_test(cfg, defaults)
 
 
@@ -99,11 +98,36 @@ def _check_backbone(model, defaults):
         value = model[node][name]
         if builder == reader or value == defaults[node][name]:
             continue
-        if key == "FPN.DUAL_ATTENTION" and model.META_ARCHITECTURE == "SparseRCNN":
-            continue  # which reads it itself, whatever the builder
         raise ConfigError(
             f"MODEL.{key} {value} has no effect with MODEL.BACKBONE.NAME {builder}; set that to "
             f"{reader}."
+        )
+
+
+def _check_danet_head(model, defaults):
+    head, danet = model.SEM_SEG_HEAD, model.DANET
+    if head.NAME != "DANetHead":
+        return
+    if danet.DROPOUT not in (0, defaults.DANET.DROPOUT) and danet.ATTENTION != "projected":
+        raise ConfigError(
+            f"MODEL.DANET.DROPOUT {danet.DROPOUT} has no effect with MODEL.DANET.ATTENTION "
+            f"{danet.ATTENTION}, which has no dropout; set that to projected."
+        )
+    is_mined = head.LOSS_TYPE == "hard_pixel_mining"
+    if head.LOSS_TOP_K != defaults.SEM_SEG_HEAD.LOSS_TOP_K and not is_mined:
+        raise ConfigError(
+            f"MODEL.SEM_SEG_HEAD.LOSS_TOP_K {head.LOSS_TOP_K} has no effect with "
+            f"MODEL.SEM_SEG_HEAD.LOSS_TYPE {head.LOSS_TYPE}; set that to hard_pixel_mining."
+        )
+
+
+def _check_cascade(model, defaults):
+    weights = model.CASCADE_MASK_ROI_HEADS.STAGE_LOSS_WEIGHTS
+    unused = model.ROI_HEADS.NAME != "CascadeMaskROIHeads"
+    if unused and weights != defaults.CASCADE_MASK_ROI_HEADS.STAGE_LOSS_WEIGHTS:
+        raise ConfigError(
+            f"MODEL.CASCADE_MASK_ROI_HEADS.STAGE_LOSS_WEIGHTS {weights} has no effect with "
+            f"MODEL.ROI_HEADS.NAME {model.ROI_HEADS.NAME}; set that to CascadeMaskROIHeads."
         )
 
 

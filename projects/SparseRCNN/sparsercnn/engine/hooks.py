@@ -7,20 +7,28 @@ import os
 
 from detectron2.engine import HookBase
 
-from .serialization import write_atomically
+from ..files import write_atomically
 
 __all__ = ["BestCheckpointer"]
 
 
 class BestCheckpointer(HookBase):
-    """Keep the checkpoint with the highest value of a metric beside the others.
+    """Keep the checkpoint with the best value of a metric beside the others.
 
     Unlike detectron2's hook of this name it knows the best value after ``--resume`` too, and
     leaves alone which checkpoint that starts from. To be registered after the `EvalHook` that
     gives the metric, on the main process alone.
     """
 
-    def __init__(self, period, checkpointer, metric, aliases=(), file_prefix="model_best"):
+    def __init__(
+        self,
+        period,
+        checkpointer,
+        metric,
+        aliases=(),
+        file_prefix="model_best",
+        lower_is_better=False,
+    ):
         """
         Args:
             period (int): of the `EvalHook`, in iterations; 0: it runs at the end alone.
@@ -29,12 +37,14 @@ class BestCheckpointer(HookBase):
             metric (str): "TASK/METRIC".
             aliases (sequence[str]): other names of it, tried if that one is not there.
             file_prefix (str): name of the files.
+            lower_is_better (bool): the best value is the lowest, not the highest.
         """
         self.period = period
         self.checkpointer = checkpointer
         self.metric = metric
         self.names = (metric, *aliases)
         self.file_prefix = file_prefix
+        self.lower_is_better = lower_is_better
         self.best = None
 
     @property
@@ -72,7 +82,7 @@ class BestCheckpointer(HookBase):
             )
             return
         value = latest[name][0]
-        if not math.isfinite(value) or (self.best is not None and value <= self.best):
+        if not self._is_better(value):
             best = "" if self.best is None else f"; the best is {self.best:.4f}"
             logger.info(f"{self.metric} is {value:.4f}{best}.")
             return
@@ -83,3 +93,8 @@ class BestCheckpointer(HookBase):
         with write_atomically(self.record_file, "w") as file:
             json.dump(record, file)
         logger.info(f"{self.metric} is {value:.4f}, the best so far; kept as {self.file_prefix}.")
+
+    def _is_better(self, value):
+        if not math.isfinite(value) or self.best is None:
+            return math.isfinite(value)
+        return value < self.best if self.lower_is_better else value > self.best

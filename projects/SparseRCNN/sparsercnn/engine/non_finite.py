@@ -10,7 +10,8 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor
 
-from .serialization import write_atomically
+from ..errors import abbreviate
+from ..files import write_atomically
 
 __all__ = ["IterationRecord", "NonFiniteReport", "random_state"]
 
@@ -43,21 +44,21 @@ class IterationRecord:
     Attributes:
         number: of the iteration.
         batches: k micro-batches of this worker, as the loader gave them.
-        weights: (k,), what each micro-batch's losses count for.
         data_time: seconds spent waiting for the loader.
         random_states: per micro-batch, of :func:`random_state` before its forward pass.
         names: of the L losses.
         losses: (k, L), as the model gave them.
+        weights: (k, L), what they count for in those of the iteration.
         grad_norm: scalar, over all parameters, before clipping.
     """
 
     number: int
     batches: list[list[dict]]
-    weights: Tensor
     data_time: float
     random_states: list[dict[str, Tensor]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     losses: Tensor | None = None
+    weights: Tensor | None = None
     grad_norm: Tensor | None = None
 
 
@@ -151,7 +152,7 @@ class NonFiniteReport:
 
     def _summarize(self, found):
         parts = [
-            f"{', '.join(losses)} on worker {rank} from images {_some(images)}"
+            f"{', '.join(losses)} on worker {rank} from images {abbreviate(images, _MAX_NAMES)}"
             for rank, losses, images in found
         ]
         what = "The gradient" if self.from_gradient else "A loss"
@@ -170,8 +171,3 @@ def _with_stage(name, names):
     if suffix:
         return f"{name} (stage {int(suffix[1]) + 1})"
     return f"{name} (last stage)" if f"{name}_0" in names else name
-
-
-def _some(names):
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(names[:_MAX_NAMES]) + more

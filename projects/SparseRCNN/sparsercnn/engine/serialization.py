@@ -1,10 +1,9 @@
-"""Reading files of weights without running what they hold, and writing files all at once."""
+"""Reading files of weights without running what they hold."""
 
 import _codecs
 import contextlib
 import inspect
 import io
-import json
 import os
 import pickle
 import re
@@ -16,23 +15,13 @@ import numpy as np
 import torch
 from torch._utils import _rebuild_parameter, _rebuild_tensor_v2
 
-__all__ = ["CheckpointError", "read_pickle", "read_torch_file", "write_atomically", "write_json"]
+from ..errors import CheckpointError
+
+__all__ = ["CheckpointError", "read_pickle", "read_torch_file"]
 
 # What numpy's pickles call, wherever this version of numpy keeps it.
 _reconstruct_array = np.zeros(0).__reduce__()[0]
 _reconstruct_scalar = np.float64(0).__reduce__()[0]
-
-
-class CheckpointError(ValueError):
-    """A file of weights that is missing, damaged, refused, or does not fit the model.
-
-    Attributes:
-        damaged (bool): the file is truncated or otherwise broken, so that another may help.
-    """
-
-    def __init__(self, message, damaged=False):
-        super().__init__(message)
-        self.damaged = damaged
 
 
 class _RefusedGlobal(pickle.UnpicklingError):
@@ -100,40 +89,6 @@ def read_pickle(path, allow_unsafe=False):
         except Exception as error:  # a broken file raises nearly anything
             raise _damage(path, _last_reason(error)) from error
     return _require_dict(path, data)
-
-
-@contextlib.contextmanager
-def write_atomically(path, mode="wb"):
-    """Open a temporary file that takes the place of `path` when the block ends without an error.
-
-    Whoever opens `path` meanwhile, or after a crash, finds the old file or the new one, whole.
-    The temporary's name is made from `path`, so that a run that is repeated after being killed
-    reuses what it left; it ends in ``.tmp``, which no one takes for a checkpoint.
-
-    Args:
-        path (str): a local file, existing or not, in an existing folder.
-        mode (str): "wb" or "w".
-
-    Yields:
-        the open temporary file.
-    """
-    temporary = f"{path}.tmp"
-    try:
-        with open(temporary, mode) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        raise
-
-
-def write_json(path, content):
-    """Write `content` (what :mod:`json` can write) to `path` by :func:`write_atomically`."""
-    with write_atomically(str(path), "w") as file:
-        json.dump(content, file, indent=1)
 
 
 def _load_storage(data):

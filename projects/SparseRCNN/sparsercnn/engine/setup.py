@@ -13,8 +13,9 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..config import add_sparsercnn_config
-from .config_check import ConfigError, check_config
+from ..config import add_sparsercnn_config, read_renamed_keys
+from ..errors import ConfigError
+from .config_check import check_config
 
 __all__ = [
     "ConfigError",
@@ -129,6 +130,8 @@ def visible_gpus():
 def load_config(config_file, opts=(), allow_unsafe=False, register=True):
     """Defaults, the YAML file with its bases, and overrides.
 
+    Detectron2's own models have its default of TEST.DETECTIONS_PER_IMAGE, unless it is set.
+
     Args:
         config_file (str): YAML, with ``_BASE_`` or without.
         opts (list[str]): KEY VALUE pairs, flattened.
@@ -149,6 +152,10 @@ def load_config(config_file, opts=(), allow_unsafe=False, register=True):
     defaults = cfg.clone()
     _merge_file(cfg, config_file, allow_unsafe)
     _merge_opts(cfg, list(opts or ()))
+    if cfg.MODEL.META_ARCHITECTURE != "SparseRCNN" and cfg.TEST.DETECTIONS_PER_IMAGE < 0:
+        # What is not set is not "no limit" to detectron2's own models, but its default.
+        cfg.TEST.DETECTIONS_PER_IMAGE = get_cfg().TEST.DETECTIONS_PER_IMAGE
+    read_renamed_keys(cfg)
     check_config(cfg, defaults)
     if register:
         _register([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])

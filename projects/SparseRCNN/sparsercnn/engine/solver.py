@@ -8,10 +8,15 @@ import torch
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.solver.lr_scheduler import LRMultiplier, WarmupParamScheduler
-from fvcore.common.param_scheduler import CosineParamScheduler
+from fvcore.common.param_scheduler import (
+    CosineParamScheduler,
+    LinearParamScheduler,
+    ParamScheduler,
+    PolynomialDecayParamScheduler,
+)
 from torch.nn.utils import clip_grad_norm_
 
-from .setup import ConfigError
+from ..errors import ConfigError
 
 __all__ = [
     "build_gradient_clipper",
@@ -22,7 +27,7 @@ __all__ = [
 ]
 
 _CLIP_TYPES = ("full_model", "norm", "value")
-_SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR")
+_SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR")
 
 
 def build_optimizer(cfg, model):
@@ -131,14 +136,18 @@ def _clip_type(cfg):
 def build_lr_scheduler(cfg, optimizer):
     """Build the schedule named by SOLVER.LR_SCHEDULER_NAME, after a warm-up.
 
-    Detectron2's own, with two additions: the cosine ends at SOLVER.BASE_LR_END, which
-    detectron2 0.6 does not know, and a step at the very end of the training is no error.
+    Detectron2's own, with three additions: the cosine ends at SOLVER.BASE_LR_END, which
+    detectron2 0.6 does not know; a step at the very end of the training is no error; and
+    WarmupPolyLR, under the name and with the keys of detectron2's DeepLab project, is
+
+        BASE_LR x warm-up x max((1 - iteration / MAX_ITER)^POLY_LR_POWER, POLY_LR_CONSTANT_ENDING).
 
     Returns:
         LRMultiplier: to be stepped once per iteration.
 
     Raises:
-        ConfigError: unknown SOLVER.LR_SCHEDULER_NAME, or BASE_LR_END above BASE_LR.
+        ConfigError: unknown SOLVER.LR_SCHEDULER_NAME, or BASE_LR_END, POLY_LR_POWER or
+            POLY_LR_CONSTANT_ENDING out of range, where the schedule reads it.
     """
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME not in _SCHEDULERS:
@@ -151,19 +160,48 @@ def build_lr_scheduler(cfg, optimizer):
         cfg.defrost()
         cfg.SOLVER.STEPS = tuple(step for step in solver.STEPS if step < solver.MAX_ITER)
         return build_detectron2_lr_scheduler(cfg, optimizer)
+    build = {"WarmupCosineLR": _cosine, "WarmupPolyLR": _WarmupPolynomial}[solver.LR_SCHEDULER_NAME]
+    return LRMultiplier(optimizer, multiplier=build(solver), max_iter=solver.MAX_ITER)
 
+
+def _cosine(solver):
     if not 0 <= solver.BASE_LR_END <= solver.BASE_LR:
         raise ConfigError(
             f"SOLVER.BASE_LR_END is {solver.BASE_LR_END}; it must be between 0 and "
             f"SOLVER.BASE_LR, {solver.BASE_LR}."
         )
-    schedule = WarmupParamScheduler(
-        CosineParamScheduler(1, solver.BASE_LR_END / solver.BASE_LR),
+    return _after_warmup(solver, CosineParamScheduler(1, solver.BASE_LR_END / solver.BASE_LR))
+
+
+def _after_warmup(solver, schedule):
+    return WarmupParamScheduler(
+        schedule,
         solver.WARMUP_FACTOR,
         min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0),
         solver.WARMUP_METHOD,
     )
-    return LRMultiplier(optimizer, multiplier=schedule, max_iter=solver.MAX_ITER)
+
+
+class _WarmupPolynomial(ParamScheduler):
+    """A warm-up times a decay, where detectron2's leads to the decay's value at its end."""
+
+    def __init__(self, solver):
+        if solver.POLY_LR_POWER <= 0:
+            raise ConfigError(
+                f"SOLVER.POLY_LR_POWER is {solver.POLY_LR_POWER}; it must be above 0."
+            )
+        if not 0 <= solver.POLY_LR_CONSTANT_ENDING <= 1:
+            raise ConfigError(
+                f"SOLVER.POLY_LR_CONSTANT_ENDING is {solver.POLY_LR_CONSTANT_ENDING}; it is a "
+                "fraction of SOLVER.BASE_LR, between 0 and 1."
+            )
+        # fvcore's constant refuses the end of the training, where the last step arrives.
+        self.warmup = _after_warmup(solver, LinearParamScheduler(1.0, 1.0))
+        self.decay = PolynomialDecayParamScheduler(1.0, solver.POLY_LR_POWER)
+        self.ending = solver.POLY_LR_CONSTANT_ENDING
+
+    def __call__(self, where):
+        return self.warmup(where) * max(self.decay(where), self.ending)
 
 
 def scale_for_workers(cfg, num_workers):

@@ -14,13 +14,13 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ..data import build_test_loader, build_train_loader
-from ..evaluation import build_evaluator
+from ..data.classes import describe_dataset
+from ..evaluation import LOWER_IS_BETTER, build_evaluator
 from ..modeling import SparseRCNNWithTTA, with_sem_seg_inference
 from ..modeling.activation_checkpoint import checkpoint_activations
 from .checkpoint import SafeCheckpointer
 from .config_check import require_augmentable
 from .hooks import BestCheckpointer
-from .labels import describe_dataset
 from .solver import build_lr_scheduler, build_optimizer, scale_for_workers
 from .train_step import TrainStep
 
@@ -110,6 +110,7 @@ class Trainer(DefaultTrainer):
                     self.checkpointer,
                     metric,
                     aliases=[f"{test_sets[0]}/{metric}"],
+                    lower_is_better=metric.rpartition("/")[2] in LOWER_IS_BETTER,
                 )
             )
         if self.cfg.TEST.AUG.ENABLED:

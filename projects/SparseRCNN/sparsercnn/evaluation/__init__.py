@@ -2,13 +2,19 @@
 
 from .build import EVALUATOR_REGISTRY, build_evaluator
 from .coco_evaluation import COCOEvaluator, evaluate_on_coco
+from .crowdhuman_evaluation import CrowdHumanEvaluator
+from .crowdhuman_metrics import LOWER_IS_BETTER, crowdhuman_metrics, match_image
 from .sem_seg_evaluation import SemSegEvaluator, sem_seg_metrics
 
 __all__ = [
     "COCOEvaluator",
+    "CrowdHumanEvaluator",
     "EVALUATOR_REGISTRY",
+    "LOWER_IS_BETTER",
     "SemSegEvaluator",
     "build_evaluator",
+    "crowdhuman_metrics",
     "evaluate_on_coco",
+    "match_image",
     "sem_seg_metrics",
 ]

@@ -7,8 +7,10 @@ from detectron2.evaluation import (
     PascalVOCDetectionEvaluator,
 )
 
+from ..errors import ConfigError
 from ..registry import NamedRegistry
 from .coco_evaluation import COCOEvaluator
+from .crowdhuman_evaluation import CrowdHumanEvaluator
 from .sem_seg_evaluation import SemSegEvaluator
 
 __all__ = ["EVALUATOR_REGISTRY", "build_evaluator"]
@@ -29,12 +31,12 @@ def build_evaluator(cfg, dataset_name, output_folder):
         DatasetEvaluator:
 
     Raises:
-        ValueError: the metadata has no such type, or one that is not in the registry.
+        ConfigError: the metadata has no such type, or one that is not in the registry.
     """
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type not in EVALUATOR_REGISTRY:
         known = ", ".join(sorted(name for name, _ in EVALUATOR_REGISTRY))
-        raise ValueError(
+        raise ConfigError(
             f"The data set '{dataset_name}' has evaluator_type '{evaluator_type}'; known are "
             f"{known}. Set it by MetadataCatalog.get('{dataset_name}').set(evaluator_type=...), "
             "or register an evaluator for it in EVALUATOR_REGISTRY."
@@ -47,6 +49,11 @@ def _coco(cfg, dataset_name, output_folder):
     return COCOEvaluator(dataset_name, output_dir=output_folder, backend=cfg.TEST.COCO_EVAL)
 
 
+@EVALUATOR_REGISTRY.register("crowdhuman")
+def _crowdhuman(cfg, dataset_name, output_folder):
+    return CrowdHumanEvaluator(dataset_name, output_dir=output_folder)
+
+
 @EVALUATOR_REGISTRY.register("lvis")
 def _lvis(cfg, dataset_name, output_folder):
     return LVISEvaluator(dataset_name, output_dir=output_folder)
@@ -57,17 +64,13 @@ def _pascal_voc(cfg, dataset_name, output_folder):
     return PascalVOCDetectionEvaluator(dataset_name)
 
 
-@EVALUATOR_REGISTRY.register("sem_seg")
-def _sem_seg(cfg, dataset_name, output_folder):
-    return SemSegEvaluator(dataset_name, output_dir=output_folder)
-
-
 @EVALUATOR_REGISTRY.register("cityscapes_instance")
 def _cityscapes_instance(cfg, dataset_name, output_folder):
     return CityscapesInstanceEvaluator(dataset_name)
 
 
+# Cityscapes' own script gives the same IoU, and none of the other metrics.
 @EVALUATOR_REGISTRY.register("cityscapes_sem_seg")
-def _cityscapes_sem_seg(cfg, dataset_name, output_folder):
-    # Cityscapes' own script gives the same IoU, and none of the other metrics.
+@EVALUATOR_REGISTRY.register("sem_seg")
+def _sem_seg(cfg, dataset_name, output_folder):
     return SemSegEvaluator(dataset_name, output_dir=output_folder)

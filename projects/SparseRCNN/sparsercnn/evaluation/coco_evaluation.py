@@ -14,6 +14,8 @@ try:
 except ImportError:  # it is optional
     COCOeval_faster = None
 
+from ..errors import ConfigError
+
 __all__ = ["COCOEvaluator", "evaluate_on_coco"]
 
 _BACKENDS = ("auto", "faster_coco_eval", "pycocotools")
@@ -38,7 +40,7 @@ class COCOEvaluator(Detectron2COCOEvaluator):
             backend (str): "faster_coco_eval", "pycocotools", or "auto": the first if installed.
 
         Raises:
-            ValueError: another backend, or one that is not installed.
+            ConfigError: another backend, or one that is not installed.
         """
         super().__init__(dataset_name, tasks, distributed, output_dir, use_fast_impl=False)
         self._eval_class = _eval_class(backend)
@@ -74,7 +76,7 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         dataset_ids = {index: dataset_id for dataset_id, index in ids.items()}
         for result in results:
             if result["category_id"] not in dataset_ids:
-                raise ValueError(
+                raise ConfigError(
                     f"The model predicted class {result['category_id']}, but the data set "
                     f"'{self._metadata.name}' has {len(dataset_ids)} classes; set the model's "
                     "number of classes (MODEL.SparseRCNN.NUM_CLASSES) to that."
@@ -121,11 +123,11 @@ def evaluate_on_coco(ground_truth, results, iou_type, img_ids=None, eval_class=N
 
 def _eval_class(backend):
     if backend not in _BACKENDS:
-        raise ValueError(f"TEST.COCO_EVAL is '{backend}'; it must be {' or '.join(_BACKENDS)}.")
+        raise ConfigError(f"TEST.COCO_EVAL is '{backend}'; it must be {' or '.join(_BACKENDS)}.")
     if backend == "pycocotools" or (backend == "auto" and COCOeval_faster is None):
         return COCOeval
     if COCOeval_faster is None:
-        raise ValueError(
+        raise ConfigError(
             "TEST.COCO_EVAL is 'faster_coco_eval', which is not installed: "
             "pip install faster-coco-eval, or set it to 'auto'."
         )

@@ -10,7 +10,7 @@ from detectron2.evaluation import SemSegEvaluator as Detectron2SemSegEvaluator
 from tabulate import tabulate
 
 from ..data.label_map import label_map_problem, read_label_map
-from ..data.validation import DataError
+from ..errors import DataError
 
 __all__ = ["SemSegEvaluator", "sem_seg_metrics"]
 

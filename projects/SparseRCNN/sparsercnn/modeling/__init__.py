@@ -1,30 +1,39 @@
 """The detectors and their parts; importing registers them with detectron2."""
 
-from .attention_fpn import MSCA, MSSA, build_resnet_attention_fpn_backbone
+from .backbones import add_res5_attention, build_dilated_resnet_backbone
+from .classification import FocalClassification, SoftmaxClassification, build_classification
 from .criterion import SetCriterion
-from .danet import DANetHead
-from .danet_attention import (
-    DANET_ATTENTION_REGISTRY,
-    ChannelAttention,
-    PositionAttention,
-    add_res5_attention,
-    build_danet_attention,
-)
 from .detector import SparseRCNN
-from .dilated_resnet import build_dilated_resnet_backbone
-from .dynamic_proposals import DynamicProposalGenerator
 from .head import IterativeHead, Stage
 from .interaction import INTERACTION_REGISTRY, DualAttention, DynamicConv, build_interaction
+from .masks import CascadeMaskROIHeads
 from .matching import (
     MATCHER_REGISTRY,
     HungarianMatcher,
+    LossWeights,
+    MatchingCost,
     OptimalTransportMatcher,
     build_matcher,
+    build_matching_cost,
 )
+from .necks import MSCA, MSSA, build_resnet_attention_fpn_backbone
 from .pooler import PyramidRoIAlign
-from .proposals import PROPOSALS_REGISTRY, LearnedProposals, build_proposals
-from .sem_seg_inference import SemSegInference, with_sem_seg_inference
-from .test_time_augmentation import SparseRCNNWithTTA
+from .proposals import (
+    PROPOSALS_REGISTRY,
+    DynamicProposalGenerator,
+    LearnedProposals,
+    build_proposals,
+)
+from .segmentation import (
+    DANET_ATTENTION_REGISTRY,
+    ChannelAttention,
+    DANetHead,
+    PositionAttention,
+    SemSegInference,
+    build_danet_attention,
+    with_sem_seg_inference,
+)
+from .tta import SparseRCNNWithTTA
 
 __all__ = [
     "DANET_ATTENTION_REGISTRY",
@@ -33,27 +42,34 @@ __all__ = [
     "MSCA",
     "MSSA",
     "PROPOSALS_REGISTRY",
+    "CascadeMaskROIHeads",
     "ChannelAttention",
     "DANetHead",
     "DualAttention",
     "DynamicConv",
     "DynamicProposalGenerator",
+    "FocalClassification",
     "HungarianMatcher",
     "IterativeHead",
     "LearnedProposals",
+    "LossWeights",
+    "MatchingCost",
     "OptimalTransportMatcher",
     "PositionAttention",
     "PyramidRoIAlign",
     "SemSegInference",
     "SetCriterion",
+    "SoftmaxClassification",
     "SparseRCNN",
     "SparseRCNNWithTTA",
     "Stage",
     "add_res5_attention",
+    "build_classification",
     "build_danet_attention",
     "build_dilated_resnet_backbone",
     "build_interaction",
     "build_matcher",
+    "build_matching_cost",
     "build_proposals",
     "build_resnet_attention_fpn_backbone",
     "with_sem_seg_inference",

@@ -7,6 +7,7 @@ from detectron2.layers import CNNBlockBase
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from ..errors import ConfigError
 from .head import Stage
 
 __all__ = ["checkpoint_activations"]
@@ -21,7 +22,7 @@ def checkpoint_activations(model, *, backbone=False, head=False):
         head (bool): recompute each :class:`~sparsercnn.modeling.head.Stage`.
 
     Raises:
-        ValueError: the model has nothing of the kind.
+        ConfigError: the model has nothing of the kind.
     """
     if backbone:
         _checkpoint_all(model.backbone, CNNBlockBase, "MODEL.ACTIVATION_CHECKPOINT.BACKBONE")
@@ -32,7 +33,7 @@ def checkpoint_activations(model, *, backbone=False, head=False):
 def _checkpoint_all(model, module_type, key):
     modules = [module for module in model.modules() if isinstance(module, module_type)]
     if not modules:
-        raise ValueError(
+        raise ConfigError(
             f"{key} is on, but the model has no {module_type.__name__} to apply it to."
         )
     for module in modules:

@@ -1,17 +1,31 @@
 """The set losses of Sparse R-CNN (section 3.3), over all stages at once."""
 
+from dataclasses import dataclass
+
 import torch
-import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.utils import comm
-from fvcore.nn import sigmoid_focal_loss
-from torch import nn
+from torch import Tensor, nn
 
 from .boxes import paired_giou
+from .classification import FocalClassification, build_classification
 from .matching import build_matcher
-from .matching.costs import cost_settings
+from .matching.costs import LossWeights
 
-__all__ = ["SetCriterion"]
+__all__ = ["Normalizers", "SetCriterion"]
+
+
+@dataclass
+class Normalizers:
+    """What a worker counted in one batch, to divide its losses by.
+
+    Attributes:
+        matched: (S,), of the box losses, before the average over workers.
+        classes: (S,), of the class loss, for this worker alone; None: as the box losses.
+    """
+
+    matched: Tensor
+    classes: Tensor | None
 
 
 class SetCriterion(nn.Module):
@@ -19,46 +33,35 @@ class SetCriterion(nn.Module):
 
     Everything has the fixed shape (S, B, N, ...) and is masked rather than indexed, so that
     nothing waits for the device.
+
+    Losses are sums, divided by what the matcher counts (objects or positives), averaged over
+    workers, at least 1; the softmax's class loss by the class weights of this worker.
+
+    Attributes:
+        normalizers (Normalizers): of the latest forward pass.
     """
 
     @configurable
-    def __init__(
-        self,
-        *,
-        matcher,
-        class_weight=2.0,
-        l1_weight=5.0,
-        giou_weight=2.0,
-        use_focal=True,
-        alpha=0.25,
-        gamma=2.0,
-        no_object_weight=0.1,
-    ):
+    def __init__(self, *, matcher, classification=None, weights=None):
         """
         Args:
             matcher (nn.Module): see :mod:`sparsercnn.modeling.matching`.
-            class_weight, l1_weight, giou_weight (float): weights of the three losses.
-            use_focal (bool): sigmoid focal loss; False: softmax with a "no object" class.
-            alpha, gamma (float): of the focal loss.
-            no_object_weight (float): class weight of "no object" in the softmax loss.
+            classification (FocalClassification | SoftmaxClassification): has the class loss;
+                None: FocalClassification().
+            weights (LossWeights): of the three losses; None: LossWeights().
         """
         super().__init__()
         self.matcher = matcher
-        self.class_weight = class_weight
-        self.l1_weight = l1_weight
-        self.giou_weight = giou_weight
-        self.use_focal = use_focal
-        self.alpha = alpha
-        self.gamma = gamma
-        self.no_object_weight = no_object_weight
+        self.classification = classification or FocalClassification()
+        self.weights = weights or LossWeights()
+        self.normalizers = None
 
     @classmethod
     def from_config(cls, cfg):
-        sparse = cfg.MODEL.SparseRCNN
         return {
             "matcher": build_matcher(cfg),
-            **cost_settings(cfg),
-            "no_object_weight": sparse.NO_OBJECT_WEIGHT,
+            "classification": build_classification(cfg),
+            "weights": LossWeights.from_config(cfg),
         }
 
     def forward(self, class_logits, boxes, targets):
@@ -75,34 +78,65 @@ class SetCriterion(nn.Module):
         with torch.autocast(boxes.device.type, enabled=False):
             class_logits, boxes = class_logits.float(), boxes.float()
             assignment = self.matcher(class_logits, boxes, targets)
+            own = self.classification.normalizer(assignment.positive)
+            self.normalizers = Normalizers(matched=assignment.normalizer, classes=own)
             normalizer = _average_over_workers(assignment.normalizer)
+            class_loss = self.classification.loss(
+                class_logits, assignment.gather(targets.classes), assignment.positive
+            )
             box_loss, giou_loss = self.box_losses(boxes, targets, assignment)
             losses = {
-                "loss_ce": self.class_weight
-                * self.class_loss(class_logits, targets, assignment, normalizer),
-                "loss_bbox": self.l1_weight * box_loss / normalizer,
-                "loss_giou": self.giou_weight * giou_loss / normalizer,
+                "loss_ce": self.weights.classification
+                * (class_loss / (normalizer if own is None else own)),
+                "loss_bbox": self.weights.l1 * box_loss / normalizer,
+                "loss_giou": self.weights.giou * giou_loss / normalizer,
             }
         return _name_by_stage(losses)
 
-    def class_loss(self, class_logits, targets, assignment, normalizer):
-        """
+    @property
+    def late_normalizers(self):
+        """list[str]: what losses are divided by that is not known before the forward pass, in
+        words; [] if it is the number of objects alone."""
+        late = []
+        if not getattr(self.matcher, "normalizes_by_objects", False):
+            late.append(
+                f"losses are divided by what {type(self.matcher).__name__} counts at each stage"
+            )
+        if self.classification.has_normalizer:
+            late.append("loss_ce is divided by the weights of the classes assigned")
+        return late
+
+    def weigh(self, normalizers):
+        """What the losses of micro-batches count for, so that they add up to one big batch's.
+
+        Args:
+            normalizers (list[Normalizers]): of k micro-batches of this worker. All workers call
+                this at once.
+
         Returns:
-            Tensor: (S,), the focal loss of all proposals and classes over `normalizer`; or the
-            mean cross-entropy weighted by class, which has its own normaliser.
+            dict[str, Tensor]: (k,) for each loss that :meth:`forward` gives.
         """
-        positive = assignment.positive
-        classes = assignment.gather(targets.classes)
-        if self.use_focal:
-            labels = torch.zeros_like(class_logits)
-            labels.scatter_(-1, classes[..., None], positive[..., None].to(labels.dtype))
-            loss = sigmoid_focal_loss(class_logits, labels, self.alpha, self.gamma)
-            return loss.sum(dim=(1, 2, 3)) / normalizer
-        no_object = class_logits.shape[-1] - 1
-        classes = torch.where(positive, classes, no_object)
-        weights = torch.where(positive, 1.0, self.no_object_weight)
-        loss = F.cross_entropy(class_logits.movedim(-1, 1), classes, reduction="none")
-        return (weights * loss).sum(dim=(1, 2)) / weights.sum(dim=(1, 2))
+        matched = _weigh(torch.stack([x.matched for x in normalizers]), _average_over_workers)
+        classes = matched
+        if self.classification.has_normalizer:
+            classes = _weigh(torch.stack([x.classes for x in normalizers]))
+        return _name_by_stage(
+            {"loss_ce": classes.T, "loss_bbox": matched.T, "loss_giou": matched.T}
+        )
+
+    @staticmethod
+    def weigh_by_objects(batches, device):
+        """:meth:`weigh`, as if objects were all that is counted.
+
+        Args:
+            batches (list[list[dict]]): k micro-batches of this worker, with "instances".
+            device (torch.device): through which the workers exchange.
+
+        Returns:
+            Tensor: (k,), for all losses alike.
+        """
+        counts = [float(sum(len(x["instances"]) for x in batch)) for batch in batches]
+        return _weigh(torch.tensor(counts, device=device), _average_over_workers)
 
     def box_losses(self, boxes, targets, assignment):
         """
@@ -129,6 +163,12 @@ def _average_over_workers(count):
         count = count.clone()
         torch.distributed.all_reduce(count)
     return (count / num_workers).clamp(min=1)
+
+
+def _weigh(counts, divisor=lambda counts: counts):
+    """(k, ...), the divisors of k counts over that of their sum."""
+    divisors = divisor(torch.cat([counts, counts.sum(0, keepdim=True)]))
+    return divisors[:-1] / divisors[-1]
 
 
 def _name_by_stage(losses):

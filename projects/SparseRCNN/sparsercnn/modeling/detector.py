@@ -10,9 +10,10 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.logger import log_first_n
 from torch import nn
 
+from ..config import detections_per_image
 from ..structures import Targets
+from .classification import FocalClassification, build_classification
 from .criterion import SetCriterion
-from .danet_attention import add_res5_attention
 from .head import IterativeHead
 from .proposals import build_proposals
 
@@ -34,7 +35,7 @@ class SparseRCNN(nn.Module):
         in_features,
         pixel_mean,
         pixel_std,
-        use_focal=True,
+        classification=None,
         deep_supervision=True,
         score_thresh=0.0,
         nms_thresh=0.0,
@@ -49,7 +50,8 @@ class SparseRCNN(nn.Module):
             criterion (SetCriterion): the losses.
             in_features (list[str]): names of the pyramid's maps, finest first.
             pixel_mean, pixel_std (list[float]): per channel, in the order of `input_format`.
-            use_focal (bool): scores are sigmoids; False: a softmax with "no object" last.
+            classification (FocalClassification | SoftmaxClassification): makes scores of logits;
+                None: FocalClassification().
             deep_supervision (bool): losses on all stages, not on the last alone.
             score_thresh (float): detections below this score are dropped.
             nms_thresh (float): IoU threshold of class-wise NMS; 0: none.
@@ -62,7 +64,7 @@ class SparseRCNN(nn.Module):
         self.head = head
         self.criterion = criterion
         self.in_features = in_features
-        self.use_focal = use_focal
+        self.classification = classification or FocalClassification()
         self.deep_supervision = deep_supervision
         self.score_thresh = score_thresh
         self.nms_thresh = nms_thresh
@@ -77,7 +79,7 @@ class SparseRCNN(nn.Module):
     @classmethod
     def from_config(cls, cfg):
         sparse = cfg.MODEL.SparseRCNN
-        backbone = add_res5_attention(build_backbone(cfg), cfg)
+        backbone = build_backbone(cfg)
         return {
             "backbone": backbone,
             "proposals": build_proposals(cfg),
@@ -86,11 +88,11 @@ class SparseRCNN(nn.Module):
             "in_features": cfg.MODEL.ROI_HEADS.IN_FEATURES,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "use_focal": sparse.USE_FOCAL,
+            "classification": build_classification(cfg),
             "deep_supervision": sparse.DEEP_SUPERVISION,
             "score_thresh": sparse.SCORE_THRESH_TEST,
             "nms_thresh": sparse.NMS_THRESH_TEST,
-            "max_detections": min(cfg.TEST.DETECTIONS_PER_IMAGE, sparse.NUM_PROPOSALS),
+            "max_detections": detections_per_image(cfg),
             "input_format": cfg.INPUT.FORMAT,
         }
 
@@ -113,7 +115,8 @@ class SparseRCNN(nn.Module):
             dict[str, Tensor]: in training, the weighted losses, see :class:`SetCriterion`.
             list: in inference, per image ``{"instances": Instances}`` with `pred_boxes`, `scores`
             and `pred_classes`, best first; or, without post-processing, bare Instances in pixels
-            of the network's input.
+            of the network's input, however many there are: who merges several results of an
+            image limits what comes of it.
         """
         images, image_sizes = self.preprocess_images(batched_inputs)
         feature_maps = self.backbone(images.tensor)
@@ -127,7 +130,9 @@ class SparseRCNN(nn.Module):
                 class_logits, boxes = class_logits[-1:], boxes[-1:]
             return self.criterion(class_logits, boxes, targets)
 
-        results = self.inference(class_logits[-1], boxes[-1], images.image_sizes)
+        results = self.inference(
+            class_logits[-1], boxes[-1], images.image_sizes, limited=do_postprocess
+        )
         if not do_postprocess:
             return results
         return [
@@ -138,17 +143,6 @@ class SparseRCNN(nn.Module):
             }
             for result, x, size in zip(results, batched_inputs, images.image_sizes, strict=True)
         ]
-
-    @staticmethod
-    def loss_normalizer(batched_inputs):
-        """What the losses of these inputs are divided by, before the average over workers.
-
-        Whoever splits a batch needs it to weigh the parts.
-
-        Returns:
-            float: the number of objects.
-        """
-        return float(sum(len(x["instances"]) for x in batched_inputs))
 
     def preprocess_images(self, batched_inputs):
         """Normalise the images and pad them to one size.
@@ -162,59 +156,55 @@ class SparseRCNN(nn.Module):
         sizes = torch.tensor([[w, h, w, h] for h, w in images.image_sizes], dtype=torch.float32)
         return images, sizes.to(self.device, non_blocking=True)
 
-    def inference(self, class_logits, boxes, image_sizes):
+    def inference(self, class_logits, boxes, image_sizes, limited=True):
         """Turn the last stage's output into detections (Sparse R-CNN, section 3.3: no NMS).
 
         Args:
-            class_logits: (B, N, K), or K + 1 with the softmax loss.
+            class_logits: (B, N, K), or K + 1 with the softmax.
             boxes: (B, N, 4), absolute xyxy.
             image_sizes (list[tuple[int, int]]): (h, w) of each image.
+            limited (bool): `max_detections` of them at most; False: N.
 
         Returns:
             list[Instances]: the best N of the N x K scores per image, best first, less those
             that the thresholds and `max_detections` take away.
         """
         num_proposals = boxes.shape[1]
-        scores = self._scores(class_logits.float(), boxes)
+        limit = self.max_detections if limited else num_proposals
+        scores = _drop_non_finite(self.classification.scores(class_logits.float()), boxes)
         num_classes = scores.shape[-1]
         scores, index = scores.flatten(1).topk(num_proposals)
         proposal, classes = index // num_classes, index % num_classes
         boxes = boxes.gather(1, proposal[..., None].expand(-1, -1, 4))
         return [
-            self._select(*detections, image_size)
+            self._select(*detections, image_size, limit)
             for *detections, image_size in zip(boxes, scores, classes, image_sizes, strict=True)
         ]
 
-    def _scores(self, class_logits, boxes):
-        """(B, N, K), in [0, 1]; below 0 where a score or its box is not finite."""
-        if self.use_focal:
-            scores = class_logits.sigmoid()
-        else:
-            # A box has one class at most: the best that is not "no object".
-            scores = class_logits.softmax(-1)[..., :-1]
-            best = scores.max(-1, keepdim=True).values
-            scores = torch.where(scores == best, scores, -1.0)
-        finite = boxes.isfinite().all(-1, keepdim=True) & scores.isfinite()
-        if not finite.all():
-            log_first_n(
-                logging.WARNING,
-                "Detections that are not finite were dropped: the weights are broken or did not "
-                "fit the model, or half precision overflowed.",
-                key="message",
-            )
-        return torch.where(finite, scores, -1.0)
-
-    def _select(self, boxes, scores, classes, image_size):
+    def _select(self, boxes, scores, classes, image_size, limit):
         keep = scores >= self.score_thresh
         boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
         if self.nms_thresh > 0:
             keep = batched_nms(boxes, scores, classes, self.nms_thresh)
             boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
         result = Instances(image_size)
-        result.pred_boxes = Boxes(boxes[: self.max_detections])
-        result.scores = scores[: self.max_detections]
-        result.pred_classes = classes[: self.max_detections]
+        result.pred_boxes = Boxes(boxes[:limit])
+        result.scores = scores[:limit]
+        result.pred_classes = classes[:limit]
         return result
+
+
+def _drop_non_finite(scores, boxes):
+    """(B, N, K), the scores, but -1 where one or its box is not finite."""
+    finite = boxes.isfinite().all(-1, keepdim=True) & scores.isfinite()
+    if not finite.all():
+        log_first_n(
+            logging.WARNING,
+            "Detections that are not finite were dropped: the weights are broken or did not "
+            "fit the model, or half precision overflowed.",
+            key="message",
+        )
+    return torch.where(finite, scores, -1.0)
 
 
 def _lift_proposals(module, state_dict, prefix, local_metadata):

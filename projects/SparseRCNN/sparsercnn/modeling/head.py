@@ -3,11 +3,14 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import nn
 
+from ..errors import ConfigError
+from .activation import get_activation
+from .classification import build_classification
+from .initialization import xavier_matrices
 from .interaction import build_interaction
 from .pooler import PyramidRoIAlign
 
@@ -16,11 +19,13 @@ __all__ = ["IterativeHead", "Stage"]
 _BOX_WEIGHTS = (2.0, 2.0, 1.0, 1.0)  # of dx, dy, dw, dh
 # exp(dw) and exp(dh) end here: a box may grow from 16 to 100,000 pixels in one stage.
 _SCALE_CLAMP = math.log(100000.0 / 16)
-_ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
 
 
 class Stage(nn.Module):
-    """One refinement: proposals attend to each other, meet their RoI features, and move."""
+    """One refinement: proposals attend to each other, meet their RoI features, and move.
+
+    Its weights start as torch has them; the head calls :meth:`reset_parameters`.
+    """
 
     @configurable
     def __init__(
@@ -49,12 +54,7 @@ class Stage(nn.Module):
             num_reg_layers (int): layers before the box deltas.
         """
         super().__init__()
-        if activation not in _ACTIVATIONS:
-            raise ValueError(
-                f"MODEL.SparseRCNN.ACTIVATION must be one of {sorted(_ACTIVATIONS)}, "
-                f"got '{activation}'."
-            )
-        self.activation = _ACTIVATIONS[activation]
+        self.activation = get_activation(activation)
         self.self_attn = nn.MultiheadAttention(
             hidden_dim, num_attention_heads, dropout=dropout, batch_first=True
         )
@@ -79,7 +79,7 @@ class Stage(nn.Module):
         sparse = cfg.MODEL.SparseRCNN
         return {
             "interaction": build_interaction(cfg),
-            "num_logits": sparse.NUM_CLASSES + (0 if sparse.USE_FOCAL else 1),
+            "num_logits": build_classification(cfg).num_logits(sparse.NUM_CLASSES),
             "hidden_dim": sparse.HIDDEN_DIM,
             "num_attention_heads": sparse.NHEADS,
             "dim_feedforward": sparse.DIM_FEEDFORWARD,
@@ -88,6 +88,16 @@ class Stage(nn.Module):
             "num_cls_layers": sparse.NUM_CLS,
             "num_reg_layers": sparse.NUM_REG,
         }
+
+    def reset_parameters(self):
+        """Draw the stage's own matrices by Xavier; the interaction initialises itself, if it has a
+        method of this name, and otherwise stays as it was made."""
+        # In the order of registration, so that a seed goes on giving the same weights.
+        for module in self.children():
+            if module is not self.inst_interact:
+                xavier_matrices(module)
+            elif hasattr(module, "reset_parameters"):
+                module.reset_parameters()
 
     def forward(self, roi_features, boxes, proposal_features):
         """
@@ -127,15 +137,13 @@ class IterativeHead(nn.Module):
         Args:
             stages (list[Stage]): T of them, with weights of their own.
             pooler (nn.Module): ``pooler(features, boxes)``, (B * N, C, r, r).
-            prior_prob (float): the score that every class starts at, for the focal loss; None
-                for the softmax loss, which has no prior.
+            prior_prob (float): the score that every class starts at; None: as it comes.
         """
         super().__init__()
         self.box_pooler = pooler
         self.head_series = nn.ModuleList(stages)
-        for parameter in self.parameters():
-            if parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter)
+        for stage in self.head_series:
+            stage.reset_parameters()
         if prior_prob is not None:
             for stage in self.head_series:
                 nn.init.constant_(stage.class_logits.bias, -math.log((1 - prior_prob) / prior_prob))
@@ -145,7 +153,7 @@ class IterativeHead(nn.Module):
         sparse = cfg.MODEL.SparseRCNN
         for name in cfg.MODEL.ROI_HEADS.IN_FEATURES:
             if input_shape[name].channels != sparse.HIDDEN_DIM:
-                raise ValueError(
+                raise ConfigError(
                     f"Feature map {name} has {input_shape[name].channels} channels, but "
                     f"MODEL.SparseRCNN.HIDDEN_DIM is {sparse.HIDDEN_DIM}; they must agree "
                     "(MODEL.FPN.OUT_CHANNELS sets the maps')."
@@ -153,7 +161,7 @@ class IterativeHead(nn.Module):
         return {
             "stages": [Stage(cfg) for _ in range(sparse.NUM_HEADS)],
             "pooler": PyramidRoIAlign(cfg, input_shape),
-            "prior_prob": sparse.PRIOR_PROB if sparse.USE_FOCAL else None,
+            "prior_prob": build_classification(cfg).prior_prob,
         }
 
     def forward(self, features, boxes, proposal_features):

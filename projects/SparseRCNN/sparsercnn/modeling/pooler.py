@@ -7,6 +7,8 @@ from detectron2.structures import Boxes
 from torch import nn
 from torchvision.ops import roi_align
 
+from ..errors import ConfigError
+
 __all__ = ["PyramidRoIAlign"]
 
 # Boxes of this size in pixels are pooled from p4 (Eqn. (1) of the FPN paper).
@@ -36,9 +38,9 @@ class PyramidRoIAlign(nn.Module):
         super().__init__()
         levels = [stride.bit_length() - 1 for stride in strides]
         if [2**level for level in levels] != list(strides):
-            raise ValueError(f"Strides of the pyramid must be powers of two, got {list(strides)}.")
+            raise ConfigError(f"Strides of the pyramid must be powers of two, got {list(strides)}.")
         if levels != list(range(levels[0], levels[-1] + 1)):
-            raise ValueError(f"Strides of the pyramid must double, got {list(strides)}.")
+            raise ConfigError(f"Strides of the pyramid must double, got {list(strides)}.")
         self.output_size = output_size
         self.scales = [1.0 / stride for stride in strides]
         self.min_level, self.max_level = levels[0], levels[-1]
@@ -52,7 +54,7 @@ class PyramidRoIAlign(nn.Module):
     def from_config(cls, cfg, input_shape):
         pooler_type = cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE
         if pooler_type not in ("ROIAlign", "ROIAlignV2"):
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.ROI_BOX_HEAD.POOLER_TYPE must be ROIAlignV2 or ROIAlign, got {pooler_type}."
             )
         return {

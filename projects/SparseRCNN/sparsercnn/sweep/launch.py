@@ -8,12 +8,12 @@ import time
 import submitit
 from tqdm import tqdm
 
-from ..engine.config_check import ConfigError, check_gpus, check_model
-from ..engine.serialization import write_json
+from ..engine.config_check import check_gpus, check_model
 from ..engine.setup import visible_gpus
+from ..errors import ConfigError, SweepError
+from ..files import write_json
 from .results import count_states, format_status, read_runs, seconds_left
 from .run_folder import FAILURE, JOB, LOCK, note_config, read_state, require_same_config
-from .spec import SweepError
 from .worker import Worker, train_command
 
 __all__ = ["dry_run", "launch"]

@@ -112,8 +112,7 @@ def loss_names(history):
 
 
 def _panels(results):
-    """What is drawn side by side: title -> the black line's name, and the line of each row of the
-    history.
+    """Title -> the black line's name, and the name of the line of each row of the history.
 
     Up to seven variants beside the baseline are in one panel: {"": ("plain", ["plain", "DLA"])}. Of
     more, a grid has a panel for each axis, with its levels: {"matcher": ("Hungarian", ["Hungarian",

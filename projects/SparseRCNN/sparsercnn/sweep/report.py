@@ -6,8 +6,8 @@ import pandas as pd
 
 from ..analysis.document import to_html, to_latex, to_markdown
 from ..analysis.kept_costs import measure_once
+from ..errors import SweepError
 from .results import compare_variants, gather_results
-from .spec import SweepError
 from .tables import make_sections
 
 __all__ = ["summarize", "write_report"]

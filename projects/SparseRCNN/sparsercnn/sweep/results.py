@@ -7,9 +7,10 @@ import pandas as pd
 from tabulate import tabulate
 
 from ..analysis.statistics import PairedTest, holm, paired_test
+from ..errors import SweepError
 from ..evaluation.metric_names import metric_order, split_metric
 from .run_folder import read_state
-from .spec import Sweep, SweepError
+from .spec import Sweep
 
 __all__ = ["SweepResults", "compare_variants", "format_status", "gather_results", "main_effects"]
 
@@ -19,8 +20,8 @@ MADE_ON = ("hardware", "host", "torch", "python")  # of a run's result
 def read_runs(sweep, lengths=None):
     """A row for each of `sweep.runs` (DataFrame), as their folders are now.
 
-    "length" is the configs' SOLVER.MAX_ITER, or `lengths` from an earlier call, and "done" is of
-    that; a finished run has the metrics of its last evaluation, those that are finite.
+    Of "length" iterations, which an earlier call may give, "done" are done. A finished run has the
+    finite metrics of its last evaluation.
     """
     if lengths is None:
         lengths = [run.load_config().SOLVER.MAX_ITER for run in sweep.runs]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import yaml
 
 from ..engine.overrides import flatten
-from ..engine.serialization import write_atomically
-from .spec import SweepError
+from ..errors import SweepError
+from ..files import write_atomically
 
 __all__ = ["RunState", "claim", "read_metrics", "read_state", "require_same_config"]
 

@@ -6,13 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.overrides import as_argument
-from ..engine.setup import ConfigError, load_config
+from ..engine.setup import load_config
 
-__all__ = ["Resources", "Run", "Sweep", "SweepError", "Variant", "folder_name"]
-
-
-class SweepError(ConfigError):
-    """A sweep's YAML file that cannot be used; the message names the file and the key."""
+__all__ = ["Resources", "Run", "Sweep", "Variant", "folder_name"]
 
 
 @dataclass
@@ -85,9 +81,8 @@ class Run:
 class Sweep:
     """A sweep's YAML file: its keys, whose types OmegaConf checks.
 
-    :func:`load_sweep` fills in what is left out, and makes of `base` and `output` paths, of
-    `overrides` a dict of dotted keys, of `variants` a list of Variant, and of `axes` a dict of the
-    names of their levels, which is empty if the file lists variants.
+    :func:`load_sweep` fills in what is left out, and turns `base` and `output` into paths,
+    `variants` into a list of Variant, and `axes` into lists of the names of their levels.
     """
 
     base: str = ""  # the config that all runs start from
@@ -96,7 +91,7 @@ class Sweep:
     output: str | None = None  # the runs' folders, VARIANT/seed_SEED, lie in it
     seeds: list[int] = field(default_factory=lambda: [0])
     baseline: str | None = None  # the variant that the others are compared to
-    overrides: Any = None  # for all runs
+    overrides: Any = None  # for all runs; dotted or nested, once loaded dotted
     axes: dict[Any, Any] | None = None
     variants: dict[Any, Any] | None = None
     resources: Resources = field(default_factory=Resources)

@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from ..engine.overrides import as_argument, flatten, parse_overrides
-from ..engine.setup import ConfigError, load_config
-from .spec import Sweep, SweepError, Variant, folder_name
+from ..engine.setup import load_config
+from ..errors import ConfigError, SweepError
+from .spec import Sweep, Variant, folder_name
 
 __all__ = ["load_sweep"]
 

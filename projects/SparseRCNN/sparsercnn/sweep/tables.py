@@ -117,7 +117,7 @@ def _variants_section(sweep, summary, picture):
     pairs = [n for n in summary["pairs"] if n > 0]
     if pairs and max(pairs) == 1:
         notes.append("With one seed nothing can be tested: a difference may well be noise.")
-    elif pairs and min(pairs) < 3:
+    elif min(pairs, default=3) < 3:
         notes.append("With fewer than 3 seeds the test finds very large differences only.")
     table = _named(means.join(_comparison(summary, "difference")))
     return Section("Variants", "", table, notes, [picture])

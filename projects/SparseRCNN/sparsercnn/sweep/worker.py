@@ -15,7 +15,7 @@ from pathlib import Path
 import submitit
 import torch
 
-from ..engine.serialization import write_json
+from ..files import write_json
 from .run_folder import FAILURE, RESULT, claim, note_config, read_metrics
 from .spec import Resources
 
@@ -63,7 +63,7 @@ class Worker:
             rows = read_metrics(run.folder)
             evaluations = [row for row in rows if self.metric in row]
             if status == 0 and evaluations:
-                write_json(run.folder / RESULT, _result(evaluations[-1], usage))
+                write_json(run.folder / RESULT, _result(evaluations[-1], usage), indent=1)
                 return
             if status is None:
                 error = f"stopped after {hours:g} hours, as told"
@@ -72,7 +72,7 @@ class Worker:
             else:
                 names = sorted({k for row in rows for k in row if "/" in k and "_lr" not in k})
                 error = f"no metric {self.metric}; there are: {', '.join(names) or 'none'}"
-            write_json(run.folder / FAILURE, {"exit": status, "error": error})
+            write_json(run.folder / FAILURE, {"exit": status, "error": error}, indent=1)
 
     def _train(self, run, job, hours=math.inf, pass_fds=()):
         """Exit status (negative: a signal's number; None: it took longer than `hours`) and resource

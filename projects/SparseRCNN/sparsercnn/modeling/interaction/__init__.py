@@ -5,6 +5,9 @@ An interaction is a module ``interaction(proposal_features, roi_features) -> upd
 * proposal_features: (R, C), R = B * N proposals after self-attention and LayerNorm.
 * roi_features: (R, C, r, r).
 * update: (R, C), which the stage adds to the proposal features.
+
+It initialises itself: in its constructor, or, to be drawn after all stages have been made, in a
+method ``reset_parameters()``, which the stage calls.
 """
 
 from .build import INTERACTION_REGISTRY, build_interaction

@@ -8,8 +8,10 @@ from detectron2.config import configurable
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ..attention import EncoderLayer, FeedForward, sine_position_code
+from ...errors import ConfigError
+from ..initialization import xavier_matrices
 from .build import INTERACTION_REGISTRY
+from .encoder import EncoderLayer, FeedForward, sine_position_code
 
 __all__ = ["CBAM", "DualAttention", "DynamicGate", "StaticChannelGate", "StaticPositionGate"]
 
@@ -52,7 +54,7 @@ class StaticChannelGate(nn.Module):
     def __init__(self, hidden_dim, dim_feedforward, activation="relu"):
         super().__init__()
         self.feed_forward = FeedForward(hidden_dim, dim_feedforward, activation=activation)
-        # Of one dimension, since the head would initialise a (2, C) weight as a matrix.
+        # Of one dimension, since Xavier would draw a (2, C) weight as a matrix.
         self.norm = nn.LayerNorm(2 * hidden_dim)
 
     def forward(self, roi_features, proposal_features):
@@ -158,7 +160,7 @@ class DualAttention(nn.Module):
             roi_chunk (int): RoIs processed at a time; 0: all.
 
         Raises:
-            ValueError: a negative number, or `hidden_dim` is no multiple of 4.
+            ConfigError: a negative number, or `hidden_dim` is no multiple of 4.
         """
         super().__init__()
         counts = {
@@ -168,7 +170,7 @@ class DualAttention(nn.Module):
         }
         for key, value in counts.items():
             if value < 0:
-                raise ValueError(
+                raise ConfigError(
                     f"MODEL.SparseRCNN.DUAL_ATTENTION.{key} must be 0 or more, got {value}."
                 )
         self.roi_chunk = roi_chunk
@@ -206,6 +208,10 @@ class DualAttention(nn.Module):
             "activation": sparse.ACTIVATION,
             "roi_chunk": sparse.DUAL_ATTENTION.ROI_CHUNK,
         }
+
+    def reset_parameters(self):
+        """Draw the matrices and kernels of all layers by Xavier."""
+        xavier_matrices(self)
 
     def forward(self, proposal_features, roi_features):
         """

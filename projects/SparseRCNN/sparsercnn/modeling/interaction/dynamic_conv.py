@@ -2,6 +2,8 @@ import torch
 from detectron2.config import configurable
 from torch import nn
 
+from ...errors import ConfigError
+from ..initialization import xavier_matrices
 from .build import INTERACTION_REGISTRY
 
 __all__ = ["DynamicConv"]
@@ -36,7 +38,7 @@ class DynamicConv(nn.Module):
     @classmethod
     def from_config(cls, cfg):
         if cfg.MODEL.SparseRCNN.NUM_DYNAMIC != 2:
-            raise ValueError(
+            raise ConfigError(
                 "MODEL.SparseRCNN.NUM_DYNAMIC must be 2, the matrices of a dynamic convolution, "
                 f"got {cfg.MODEL.SparseRCNN.NUM_DYNAMIC}."
             )
@@ -45,6 +47,10 @@ class DynamicConv(nn.Module):
             "dim_dynamic": cfg.MODEL.SparseRCNN.DIM_DYNAMIC,
             "pooler_resolution": cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION,
         }
+
+    def reset_parameters(self):
+        """Draw the layers' matrices by Xavier."""
+        xavier_matrices(self)
 
     def forward(self, proposal_features, roi_features):
         """

@@ -1,61 +1,101 @@
 """Matching costs of proposals and objects, batched over stages and images.
 
 Each cost takes predictions (S, B, N, ...) and padded objects (B, M, ...) and returns (S, B, N, M).
+Those of the class are in :mod:`sparsercnn.modeling.classification`, with all else that depends on
+how proposals are classified.
 """
 
+from dataclasses import dataclass, field
+
 import torch
-import torch.nn.functional as F
 
 from ..boxes import pairwise_giou
+from ..classification import (
+    FocalClassification,
+    SoftmaxClassification,
+    build_classification,
+    focal_cost,
+    softmax_cost,
+)
 
-__all__ = ["cost_settings", "focal_cost", "softmax_cost", "l1_cost", "giou_cost"]
+__all__ = [
+    "LossWeights",
+    "MatchingCost",
+    "build_matching_cost",
+    "focal_cost",
+    "softmax_cost",
+    "l1_cost",
+    "giou_cost",
+]
 
 
-def cost_settings(cfg):
-    """The weights and constants that costs and losses have in common.
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the three losses, which are those of the matching costs too.
 
-    Args:
-        cfg (CfgNode):
-
-    Returns:
-        dict: arguments of matchers and of :class:`~sparsercnn.modeling.criterion.SetCriterion`.
+    Attributes:
+        classification, l1, giou: lambda_cls, lambda_L1 and lambda_giou.
     """
-    sparse = cfg.MODEL.SparseRCNN
-    return {
-        "class_weight": sparse.CLASS_WEIGHT,
-        "l1_weight": sparse.L1_WEIGHT,
-        "giou_weight": sparse.GIOU_WEIGHT,
-        "use_focal": sparse.USE_FOCAL,
-        "alpha": sparse.ALPHA,
-        "gamma": sparse.GAMMA,
-    }
+
+    classification: float = 2.0
+    l1: float = 5.0
+    giou: float = 2.0
+
+    @classmethod
+    def from_config(cls, cfg):
+        """LossWeights: of a CfgNode."""
+        sparse = cfg.MODEL.SparseRCNN
+        return cls(classification=sparse.CLASS_WEIGHT, l1=sparse.L1_WEIGHT, giou=sparse.GIOU_WEIGHT)
 
 
-def focal_cost(class_logits, classes, alpha=0.25, gamma=2.0):
-    """What the focal loss of the object's class changes by if the proposal is its positive.
+@dataclass(frozen=True)
+class MatchingCost:
+    """What it costs to let a proposal answer for an object, in class and box together.
 
-    FL+(p) - FL-(p) at the object's class, with FL+ = -alpha (1 - p)^gamma log p and
-    FL- = -(1 - alpha) p^gamma log(1 - p) (Focal Loss, ICCV 2017; Sparse R-CNN, section 3.3).
-
-    Args:
-        class_logits: (S, B, N, K), before the sigmoid.
-        classes: (B, M), in [0, K).
+    Attributes:
+        classification: gives the class's part.
+        weights: of the three parts.
     """
-    logits = _logits_of_objects(class_logits, classes)
-    score = logits.sigmoid()
-    positive = -alpha * (1 - score) ** gamma * F.logsigmoid(logits)
-    negative = -(1 - alpha) * score**gamma * F.logsigmoid(-logits)
-    return positive - negative
+
+    classification: FocalClassification | SoftmaxClassification = field(
+        default_factory=FocalClassification
+    )
+    weights: LossWeights = field(default_factory=LossWeights)
+
+    def __call__(self, class_logits, boxes, targets):
+        """The cost of one-to-one matching (DETR, section 3.1; Sparse R-CNN, section 3.3).
+
+        Args:
+            class_logits: (S, B, N, K), or K + 1 with the softmax.
+            boxes: (S, B, N, 4), absolute xyxy.
+            targets (Targets): the objects.
+
+        Returns:
+            Tensor: (S, B, N, M); columns of padding mean nothing.
+        """
+        return (
+            self.weights.classification * self.classification.cost(class_logits, targets.classes)
+            + self.weights.l1 * l1_cost(boxes, targets.boxes, targets.image_sizes)
+            + self.weights.giou * giou_cost(boxes, targets.boxes)
+        )
+
+    def loss_change(self, class_logits, boxes, targets):
+        """By how much the proposal's weighted losses exceed what they are as background, of which
+        the boxes' are 0 (Dynamic Sparse R-CNN, section 3.2).
+
+        Args and returns are those of a call.
+        """
+        change = self.classification.loss_change(class_logits, targets.classes)
+        return (
+            self.weights.classification * change
+            + self.weights.l1 * l1_cost(boxes, targets.boxes, targets.image_sizes)
+            + self.weights.giou * (1 + giou_cost(boxes, targets.boxes))
+        )
 
 
-def softmax_cost(class_logits, classes):
-    """Minus the probability of the object's class (DETR, section 3.1).
-
-    Args:
-        class_logits: (S, B, N, K + 1), before the softmax; the last one is "no object".
-        classes: (B, M), in [0, K).
-    """
-    return -_logits_of_objects(class_logits.softmax(-1), classes)
+def build_matching_cost(cfg):
+    """MatchingCost: of a CfgNode, for any matcher."""
+    return MatchingCost(build_classification(cfg), LossWeights.from_config(cfg))
 
 
 def l1_cost(boxes, target_boxes, image_sizes):
@@ -78,9 +118,3 @@ def giou_cost(boxes, target_boxes):
         target_boxes: (B, M, 4), absolute xyxy.
     """
     return -pairwise_giou(boxes, target_boxes.expand(len(boxes), -1, -1, -1))
-
-
-def _logits_of_objects(class_logits, classes):
-    S, _, N, _ = class_logits.shape
-    index = classes[None, :, None].expand(S, -1, N, -1)
-    return class_logits.gather(-1, index)

@@ -5,7 +5,7 @@ from torch import nn
 
 from ...structures import Assignment
 from .build import MATCHER_REGISTRY
-from .costs import cost_settings, focal_cost, giou_cost, l1_cost, softmax_cost
+from .costs import MatchingCost, build_matching_cost
 
 __all__ = ["HungarianMatcher"]
 
@@ -21,40 +21,26 @@ class HungarianMatcher(nn.Module):
     proposal gets an object and the costliest objects get none.
     """
 
+    normalizes_by_objects = True
+
     @configurable
-    def __init__(
-        self,
-        *,
-        class_weight=2.0,
-        l1_weight=5.0,
-        giou_weight=2.0,
-        use_focal=True,
-        alpha=0.25,
-        gamma=2.0,
-    ):
+    def __init__(self, *, matching_cost=None):
         """
         Args:
-            class_weight, l1_weight, giou_weight (float): weights of the three costs.
-            use_focal (bool): sigmoid focal cost; False: softmax with a "no object" class.
-            alpha, gamma (float): of the focal cost.
+            matching_cost (MatchingCost): what is minimised; None: MatchingCost().
         """
         super().__init__()
-        self.class_weight = class_weight
-        self.l1_weight = l1_weight
-        self.giou_weight = giou_weight
-        self.use_focal = use_focal
-        self.alpha = alpha
-        self.gamma = gamma
+        self.matching_cost = matching_cost or MatchingCost()
 
     @classmethod
     def from_config(cls, cfg):
-        return cost_settings(cfg)
+        return {"matching_cost": build_matching_cost(cfg)}
 
     @torch.no_grad()
     def forward(self, class_logits, boxes, targets):
         """See :mod:`sparsercnn.modeling.matching`."""
         S, B, N, _ = class_logits.shape
-        cost = self.cost(class_logits, boxes, targets)
+        cost = self.matching_cost(class_logits, boxes, targets)
         # The one transfer to the host of an iteration: the problems of all stages and images.
         cost = torch.nan_to_num(cost, _FORBIDDEN, _FORBIDDEN, -_FORBIDDEN).cpu().numpy()
         target_index = torch.full((S, B, N), -1)
@@ -66,19 +52,4 @@ class HungarianMatcher(nn.Module):
         return Assignment(
             target_index=target_index.to(boxes.device, non_blocking=True),
             normalizer=num_objects.to(boxes.device, non_blocking=True),
-        )
-
-    def cost(self, class_logits, boxes, targets):
-        """
-        Returns:
-            Tensor: (S, B, N, M), the weighted sum of the costs; columns of padding mean nothing.
-        """
-        if self.use_focal:
-            class_cost = focal_cost(class_logits, targets.classes, self.alpha, self.gamma)
-        else:
-            class_cost = softmax_cost(class_logits, targets.classes)
-        return (
-            self.class_weight * class_cost
-            + self.l1_weight * l1_cost(boxes, targets.boxes, targets.image_sizes)
-            + self.giou_weight * giou_cost(boxes, targets.boxes)
         )

@@ -7,7 +7,9 @@ import math
 
 import torch
 
-__all__ = ["round_plan"]
+__all__ = ["ROUNDINGS", "round_plan"]
+
+ROUNDINGS = ("supply", "largest_share")
 
 # Shares closer than this are equal, and the earlier row wins, the background last: half a unit of
 # supply makes a tie of every other one, which should not be left to the last digit.
@@ -17,25 +19,29 @@ _OFFERS = 3
 _REPAIRS = 2
 
 
-def round_plan(plan, supply, cost):
-    """Give each proposal to the row whose share in it is largest, within the rows' supplies.
+def round_plan(plan, supply, cost, rounding="supply"):
+    """Give each proposal to the row whose share in it is largest.
 
-    A share is a plan's entry over the maximum of its row (Dynamic Sparse R-CNN, section 3.2). An
-    object takes no more proposals than its supply, rounded up: those of its largest shares, and
+    A share is a plan's entry over the maximum of its row (Dynamic Sparse R-CNN, section 3.2). Every
+    object keeps a proposal, as long as there are enough of them.
+
+    With rounding "supply", shares within 2 % are equal and an object wins over the background, and
+    an object takes no more proposals than its supply, rounded up: those of its largest shares, and
     the others go where their next largest share is. (Of two proposals that cost the same, a plan
-    gives an object half of each, and both halves are its maximum.) Every object keeps a proposal,
-    as long as there are enough of them.
+    gives an object half of each, and both halves are its maximum.) With "largest_share", the
+    paper's rule as it stands, neither holds.
 
     Args:
         plan: (..., R, N), not negative, columns sum to 1.
         supply: (..., R), 0 for padding.
         cost: (..., R, N), finite; it decides for objects that would be left without a proposal.
+        rounding (str): one of :data:`ROUNDINGS`.
 
     Returns:
         Tensor: (..., N), int64, the row of each proposal; M is the background.
     """
     share = plan / plan.amax(-1, keepdim=True).clamp(min=torch.finfo(plan.dtype).tiny)
-    row = _take_largest_shares(share, supply)
+    row = share.argmax(-2) if rounding == "largest_share" else _take_largest_shares(share, supply)
     return _give_each_object_one(row, share, supply, cost[..., :-1, :])
 
 
@@ -55,19 +61,30 @@ def _take_largest_shares(share, supply):
 
 
 def _give_each_object_one(row, share, supply, cost):
-    """Objects without a proposal take the cheapest that is of the background or of an object with
-    several; but not that object's best."""
+    """Let each object without a proposal take the cheapest of those that are free.
+
+    Free are the background's, and those of an object that has a better one. All that lack one ask
+    for their cheapest at once; who pays least gets it, the others ask again. With three objects,
+    none of them with a proposal, four proposals of the background and these costs::
+
+             p0  p1  p2  p3
+        o0    1   5   7   8     all three ask for p0: o0 gets it
+        o1    2   3   9   9     o1 and o2 ask for p1: o1 gets it
+        o2    3   4   6   9     two passes are over, and o2 has none
+
+    What is left is handed out in one step, however many there are: the free proposals in the order
+    of the least that any of these objects pays, one each. Here o2 gets p2.
+    """
     for _ in range(_REPAIRS):
         lacking, free = _lacking_and_free(row, share, supply)
         cheapest = torch.where(free[..., None, :], cost, math.inf).argmin(-1)
         row = _grant(row, cheapest, lacking, free, cost)
-    # Whoever lost the race for a proposal twice takes the next one in the order of their cost.
     lacking, free = _lacking_and_free(row, share, supply)
-    urgency = torch.where(lacking[..., None] & free[..., None, :], cost, math.inf).amin(-2)
+    least = torch.where(lacking[..., None] & free[..., None, :], cost, math.inf).amin(-2)
     place = lacking.cumsum(-1) - 1
     lacking = lacking & (place < free.sum(-1, keepdim=True))
     place = place.clamp(0, row.shape[-1] - 1)
-    return _grant(row, urgency.argsort(-1).gather(-1, place), lacking, free, cost)
+    return _grant(row, least.argsort(-1).gather(-1, place), lacking, free, cost)
 
 
 def _lacking_and_free(row, share, supply):
@@ -89,10 +106,27 @@ def _grant(row, proposal, asking, free, cost):
 
 
 def _rank_in_row(row, share):
-    """(..., N), how many proposals of the same row have a larger share in it."""
-    own_share = share.gather(-2, row[..., None, :])[..., 0, :]
-    order = own_share.sort(dim=-1, descending=True, stable=True).indices
-    order = order.gather(-1, row.gather(-1, order).sort(dim=-1, stable=True).indices)
+    """(..., N), how many proposals of the same row have a larger share in it, or the same earlier.
+
+    The proposals are sorted by row and within it by share; their rank is how far each is from the
+    first of its row. Five proposals of two rows::
+
+        proposal          0    1    2    3    4
+        row               1    0    1    0    1
+        its share in it  .2   .9    1    1   .2
+
+        sorted            3    1    2    0    4
+        row               0    0    1    1    1
+        first of the row  0    0    2    2    2
+        rank              0    1    0    1    2
+
+        proposal          0    1    2    3    4
+        rank              1    1    0    0    2
+    """
+    own_share = share.gather(-2, row[..., None, :]).squeeze(-2)
+    by_share = own_share.argsort(dim=-1, descending=True, stable=True)
+    # Sorting by row leaves the order by share as it is within each.
+    order = by_share.gather(-1, row.gather(-1, by_share).argsort(dim=-1, stable=True))
     sorted_row = row.gather(-1, order)
     first_of_row = torch.searchsorted(sorted_row, sorted_row)
     rank = torch.arange(row.shape[-1], device=row.device) - first_of_row

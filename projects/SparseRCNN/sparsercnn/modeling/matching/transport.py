@@ -3,11 +3,12 @@ from detectron2.config import configurable
 from torch import nn
 from torchvision.ops import box_iou
 
+from ...errors import ConfigError
 from ...structures import Assignment
-from ..statistics import put_statistics, statistics_due
+from ..training_log import put_statistics, statistics_due
 from .build import MATCHER_REGISTRY
-from .costs import cost_settings, focal_cost, giou_cost, l1_cost
-from .rounding import round_plan
+from .costs import MatchingCost, build_matching_cost
+from .rounding import ROUNDINGS, round_plan
 from .sinkhorn import marginal_error, sinkhorn
 
 __all__ = ["OptimalTransportMatcher"]
@@ -41,13 +42,8 @@ class OptimalTransportMatcher(nn.Module):
         step=0.5,
         epsilon=0.005,
         num_iterations=30,
-        class_weight=2.0,
-        l1_weight=5.0,
-        giou_weight=2.0,
-        use_focal=True,
-        no_object_weight=0.1,
-        alpha=0.25,
-        gamma=2.0,
+        rounding="supply",
+        matching_cost=None,
     ):
         """
         Args:
@@ -57,13 +53,12 @@ class OptimalTransportMatcher(nn.Module):
             step (float): units fewer per stage before the last.
             epsilon (float): regularisation, in units of cost; costs that differ less are equal.
             num_iterations (int): of the solver.
-            class_weight, l1_weight, giou_weight (float): weights of the three costs.
-            use_focal (bool): sigmoid focal loss; False: softmax with a "no object" class.
-            no_object_weight (float): class weight of "no object" in the softmax loss.
-            alpha, gamma (float): of the focal loss.
+            rounding (str): from a plan to an assignment, see :func:`round_plan`.
+            matching_cost (MatchingCost): knows what the losses would be; None:
+                MatchingCost().
 
         Raises:
-            ValueError: a number out of its range.
+            ConfigError: a number out of its range, or an unknown `rounding`.
         """
         super().__init__()
         for key, value, least in (
@@ -74,22 +69,22 @@ class OptimalTransportMatcher(nn.Module):
             ("SINKHORN_ITERS", num_iterations, 1),
         ):
             if value < least:
-                raise ValueError(
+                raise ConfigError(
                     f"MODEL.SparseRCNN.MATCHER.{key} is {value}; it must be {least} or more."
                 )
+        if rounding not in ROUNDINGS:
+            raise ConfigError(
+                f"MODEL.SparseRCNN.MATCHER.ROUNDING is '{rounding}'; it must be one of "
+                f"{', '.join(ROUNDINGS)}."
+            )
         self.k = k
         self.dynamic_k = dynamic_k
         self.top_q = top_q
         self.step = step
         self.epsilon = epsilon
         self.num_iterations = num_iterations
-        self.class_weight = class_weight
-        self.l1_weight = l1_weight
-        self.giou_weight = giou_weight
-        self.use_focal = use_focal
-        self.no_object_weight = no_object_weight
-        self.alpha = alpha
-        self.gamma = gamma
+        self.rounding = rounding
+        self.matching_cost = matching_cost or MatchingCost()
 
     @classmethod
     def from_config(cls, cfg):
@@ -101,8 +96,8 @@ class OptimalTransportMatcher(nn.Module):
             "step": sparse.MATCHER.STEP,
             "epsilon": sparse.MATCHER.SINKHORN_EPS,
             "num_iterations": sparse.MATCHER.SINKHORN_ITERS,
-            "no_object_weight": sparse.NO_OBJECT_WEIGHT,
-            **cost_settings(cfg),
+            "rounding": sparse.MATCHER.ROUNDING,
+            "matching_cost": build_matching_cost(cfg),
         }
 
     @torch.no_grad()
@@ -111,7 +106,7 @@ class OptimalTransportMatcher(nn.Module):
         cost = self.cost(class_logits, boxes, targets)
         supply = self.supply(boxes, targets)
         plan = sinkhorn(cost, supply, self.epsilon, self.num_iterations)
-        row = round_plan(plan, supply, cost)
+        row = round_plan(plan, supply, cost, self.rounding)
         background = cost.shape[-2] - 1
         assignment = Assignment(
             target_index=torch.where(row == background, -1, row),
@@ -124,23 +119,14 @@ class OptimalTransportMatcher(nn.Module):
     def cost(self, class_logits, boxes, targets):
         """What a proposal's losses would be with each object, less what they are as background.
 
-        The focal loss summed over classes is that of the background but for the object's class,
-        so the difference needs that class alone. What is taken away is the same for all who might
-        serve a proposal, and changes no plan. Beyond 20, costs grow by their logarithm.
+        What is taken away is the same for all who might serve a proposal, and changes no plan.
+        Beyond 20, costs grow by their logarithm.
 
         Returns:
             Tensor: (S, B, M + 1, N); the last row is the background, 0. Rows of padding mean
             nothing.
         """
-        if self.use_focal:
-            class_cost = focal_cost(class_logits, targets.classes, self.alpha, self.gamma)
-        else:
-            class_cost = _cross_entropy_cost(class_logits, targets.classes, self.no_object_weight)
-        cost = (
-            self.class_weight * class_cost
-            + self.l1_weight * l1_cost(boxes, targets.boxes, targets.image_sizes)
-            + self.giou_weight * (1 + giou_cost(boxes, targets.boxes))
-        )
+        cost = self.matching_cost.loss_change(class_logits, boxes, targets)
         cost = torch.nan_to_num(cost, _FORBIDDEN, _FORBIDDEN, _FORBIDDEN)
         cost = cost.clamp(-_FORBIDDEN, _FORBIDDEN)
         excess = cost.clamp(min=_SATURATION) / _SATURATION
@@ -179,15 +165,6 @@ class OptimalTransportMatcher(nn.Module):
         # 0 / 0 for two boxes without area, and for boxes that are not finite.
         best = torch.nan_to_num(iou).topk(min(self.top_q, N)).values
         return best.sum(-1).floor().clamp(min=1).view(S, B, -1)
-
-
-def _cross_entropy_cost(class_logits, classes, no_object_weight):
-    """(S, B, N, M), cross-entropy with the object's class less the weighted one with "no object",
-    the last class."""
-    S, B, N, _ = class_logits.shape
-    index = classes[None, :, None].expand(S, B, N, -1)
-    log_p = class_logits.float().log_softmax(dim=-1)
-    return no_object_weight * log_p[..., -1:] - log_p.gather(-1, index)
 
 
 def _put_statistics(assignment, error, num_objects):

@@ -1,0 +1,1 @@
+"""Weights in, detections out: prediction, drawing, and what is written of it."""

@@ -1,0 +1,77 @@
+"""Names and ids of classes, from the data set or the checkpoint to whoever draws or writes."""
+
+import logging
+from dataclasses import dataclass, field
+
+from ..data.classes import describe_dataset, num_classes
+
+__all__ = ["ClassNames", "choose_class_names"]
+
+
+@dataclass
+class ClassNames:
+    """What to call the classes that a model numbers from 0.
+
+    Attributes:
+        things: names of object classes; may be shorter than the model's list, or empty.
+        stuff: names of the classes of semantic segmentation, likewise.
+        dataset_ids: from class index to the data set's own category id.
+    """
+
+    things: list[str] = field(default_factory=list)
+    stuff: list[str] = field(default_factory=list)
+    dataset_ids: dict[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_description(cls, description):
+        """
+        Args:
+            description (dict): as checkpoints hold it, see
+                :func:`sparsercnn.data.classes.describe_dataset`.
+        """
+        ids = description.get("thing_dataset_id_to_contiguous_id") or {}
+        return cls(
+            things=[str(x) for x in description.get("thing_classes") or []],
+            stuff=[str(x) for x in description.get("stuff_classes") or []],
+            dataset_ids={int(index): int(dataset_id) for dataset_id, index in ids.items()},
+        )
+
+    def thing(self, index):
+        """The name of object class `index`, "class 7" if it has none."""
+        return self.things[index] if index < len(self.things) else f"class {index}"
+
+    def category_id(self, index):
+        """The data set's id of object class `index`; the index if it has none."""
+        return self.dataset_ids.get(index, index)
+
+
+def choose_class_names(cfg, checkpoint_description):
+    """Class names from the config's first data set, or else from the checkpoint.
+
+    A source that does not have as many object classes as the model is passed over: its names
+    would be wrong.
+
+    Args:
+        cfg (CfgNode): whose first data set, of TEST or else TRAIN, is registered, or not.
+        checkpoint_description (dict): the checkpoint's metadata, {} if it has none.
+
+    Returns:
+        ClassNames: without names if neither source has them.
+    """
+    names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
+    from_dataset = ClassNames.from_description(describe_dataset(names[0]) if names else {})
+    from_checkpoint = ClassNames.from_description(checkpoint_description)
+    kind = "stuff" if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor" else "things"
+    candidates = [x for x in (from_dataset, from_checkpoint) if _fits(cfg, x, kind)]
+    if len(candidates) == 2:
+        ours, theirs = (getattr(x, kind) for x in candidates)
+        if ours != theirs:
+            logging.getLogger(__name__).warning(
+                f"Classes are named after {names[0]}; the checkpoint has other names: {theirs}."
+            )
+    return candidates[0] if candidates else ClassNames()
+
+
+def _fits(cfg, names, kind):
+    number = num_classes(cfg)
+    return number is None or len(getattr(names, kind)) == number

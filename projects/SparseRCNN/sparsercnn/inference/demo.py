@@ -1,0 +1,161 @@
+"""Detection on folders, videos and a camera, with pictures and COCO results written on the way."""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import sys
+
+import cv2
+from PIL import Image
+from tqdm import tqdm
+
+from ..errors import ImageError, MediaError
+from ..files import write_atomically
+from .drawing import draw_predictions, readable_scale
+from .media import VideoWriter, Window, open_capture, plan_outputs, read_frames
+from .results import above_threshold, coco_results, save_label_map
+
+__all__ = ["run_on_camera", "run_on_images", "run_on_video"]
+
+RESULTS_FILE = "detections.json"
+_TITLE = "detections (q to quit)"
+
+
+def run_on_images(predictor, paths, output, threshold):
+    """Detect on image files; one that cannot be read is reported, and the rest still done.
+
+    Args:
+        predictor (Predictor): detects.
+        paths (list[str]): image files.
+        output (str): folder for the drawn pictures, ``detections.json`` and label maps of
+            segmentations, made if it is not there; None: show the pictures in a window, a key
+            leads to the next.
+        threshold (float): lowest score that is drawn and written.
+
+    Returns:
+        list[str]: the files that could not be read.
+
+    Raises:
+        MediaError: there is no window to show pictures in.
+    """
+    failed = []
+    targets = plan_outputs(paths, output) if output else paths
+    with contextlib.ExitStack() as stack:
+        window = None if output else stack.enter_context(Window(_TITLE))
+        results = stack.enter_context(_results(output))
+        for number, path in enumerate(_progress(stack, paths, len(paths), "image"), start=1):
+            try:
+                image = predictor.read(path)
+            except ImageError as error:
+                tqdm.write(str(error), file=sys.stderr)
+                failed.append(path)
+                continue
+            predictions = above_threshold(predictor.predict(image), threshold)
+            results += coco_results(predictions, predictor.labels, number, path)
+            rgb = predictor.to_rgb(image)
+            drawn = draw_predictions(rgb, predictions, predictor.labels, readable_scale(rgb))
+            if output:
+                Image.fromarray(drawn).save(targets[number - 1])
+                save_label_map(predictions, targets[number - 1])
+            elif not window.show(drawn, wait=0):
+                break
+    return failed
+
+
+def run_on_video(predictor, path, output, threshold):
+    """Detect on each frame of a video.
+
+    Args:
+        predictor (Predictor): detects.
+        path (str): the video file.
+        output (str): folder for the drawn video, of the same name and rate, and
+            ``detections.json``, whose "image_id" is the frame's number from 0; None: show it.
+        threshold (float): lowest score that is drawn and written.
+
+    Returns:
+        int: how many frames there were.
+
+    Raises:
+        MediaError: the video cannot be read, or the drawn one not written or shown.
+    """
+    with contextlib.ExitStack() as stack:
+        capture = open_capture(path)
+        stack.callback(capture.release)
+        expected = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+        rate = _frame_rate(capture, path)
+        sink = None if output else stack.enter_context(Window(_TITLE))
+        results = stack.enter_context(_results(output))
+        count = 0
+        for frame in _progress(stack, read_frames(capture), expected or None, "frame"):
+            if sink is None:
+                size = frame.shape[1::-1]
+                sink = stack.enter_context(VideoWriter(path, output, rate, size))
+            drawn, predictions = _detect_on_frame(predictor, frame, threshold)
+            results += coco_results(predictions, predictor.labels, count, path)
+            count += 1
+            if output:
+                sink.write(drawn)
+            elif not sink.show(drawn):
+                return count
+    if count == 0:
+        raise MediaError(f"{path} has no frames that this build of OpenCV can read.")
+    if count < expected:
+        logging.getLogger(__name__).warning(
+            f"{path} says it has {expected} frames; {count} could be read."
+        )
+    return count
+
+
+def run_on_camera(predictor, threshold, camera=0):
+    """Detect on a camera's pictures, in a window, until q or Escape is pressed.
+
+    Args:
+        predictor (Predictor): detects.
+        threshold (float): lowest score that is drawn.
+        camera (int): which camera, as OpenCV numbers them.
+
+    Raises:
+        MediaError: there is no camera or no display.
+    """
+    with contextlib.ExitStack() as stack:
+        window = stack.enter_context(Window(_TITLE))
+        capture = open_capture(camera)
+        stack.callback(capture.release)
+        for frame in read_frames(capture):
+            drawn, _ = _detect_on_frame(predictor, frame, threshold)
+            if not window.show(drawn):
+                return
+
+
+def _detect_on_frame(predictor, frame, threshold):
+    predictions = above_threshold(predictor(frame), threshold)
+    rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    return draw_predictions(rgb, predictions, predictor.labels), predictions
+
+
+@contextlib.contextmanager
+def _results(output):
+    """A list that is written to ``detections.json`` at the end, and after an error too."""
+    results = []
+    if output:
+        os.makedirs(output, exist_ok=True)
+    try:
+        yield results
+    finally:
+        if output:
+            with write_atomically(os.path.join(output, RESULTS_FILE), "w") as file:
+                json.dump(results, file)
+
+
+def _progress(stack, items, total, unit):
+    return stack.enter_context(tqdm(items, total=total, unit=unit))
+
+
+def _frame_rate(capture, path):
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    if rate > 0 and math.isfinite(rate):
+        return rate
+    logging.getLogger(__name__).warning(f"{path} does not tell its frame rate; 25 is taken.")
+    return 25.0

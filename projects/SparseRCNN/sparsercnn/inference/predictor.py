@@ -1,0 +1,137 @@
+"""One image in, its detections out, exactly as in evaluation."""
+
+import numpy as np
+import torch
+from detectron2.config import configurable
+from detectron2.data import detection_utils
+from detectron2.data.transforms import AugInput, AugmentationList
+from detectron2.modeling import build_model
+from PIL import Image
+
+from ..data.image_check import UNREADABLE
+from ..engine.checkpoint import load_for_inference
+from ..errors import ImageError
+from ..modeling.segmentation import with_sem_seg_inference
+from .class_names import ClassNames, choose_class_names
+
+__all__ = ["ImageError", "Predictor"]
+
+
+class Predictor:
+    """A model with its weights, for single images.
+
+    Reading, channel order and resizing are those of the evaluation's data loader, so that the
+    same file gives the same detections.
+
+    Attributes:
+        model (nn.Module): in evaluation mode.
+        labels (ClassNames): names and ids of its classes.
+    """
+
+    @configurable
+    def __init__(self, *, model, augmentations, input_format="BGR", labels=None):
+        """
+        Args:
+            model (nn.Module): any of detectron2's meta-architectures.
+            augmentations (list[Augmentation]): those of evaluation: resizing.
+            input_format (str): channel order that the model expects, as INPUT.FORMAT.
+            labels (ClassNames): None: classes are named by their numbers.
+        """
+        self.model = model.eval()
+        self.augmentations = AugmentationList(augmentations)
+        self.input_format = input_format
+        self.labels = labels or ClassNames()
+
+    @classmethod
+    def from_config(cls, cfg, allow_unsafe=False):
+        """
+        Args:
+            cfg (CfgNode): MODEL.WEIGHTS must have all weights of the model.
+            allow_unsafe (bool): load any pickle; it may run code.
+
+        Raises:
+            CheckpointError: see :func:`load_for_inference`.
+        """
+        model = build_model(cfg)
+        description = load_for_inference(model, cfg.MODEL.WEIGHTS, allow_unsafe)
+        return {
+            "model": with_sem_seg_inference(cfg, model),
+            "augmentations": detection_utils.build_augmentation(cfg, is_train=False),
+            "input_format": cfg.INPUT.FORMAT,
+            "labels": choose_class_names(cfg, description),
+        }
+
+    def read(self, path):
+        """Read an image file, turned upright as its EXIF data says.
+
+        Args:
+            path (str): the file.
+
+        Returns:
+            ndarray: (H, W, C) in the model's channel order, uint8 unless that is YUV.
+
+        Raises:
+            ImageError: names the file and what is wrong with it.
+        """
+        try:
+            return detection_utils.read_image(str(path), format=self.input_format)
+        except UNREADABLE as error:
+            raise ImageError(f"Cannot read {path}: {error}") from error
+
+    def from_bgr(self, image):
+        """Bring an image as OpenCV reads it into the model's channel order.
+
+        Args:
+            image (ndarray): (H, W, 3), uint8, BGR.
+
+        Returns:
+            ndarray: as :meth:`read` returns.
+        """
+        rgb = Image.fromarray(np.ascontiguousarray(image[:, :, ::-1]))
+        return detection_utils.convert_PIL_to_numpy(rgb, self.input_format)
+
+    def to_rgb(self, image):
+        """Bring an image in the model's channel order to RGB, for drawing.
+
+        Args:
+            image (ndarray): as :meth:`read` returns.
+
+        Returns:
+            ndarray: (H, W, 3), uint8.
+        """
+        rgb = detection_utils.convert_image_to_rgb(image, self.input_format)
+        return np.ascontiguousarray(rgb, dtype=np.uint8)
+
+    def predict(self, image):
+        """Run the model on one image.
+
+        Args:
+            image (ndarray): (H, W, C) in the model's channel order, as :meth:`read` returns.
+
+        Returns:
+            dict: the model's output in its original size, on the CPU: "instances" with
+            `pred_boxes` (absolute xyxy in pixels of `image`), `scores` and `pred_classes`, or
+            "sem_seg", (K, H, W).
+        """
+        height, width = image.shape[:2]
+        resized = AugInput(image)
+        self.augmentations(resized)
+        tensor = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
+        with torch.inference_mode():
+            output = self.model([{"image": tensor, "height": height, "width": width}])[0]
+        return {key: x.to("cpu") if hasattr(x, "to") else x for key, x in output.items()}
+
+    def __call__(self, image):
+        """Detect on an image file, or on an image as OpenCV reads it.
+
+        Args:
+            image (str | Path | ndarray): a file, or (H, W, 3), uint8, BGR.
+
+        Returns:
+            dict: see :meth:`predict`.
+
+        Raises:
+            ImageError: see :meth:`read`.
+        """
+        is_array = isinstance(image, np.ndarray)
+        return self.predict(self.from_bgr(image) if is_array else self.read(image))

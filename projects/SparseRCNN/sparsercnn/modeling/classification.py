@@ -1,0 +1,181 @@
+"""Two ways to classify a proposal: a sigmoid for each class, or a softmax with "no object".
+
+Each is one object, which knows all that follows from the choice: how many logits a stage has and
+where they start, what matching costs, the loss and what it is divided by, and the scores at
+inference. Where `has_normalizer`, the class loss is divided by something of its own.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from fvcore.nn import sigmoid_focal_loss
+
+__all__ = [
+    "FocalClassification",
+    "SoftmaxClassification",
+    "build_classification",
+    "focal_cost",
+    "softmax_cost",
+]
+
+
+def build_classification(cfg):
+    """Build what ``MODEL.SparseRCNN.USE_FOCAL`` asks for."""
+    sparse = cfg.MODEL.SparseRCNN
+    if sparse.USE_FOCAL:
+        return FocalClassification(
+            alpha=sparse.ALPHA, gamma=sparse.GAMMA, prior_prob=sparse.PRIOR_PROB
+        )
+    return SoftmaxClassification(no_object_weight=sparse.NO_OBJECT_WEIGHT)
+
+
+@dataclass(frozen=True)
+class FocalClassification:
+    """A sigmoid for each class, with the focal loss (Focal Loss, ICCV 2017).
+
+    Attributes:
+        alpha, gamma: of the loss.
+        prior_prob: p, the score that every class starts at.
+    """
+
+    alpha: float = 0.25
+    gamma: float = 2.0
+    prior_prob: float = 0.01
+    has_normalizer = False
+
+    def num_logits(self, num_classes):
+        """int: K."""
+        return num_classes
+
+    def cost(self, class_logits, classes):
+        """(S, B, N, M), the class's part of one-to-one matching, see :func:`focal_cost`."""
+        return focal_cost(class_logits, classes, self.alpha, self.gamma)
+
+    def loss_change(self, class_logits, classes):
+        """(S, B, N, M), what the loss changes by if the proposal answers for the object.
+
+        The loss is summed over classes and differs from that of the background in the object's
+        class alone, so that this is :meth:`cost`.
+        """
+        return self.cost(class_logits, classes)
+
+    def loss(self, class_logits, classes, positive):
+        """
+        Args:
+            class_logits: (S, B, N, K), before the sigmoid.
+            classes: (S, B, N), in [0, K), of the objects that proposals answer for.
+            positive: (S, B, N), False for background, whose class does not matter.
+
+        Returns:
+            Tensor: (S,), the sum over proposals and classes.
+        """
+        labels = torch.zeros_like(class_logits)
+        labels.scatter_(-1, classes[..., None], positive[..., None].to(labels.dtype))
+        loss = sigmoid_focal_loss(class_logits, labels, self.alpha, self.gamma)
+        return loss.sum(dim=(1, 2, 3))
+
+    def normalizer(self, positive):
+        """None: the loss is divided by what the matcher says, as those of the boxes are."""
+        return None
+
+    def scores(self, class_logits):
+        """(..., K), in [0, 1]."""
+        return class_logits.sigmoid()
+
+
+@dataclass(frozen=True)
+class SoftmaxClassification:
+    """A softmax over the classes and "no object", which comes last (DETR, section 3.1).
+
+    Attributes:
+        no_object_weight: class weight of "no object" in the loss.
+    """
+
+    no_object_weight: float = 0.1
+    has_normalizer = True
+    prior_prob = None  # a softmax starts with about the same score for all classes
+
+    def num_logits(self, num_classes):
+        """int: K + 1."""
+        return num_classes + 1
+
+    def cost(self, class_logits, classes):
+        """(S, B, N, M), the class's part of one-to-one matching, see :func:`softmax_cost`."""
+        return softmax_cost(class_logits, classes)
+
+    def loss_change(self, class_logits, classes):
+        """(S, B, N, M), what the loss changes by if the proposal answers for the object:
+        cross-entropy with the object's class less the weighted one with "no object"."""
+        log_p = class_logits.float().log_softmax(dim=-1)
+        return self.no_object_weight * log_p[..., -1:] - _of_objects(log_p, classes)
+
+    def loss(self, class_logits, classes, positive):
+        """
+        Args:
+            class_logits: (S, B, N, K + 1), before the softmax.
+            classes: (S, B, N), in [0, K), of the objects that proposals answer for.
+            positive: (S, B, N), False for background, whose class does not matter.
+
+        Returns:
+            Tensor: (S,), the sum over proposals of the cross-entropy, weighted by class.
+        """
+        no_object = class_logits.shape[-1] - 1
+        classes = torch.where(positive, classes, no_object)
+        loss = F.cross_entropy(class_logits.movedim(-1, 1), classes, reduction="none")
+        return (self._weights(positive) * loss).sum(dim=(1, 2))
+
+    def normalizer(self, positive):
+        """(S,), the sum of the class weights, which makes the loss a mean; each worker has its
+        own."""
+        return self._weights(positive).sum(dim=(1, 2))
+
+    def scores(self, class_logits):
+        """(..., K), in [0, 1]; but -1 for all classes of a proposal except the best: it has one
+        class at most."""
+        scores = class_logits.softmax(-1)[..., :-1]
+        best = scores.max(-1, keepdim=True).values
+        return torch.where(scores == best, scores, -1.0)
+
+    def _weights(self, positive):
+        return torch.where(positive, 1.0, self.no_object_weight)
+
+
+def focal_cost(class_logits, classes, alpha=0.25, gamma=2.0):
+    """What the focal loss of the object's class changes by if the proposal is its positive.
+
+    FL+(p) - FL-(p) at the object's class, with FL+ = -alpha (1 - p)^gamma log p and
+    FL- = -(1 - alpha) p^gamma log(1 - p) (Focal Loss, ICCV 2017; Sparse R-CNN, section 3.3).
+
+    Args:
+        class_logits: (S, B, N, K), before the sigmoid.
+        classes: (B, M), in [0, K).
+
+    Returns:
+        Tensor: (S, B, N, M).
+    """
+    logits = _of_objects(class_logits, classes)
+    score = logits.sigmoid()
+    positive = -alpha * (1 - score) ** gamma * F.logsigmoid(logits)
+    negative = -(1 - alpha) * score**gamma * F.logsigmoid(-logits)
+    return positive - negative
+
+
+def softmax_cost(class_logits, classes):
+    """Minus the probability of the object's class (DETR, section 3.1).
+
+    Args:
+        class_logits: (S, B, N, K + 1), before the softmax; the last one is "no object".
+        classes: (B, M), in [0, K).
+
+    Returns:
+        Tensor: (S, B, N, M).
+    """
+    return -_of_objects(class_logits.softmax(-1), classes)
+
+
+def _of_objects(values, classes):
+    """(S, B, N, M), of the values (S, B, N, K) those of the objects' classes (B, M)."""
+    S, _, N, _ = values.shape
+    index = classes[None, :, None].expand(S, -1, N, -1)
+    return values.gather(-1, index)

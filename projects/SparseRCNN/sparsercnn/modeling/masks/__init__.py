@@ -1,0 +1,5 @@
+"""Heads that draw the mask of each object."""
+
+from .cascade import CascadeMaskROIHeads
+
+__all__ = ["CascadeMaskROIHeads"]

@@ -1,0 +1,5 @@
+"""Pyramids whose levels attend to each other."""
+
+from .attention_fpn import AGGREGATIONS, MSCA, MSSA, build_resnet_attention_fpn_backbone
+
+__all__ = ["AGGREGATIONS", "MSCA", "MSSA", "build_resnet_attention_fpn_backbone"]

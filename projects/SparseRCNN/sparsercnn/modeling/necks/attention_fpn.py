@@ -1,0 +1,224 @@
+"""Attention feature aggregation: pyramids whose levels attend where those of an FPN are summed.
+
+MSSA and MSCA and their adaptive forms, of "Attention-based Feature Aggregation" (CVPR 2022
+submission 9754, github.com/XiongweiWu/MSCA-SA).
+
+Dimension letters: B images, C channels, H and W the sides of a map.
+"""
+
+import itertools
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.layers import Conv2d, get_norm
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
+from detectron2.modeling.backbone.fpn import build_resnet_fpn_backbone
+from torch import nn
+
+from ...errors import ConfigError
+from ..backbones.res5_attention import add_res5_attention
+from .pooled_attention import AttentionBlock, GridPooling, WindowPooling, upsample
+
+__all__ = ["AGGREGATIONS", "MSCA", "MSSA", "AttentionFPN", "build_resnet_attention_fpn_backbone"]
+
+_WINDOW = 64  # the side of the larger pooling window, in pixels of the image; the other is half
+
+
+class AttentionFPN(Backbone):
+    """A pyramid p2 ... p5 from res2 ... res5, and p6, a stride-2 max pool of p5.
+
+    1x1 convolutions bring the maps of the bottom-up network to C channels (l2 ... l5). A subclass
+    says how a level is made from the lateral map and the coarser level. Unlike an FPN, it has no
+    3x3 convolutions after that. The sides of its input need not be multiples of anything; that
+    detectors pad them to multiples of 32 is as with detectron2's FPN.
+    """
+
+    cross = False  # whether the blocks have a source
+
+    @configurable
+    def __init__(self, *, bottom_up, in_features, out_channels, norm="", adaptive=False):
+        """
+        Args:
+            bottom_up (Backbone): gives the maps named in `in_features`.
+            in_features (list[str]): finest first, each of twice the stride of the one before.
+            out_channels (int): C, of all levels.
+            norm (str): of the lateral convolutions, as of detectron2's FPN.
+            adaptive (bool): pool to a 7x7 grid. False: to windows of 64 and 32 pixels of the
+                image, that is 16 and 8 positions of p2, 8 and 4 of p3, 4 and 2 of p4, 2 and 1 of
+                p5.
+
+        Raises:
+            ConfigError: maps that `bottom_up` does not give, none, or strides that do not double.
+        """
+        super().__init__()
+        shapes = bottom_up.output_shape()
+        if not in_features or not shapes.keys() >= set(in_features):
+            raise ConfigError(
+                f"MODEL.FPN.IN_FEATURES is {list(in_features)}; it must name maps of "
+                f"MODEL.RESNETS.OUT_FEATURES, {list(shapes)}."
+            )
+        strides = [shapes[name].stride for name in in_features]
+        if any(fine * 2 != coarse for fine, coarse in itertools.pairwise(strides)):
+            raise ConfigError(
+                "The stride of each map in MODEL.FPN.IN_FEATURES must be twice that of the one "
+                f"before, but those of {list(in_features)} are {strides}."
+            )
+        self.bottom_up = bottom_up
+        self.in_features = tuple(in_features)
+        self.levels = [int(math.log2(stride)) for stride in strides]
+        for name, stride, level in zip(in_features, strides, self.levels, strict=True):
+            # The name that it has in detectron2's FPN, so that weights carry over.
+            self.add_module(
+                f"fpn_lateral{level}",
+                Conv2d(
+                    shapes[name].channels,
+                    out_channels,
+                    kernel_size=1,
+                    bias=norm == "",
+                    norm=get_norm(norm, out_channels),
+                ),
+            )
+            pooling = GridPooling() if adaptive else WindowPooling(_windows(stride))
+            block = AttentionBlock(out_channels, pooling, cross=self.cross)
+            self.add_module(f"fpn_attention{level}", block)
+            _initialize(getattr(self, f"fpn_lateral{level}"))
+            _initialize(block)
+        self._size_divisibility = strides[-1]
+        # What Backbone.output_shape reads.
+        self._out_feature_strides = {f"p{x}": 2**x for x in [*self.levels, self.levels[-1] + 1]}
+        self._out_features = list(self._out_feature_strides)
+        self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        if cfg.MODEL.FPN.FUSE_TYPE != "sum":
+            raise ConfigError(
+                f"MODEL.FPN.FUSE_TYPE is '{cfg.MODEL.FPN.FUSE_TYPE}', which means nothing to "
+                f"MODEL.FPN.AGGREGATION '{cfg.MODEL.FPN.AGGREGATION}'; leave it at 'sum'."
+            )
+        return {
+            "bottom_up": build_resnet_backbone(cfg, input_shape),
+            "in_features": cfg.MODEL.FPN.IN_FEATURES,
+            "out_channels": cfg.MODEL.FPN.OUT_CHANNELS,
+            "norm": cfg.MODEL.FPN.NORM,
+        }
+
+    @property
+    def size_divisibility(self):
+        return self._size_divisibility
+
+    def forward(self, x):
+        """
+        Args:
+            x: (B, 3, H, W), of any size.
+
+        Returns:
+            dict[str, Tensor]: "p2" ... "p6", finest first, each (B, C, H_l, W_l), where H_l and
+            W_l are those of the bottom-up map of its stride.
+        """
+        features = self.bottom_up(x)
+        levels = []
+        for name, level in zip(reversed(self.in_features), reversed(self.levels), strict=True):
+            lateral = getattr(self, f"fpn_lateral{level}")(features[name])
+            # A position's channels lie together: LayerNorm and Linear then need no copies.
+            lateral = lateral.contiguous(memory_format=torch.channels_last)
+            block = getattr(self, f"fpn_attention{level}")
+            if levels:
+                levels.append(self.aggregate(block, lateral, levels[-1]))
+            else:
+                levels.append(self.refine(block, lateral))
+        coarsest = F.max_pool2d(levels[0], kernel_size=1, stride=2)
+        return dict(zip(self._out_features, [*reversed(levels), coarsest], strict=True))
+
+    def refine(self, block, lateral):
+        """Make the coarsest level of the lateral map alone."""
+        raise NotImplementedError
+
+    def aggregate(self, block, lateral, coarser):
+        """
+        Args:
+            block (AttentionBlock): of this level.
+            lateral: (B, C, H, W).
+            coarser: (B, C, h, w), the level before.
+
+        Returns:
+            Tensor: (B, C, H, W), the level.
+        """
+        raise NotImplementedError
+
+
+class MSSA(AttentionFPN):
+    """Multi-scale self-attention: p5 = Block(l5), p_i = Block(l_i + up(p_{i+1}))."""
+
+    def refine(self, block, lateral):
+        return block(lateral)
+
+    def aggregate(self, block, lateral, coarser):
+        return block(lateral + upsample(coarser, lateral.shape[2:]))
+
+
+class MSCA(AttentionFPN):
+    """Multi-scale cross-attention: p5 = Block(l5, l5), p_i = l_i + Block(up(p_{i+1}), l_i)."""
+
+    cross = True
+
+    def refine(self, block, lateral):
+        return block(lateral, lateral)
+
+    def aggregate(self, block, lateral, coarser):
+        return lateral + block(coarser, lateral)
+
+
+# Values of MODEL.FPN.AGGREGATION; each is called with the config and the input's shape.
+AGGREGATIONS = {
+    "sum": build_resnet_fpn_backbone,
+    "mssa": MSSA,
+    "mssa_adp": partial(MSSA, adaptive=True),
+    "msca": MSCA,
+    "msca_adp": partial(MSCA, adaptive=True),
+}
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_attention_fpn_backbone(cfg, input_shape):
+    """Build a ResNet with the pyramid that ``MODEL.FPN.AGGREGATION`` names; "sum" is the FPN.
+
+    With ``MODEL.RESNETS.RES5_ATTENTION``, DANet's attentions end the ResNet.
+
+    Args:
+        cfg (CfgNode): the whole config.
+        input_shape (ShapeSpec): of the image.
+
+    Returns:
+        Backbone: gives "p2" ... "p6".
+
+    Raises:
+        ConfigError: there is no such aggregation.
+    """
+    name = cfg.MODEL.FPN.AGGREGATION
+    if name not in AGGREGATIONS:
+        raise ConfigError(
+            f"MODEL.FPN.AGGREGATION must be one of {', '.join(AGGREGATIONS)}, got '{name}'."
+        )
+    return add_res5_attention(AGGREGATIONS[name](cfg, input_shape), cfg)
+
+
+def _windows(stride):
+    """Sides of the two windows, in positions of the map."""
+    return max(_WINDOW // stride, 1), max(_WINDOW // 2 // stride, 1)
+
+
+def _initialize(module):
+    """Xavier-uniform convolutions, Linear layers of standard deviation 0.02, no biases."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.xavier_uniform_(layer.weight)
+        elif isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+        else:
+            continue
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

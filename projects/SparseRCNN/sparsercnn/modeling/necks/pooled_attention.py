@@ -1,0 +1,219 @@
+"""Attention of a map's positions to the few tokens that a map is pooled to.
+
+The block of "Attention-based Feature Aggregation" (CVPR 2022 submission 9754,
+github.com/XiongweiWu/MSCA-SA), of which :mod:`~sparsercnn.modeling.necks.attention_fpn` builds
+pyramids.
+
+Dimension letters: B images, C channels, H and W the sides of a map, L = H * W positions, T tokens
+that a map is pooled to.
+"""
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers import CNNBlockBase
+from torch import nn
+
+from ...errors import ConfigError
+
+__all__ = ["AttentionBlock", "GridPooling", "PooledAttention", "WindowPooling", "upsample"]
+
+
+class WindowPooling(nn.Module):
+    """Means of square windows of several sizes, side by side.
+
+    What is left over at the right and at the bottom of a map is in no window of that size, as in
+    the original; on a map whose image was padded to a multiple of 32, the smaller windows of
+    :class:`AttentionFPN` leave nothing over. A window larger than the map is cut to its size.
+    """
+
+    def __init__(self, windows):
+        """
+        Args:
+            windows (list[int]): their sides.
+        """
+        super().__init__()
+        self.windows = tuple(windows)
+
+    def forward(self, x):
+        """
+        Args:
+            x: (B, C, H, W).
+
+        Returns:
+            Tensor: (B, T, C), T = the sum of max(H // w, 1) * max(W // w, 1) over the windows;
+            window by window, row by row.
+        """
+        H, W = x.shape[2:]
+        pooled = [F.avg_pool2d(x, (min(window, H), min(window, W))) for window in self.windows]
+        return torch.cat([_tokens(means) for means in pooled], dim=1)
+
+
+class GridPooling(nn.Module):
+    """Means of a grid of equal cells, however large the map is.
+
+    Cells overlap where the sides cannot be divided, and repeat on a map smaller than the grid;
+    see :func:`torch.nn.functional.adaptive_avg_pool2d`.
+    """
+
+    def __init__(self, grid=7):
+        """
+        Args:
+            grid (int): rows and columns.
+        """
+        super().__init__()
+        self.grid = grid
+
+    def forward(self, x):
+        """(B, C, H, W) to (B, T, C), T = grid * grid, row by row."""
+        return _tokens(F.adaptive_avg_pool2d(x, self.grid))
+
+
+class PooledAttention(nn.Module):
+    """Multi-head attention of all positions of one map to the tokens that another is pooled to."""
+
+    def __init__(self, channels, num_heads, pooling):
+        """
+        Args:
+            channels (int): C.
+            num_heads (int): it divides C.
+            pooling (nn.Module): (B, C, H, W) to (B, T, C).
+
+        Raises:
+            ConfigError: the heads do not divide the channels.
+        """
+        super().__init__()
+        if channels % num_heads:
+            raise ConfigError(
+                f"MODEL.FPN.OUT_CHANNELS must be a multiple of {num_heads}, the heads of the "
+                f"attention, got {channels}."
+            )
+        self.num_heads = num_heads
+        self.q = nn.Linear(channels, channels, bias=False)
+        self.kv = nn.Linear(channels, 2 * channels, bias=False)
+        self.proj = nn.Linear(channels, channels)
+        self.pooling = pooling
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x, source):
+        """
+        Args:
+            x: (B, L, C), what asks.
+            source: (B, C, H, W), what is asked.
+
+        Returns:
+            Tensor: (B, L, C).
+        """
+        query = self._split_heads(self.q(x))
+        keys_and_values = self.kv(self.norm(self.pooling(source)))
+        key, value = (self._split_heads(half) for half in keys_and_values.chunk(2, dim=2))
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(attended.transpose(1, 2).flatten(2))
+
+    def _split_heads(self, x):
+        """(B, L, C) to (B, heads, L, C / heads)."""
+        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+
+class DepthwiseMLP(nn.Module):
+    """Linear, depthwise 3x3 convolution, GELU, Linear."""
+
+    def __init__(self, channels, hidden_channels):
+        """
+        Args:
+            channels (int): C, of input and output.
+            hidden_channels (int): between the two Linear layers.
+        """
+        super().__init__()
+        self.linear1 = nn.Linear(channels, hidden_channels)
+        self.depthwise = nn.Conv2d(
+            hidden_channels, hidden_channels, 3, padding=1, groups=hidden_channels
+        )
+        self.linear2 = nn.Linear(hidden_channels, channels)
+
+    def forward(self, x, size):
+        """
+        Args:
+            x: (B, h, w, C).
+            size (tuple[int, int]): H and W, which x is resized to before the convolution.
+
+        Returns:
+            Tensor: (B, H, W, C).
+        """
+        hidden = upsample(_channels_first(self.linear1(x)), size)
+        return self.linear2(_channels_last(F.gelu(self.depthwise(hidden))))
+
+
+class AttentionBlock(CNNBlockBase):
+    """y = x + Attn(LN(x), LN(source)), then y + MLP(LN(y)).
+
+    A residual block of maps, as those of a ResNet are, so that what is done to these can be done
+    to it: MODEL.ACTIVATION_CHECKPOINT.BACKBONE, for one.
+    """
+
+    def __init__(self, channels, pooling, *, cross=False, num_heads=4, mlp_ratio=2):
+        """
+        Args:
+            channels (int): C.
+            pooling (nn.Module): (B, C, H, W) to (B, T, C).
+            cross (bool): the source is another map, with a LayerNorm of its own. False: it is x.
+            num_heads (int): of the attention.
+            mlp_ratio (int): hidden channels of the MLP, in multiples of C.
+        """
+        super().__init__(channels, channels, 1)
+        self.norm_query = nn.LayerNorm(channels)
+        self.norm_source = nn.LayerNorm(channels) if cross else None
+        self.attention = PooledAttention(channels, num_heads, pooling)
+        self.norm_mlp = nn.LayerNorm(channels)
+        self.mlp = DepthwiseMLP(channels, mlp_ratio * channels)
+
+    def forward(self, x, source=None):
+        """
+        With a source of another size, x is resized to it, nearest neighbour. This happens as late
+        as it can, before the only layer that mixes neighbours: copies of a position have the same
+        LayerNorms, queries and attention as the position itself, which is cheaper to ask once.
+
+        Args:
+            x: (B, C, h, w).
+            source: (B, C, H, W) of a cross block, None otherwise.
+
+        Returns:
+            Tensor: (B, C, H, W), or (B, C, h, w) without a source.
+        """
+        size = (x if source is None else source).shape[2:]
+        x = _channels_last(x)
+        query = self.norm_query(x)
+        if source is None:
+            asked = _channels_first(query)
+        else:
+            asked = _channels_first(self.norm_source(_channels_last(source)))
+        y = x + self.attention(query.flatten(1, 2), asked).view(x.shape)
+        y_at_size = upsample(_channels_first(y), size)
+        return y_at_size + _channels_first(self.mlp(self.norm_mlp(y), size))
+
+
+def upsample(x, size):
+    """Nearest neighbour.
+
+    Args:
+        x: (B, C, h, w).
+        size (tuple[int, int]): H and W.
+
+    Returns:
+        Tensor: (B, C, H, W); x itself if it has that size.
+    """
+    return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="nearest")
+
+
+def _channels_last(x):
+    """(B, C, H, W) to (B, H, W, C), a view."""
+    return x.permute(0, 2, 3, 1)
+
+
+def _channels_first(x):
+    """(B, H, W, C) to (B, C, H, W), a view."""
+    return x.permute(0, 3, 1, 2)
+
+
+def _tokens(x):
+    """(B, C, H, W) to (B, H * W, C), row by row."""
+    return x.flatten(2).transpose(1, 2)

@@ -1,0 +1,164 @@
+"""Semantic segmentation at many sizes, flipped and not, and by sliding windows (DANet, section 4).
+
+Dimension letters: K classes, H, W of the image that the loader gives.
+"""
+
+import torch.nn.functional as F
+from detectron2.config import configurable
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ...errors import ConfigError
+
+__all__ = ["SemSegInference", "check_sem_seg_test", "with_sem_seg_inference"]
+
+
+def with_sem_seg_inference(cfg, model):
+    """What to evaluate or draw with: `model`, or with TEST.SEM_SEG on, `model` behind it.
+
+    Args:
+        cfg (CfgNode): the whole config.
+        model (nn.Module): of any meta-architecture; only a `SemanticSegmentor` is wrapped.
+
+    Returns:
+        nn.Module: called as `model` is.
+    """
+    sem_seg = cfg.TEST.SEM_SEG
+    is_on = tuple(sem_seg.SCALES) != (1.0,) or sem_seg.FLIP or len(sem_seg.CROP_SIZE) > 0
+    if cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor" or not is_on:
+        return model
+    return SemSegInference(cfg, model)
+
+
+def check_sem_seg_test(cfg):
+    """Raise the ValueError of :class:`SemSegInference`, if the config deserves it, without a model.
+
+    Args:
+        cfg (CfgNode): with TEST.SEM_SEG.
+    """
+    sem_seg = cfg.TEST.SEM_SEG
+    _check(tuple(sem_seg.SCALES), tuple(sem_seg.CROP_SIZE), tuple(sem_seg.STRIDE))
+
+
+class SemSegInference(nn.Module):
+    """A segmentor behind test-time augmentation, called as the segmentor itself is.
+
+    The result is the mean over scales, mirror images and windows of the class probabilities
+    (softmax), which are comparable where logits are not.
+    """
+
+    @configurable
+    def __init__(self, model, *, scales=(1.0,), flip=False, crop_size=None, stride=None):
+        """
+        Args:
+            model (nn.Module): a `SemanticSegmentor`.
+            scales (sequence[float]): factors of the size of the loader's image.
+            flip (bool): also segment the mirror image.
+            crop_size (tuple[int, int]): height and width of the windows that an image larger than
+                this is covered with; None: images are segmented whole.
+            stride (tuple[int, int]): vertical and horizontal distance of windows, at most
+                `crop_size`; None: two thirds of it.
+
+        Raises:
+            ConfigError: a scale, a size or a stride that is not positive, or a stride that leaves
+                pixels out or has no windows.
+        """
+        super().__init__()
+        self.model = model.module if isinstance(model, DistributedDataParallel) else model
+        self.train(self.model.training)
+        _check(scales, crop_size, stride)
+        if crop_size is not None:
+            stride = stride or tuple(max(size * 2 // 3, 1) for size in crop_size)
+        self.scales = scales
+        self.flip = flip
+        self.crop_size = crop_size
+        self.stride = stride
+
+    @classmethod
+    def from_config(cls, cfg, model):
+        sem_seg = cfg.TEST.SEM_SEG
+        return {
+            "model": model,
+            "scales": tuple(sem_seg.SCALES),
+            "flip": sem_seg.FLIP,
+            "crop_size": tuple(sem_seg.CROP_SIZE) or None,
+            "stride": tuple(sem_seg.STRIDE) or None,
+        }
+
+    def forward(self, batched_inputs):
+        """As `SemanticSegmentor.forward` in evaluation, with probabilities in place of logits.
+
+        Args:
+            batched_inputs (list[dict]): one per image, with
+
+                * image: (3, H, W), in the model's channel order, 0 to 255;
+                * height, width (optional): the size of the result.
+
+        Returns:
+            list[dict]: per image ``{"sem_seg": Tensor}``, (K, height, width).
+        """
+        return [{"sem_seg": self._one_image(x)} for x in batched_inputs]
+
+    def _one_image(self, dataset_dict):
+        image = dataset_dict["image"].to(self.model.device).float()
+        H, W = image.shape[-2:]
+        size = (dataset_dict.get("height", H), dataset_dict.get("width", W))
+        results = []
+        for scale in self.scales:
+            scaled = (max(round(H * scale), 1), max(round(W * scale), 1))
+            resized = image if scaled == (H, W) else _resize(image, scaled)
+            results.append(_resize(self._segment(resized), size))
+        return sum(results) / len(results)
+
+    def _segment(self, image):
+        """Mean probabilities (K, h, w) of an image (3, h, w), over windows and mirror images."""
+        height, width = image.shape[-2:]
+        crop_height, crop_width = self.crop_size or (height, width)
+        stride_y, stride_x = self.stride or (1, 1)
+        total, count = None, image.new_zeros(height, width)
+        for top in _starts(height, crop_height, stride_y):
+            for left in _starts(width, crop_width, stride_x):
+                window = (..., slice(top, top + crop_height), slice(left, left + crop_width))
+                probabilities = self._probabilities(image[window])
+                if total is None:  # the model alone knows K
+                    total = image.new_zeros(len(probabilities), height, width)
+                total[window] += probabilities
+                count[window] += 1
+        return total / count
+
+    def _probabilities(self, image):
+        versions = [image, image.flip(-1)] if self.flip else [image]
+        outputs = self.model([{"image": version} for version in versions])
+        probabilities = [output["sem_seg"].float().softmax(dim=0) for output in outputs]
+        if self.flip:
+            return (probabilities[0] + probabilities[1].flip(-1)) / 2
+        return probabilities[0]
+
+
+def _starts(length, window, stride):
+    """Where windows begin, so that they cover `length`; the last ends with it."""
+    last = max(length - window, 0)
+    return [*range(0, last, stride), last]
+
+
+def _resize(x, size):
+    """Bilinear, (C, h, w) to (C, *size); pixels that are left out when it shrinks are averaged."""
+    return F.interpolate(x[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
+
+
+def _check(scales, crop_size, stride):
+    if not scales or min(scales) <= 0:
+        raise ConfigError(f"TEST.SEM_SEG.SCALES must be positive factors, got {scales}.")
+    for key, value in (("CROP_SIZE", crop_size), ("STRIDE", stride)):
+        if value and (len(value) != 2 or min(value) < 1):
+            raise ConfigError(
+                f"TEST.SEM_SEG.{key} must be two positive numbers of pixels, vertical and "
+                f"horizontal, got {value}."
+            )
+    if stride and not crop_size:
+        raise ConfigError(f"TEST.SEM_SEG.STRIDE {stride} has no effect without CROP_SIZE.")
+    if stride and any(step > size for step, size in zip(stride, crop_size, strict=True)):
+        raise ConfigError(
+            f"TEST.SEM_SEG.STRIDE {stride} is larger than CROP_SIZE {crop_size}: pixels between "
+            "the windows would be left out."
+        )

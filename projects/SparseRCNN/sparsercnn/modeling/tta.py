@@ -1,0 +1,178 @@
+"""Test-time augmentation: one image at many sizes, flipped and not, merged into one result."""
+
+import copy
+
+import numpy as np
+import torch
+from detectron2.config import configurable
+from detectron2.data.detection_utils import read_image
+from detectron2.layers import batched_nms
+from detectron2.modeling import DatasetMapperTTA
+from detectron2.structures import Boxes, Instances
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torchvision.ops import box_iou
+
+from ..config import detections_per_image
+from ..errors import ConfigError
+
+__all__ = ["SparseRCNNWithTTA", "soft_vote"]
+
+_VOTE_THRESH = 0.65  # IoU from which detections of one class are one object
+_MIN_RESIDUAL_SCORE = 0.05
+
+
+class SparseRCNNWithTTA(nn.Module):
+    """A detector behind test-time augmentation, called as the detector itself is."""
+
+    @configurable
+    def __init__(
+        self,
+        model,
+        *,
+        tta_mapper,
+        scale_ranges=None,
+        vote=True,
+        nms_thresh=0.5,
+        max_detections=100,
+        batch_size=3,
+    ):
+        """
+        Args:
+            model (SparseRCNN): in evaluation mode.
+            tta_mapper (callable): dataset dict -> its augmented versions, each with the
+                `transforms` that made it; flips of one size follow one another.
+            scale_ranges (list[tuple[float, float]]): per size, the sqrt(area) in pixels of the
+                resized image that a box must lie between to count; None: every box counts.
+            vote (bool): merge by :func:`soft_vote`; False: by class-wise NMS.
+            nms_thresh (float): IoU threshold of that NMS.
+            max_detections (int): detections kept per image, once those of all sizes are merged.
+            batch_size (int): augmented images of one forward pass.
+        """
+        super().__init__()
+        self.model = model.module if isinstance(model, DistributedDataParallel) else model
+        self.tta_mapper = tta_mapper
+        self.scale_ranges = scale_ranges
+        self.vote = vote
+        self.nms_thresh = nms_thresh
+        self.max_detections = max_detections
+        self.batch_size = batch_size
+
+    @classmethod
+    def from_config(cls, cfg, model, tta_mapper=None, batch_size=3):
+        aug = cfg.TEST.AUG
+        if aug.SCALE_FILTER and len(aug.SCALE_RANGES) != len(aug.MIN_SIZES):
+            raise ConfigError(
+                f"TEST.AUG.SCALE_RANGES has {len(aug.SCALE_RANGES)} entries for the "
+                f"{len(aug.MIN_SIZES)} sizes of TEST.AUG.MIN_SIZES; give one per size, or set "
+                "TEST.AUG.SCALE_FILTER False."
+            )
+        return {
+            "model": model,
+            "tta_mapper": tta_mapper or DatasetMapperTTA(cfg),
+            "scale_ranges": aug.SCALE_RANGES if aug.SCALE_FILTER else None,
+            "vote": aug.CVPODS_TTA,
+            "nms_thresh": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
+            "max_detections": detections_per_image(cfg),
+            "batch_size": batch_size,
+        }
+
+    def forward(self, batched_inputs):
+        """As :meth:`SparseRCNN.forward` in evaluation; an input without `image` is read."""
+        return [{"instances": self._one_image(self._read(x))} for x in batched_inputs]
+
+    def _read(self, dataset_dict):
+        dataset_dict = copy.copy(dataset_dict)
+        if "image" not in dataset_dict:
+            image = read_image(dataset_dict["file_name"], self.model.input_format)
+            dataset_dict["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        dataset_dict.setdefault("height", dataset_dict["image"].shape[1])
+        dataset_dict.setdefault("width", dataset_dict["image"].shape[2])
+        return dataset_dict
+
+    def _one_image(self, dataset_dict):
+        augmented = self.tta_mapper(dataset_dict)
+        transforms = [x.pop("transforms") for x in augmented]
+        outputs = []
+        for start in range(0, len(augmented), self.batch_size):
+            outputs += self.model(augmented[start : start + self.batch_size], do_postprocess=False)
+        outputs = self._filter_by_scale(outputs)
+
+        boxes = []
+        for output, transform in zip(outputs, transforms, strict=True):
+            tensor = output.pred_boxes.tensor
+            original = transform.inverse().apply_box(tensor.cpu().numpy())
+            boxes.append(torch.as_tensor(original, dtype=tensor.dtype, device=tensor.device))
+        image_size = (dataset_dict["height"], dataset_dict["width"])
+        return self._merge(
+            torch.cat(boxes),
+            torch.cat([output.scores for output in outputs]),
+            torch.cat([output.pred_classes for output in outputs]),
+            image_size,
+        )
+
+    def _filter_by_scale(self, outputs):
+        if self.scale_ranges is None:
+            return outputs
+        versions_per_size = len(outputs) // len(self.scale_ranges)
+        filtered = []
+        for i, output in enumerate(outputs):
+            smallest, largest = self.scale_ranges[i // versions_per_size]
+            area = output.pred_boxes.area()
+            filtered.append(output[(area > smallest**2) & (area < largest**2)])
+        return filtered
+
+    def _merge(self, boxes, scores, classes, image_size):
+        if self.vote:
+            boxes, scores, classes = soft_vote(boxes, scores, classes)
+        else:
+            keep = batched_nms(boxes, scores, classes, self.nms_thresh)
+            boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
+        result = Instances(image_size)
+        result.pred_boxes = Boxes(boxes[: self.max_detections])
+        result.pred_boxes.clip(image_size)
+        result.scores = scores[: self.max_detections]
+        result.pred_classes = classes[: self.max_detections]
+        return result
+
+
+def soft_vote(boxes, scores, classes, iou_thresh=_VOTE_THRESH, min_score=_MIN_RESIDUAL_SCORE):
+    """Merge detections of one object into their mean, and keep the odd ones with less score.
+
+    The best detection and those of its class that overlap it make a group; its box is their mean
+    weighted by score, its score the best one. Each member also stays as it is with score
+    s (1 - IoU), where that is at least `min_score`. Then the rest, in the same way. It is the
+    "soft vote" of cvpods, which the published test-time-augmented results were made with.
+
+    Args:
+        boxes: (D, 4), absolute xyxy.
+        scores: (D,).
+        classes: (D,).
+        iou_thresh (float): overlap with the best from which a detection is in its group.
+        min_score (float): of what is kept beside a group's mean.
+
+    Returns:
+        tuple: boxes, scores and classes of the merged detections, best first.
+    """
+    if len(boxes) == 0:
+        return boxes, scores, classes
+    # NMS finds the best of each group; a member belongs to the first of them that it overlaps.
+    best = batched_nms(boxes, scores, classes, iou_thresh)
+    iou = box_iou(boxes, boxes[best])
+    iou = torch.where(classes[:, None] == classes[best][None], iou, 0.0)
+    overlaps = iou > iou_thresh
+    overlaps[best, torch.arange(len(best), device=best.device)] = True
+    group = overlaps.int().argmax(dim=1)
+
+    weight = torch.zeros_like(scores[best]).index_add(0, group, scores)
+    mean = torch.zeros_like(boxes[best]).index_add(0, group, boxes * scores[:, None])
+    mean = mean / weight[:, None]
+
+    residual = scores * (1 - iou.gather(1, group[:, None]).squeeze(1))
+    residual[best] = 0
+    odd = residual >= min_score
+    boxes = torch.cat([mean, boxes[odd]])
+    scores = torch.cat([scores[best], residual[odd]])
+    classes = torch.cat([classes[best], classes[odd]])
+    order = scores.argsort(descending=True)
+    return boxes[order], scores[order], classes[order]
