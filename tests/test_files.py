@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsercnn.files import write_atomically
+from sparsercnn.files import try_lock, write_atomically
 
 
 def names(folder):
@@ -80,3 +80,17 @@ def test_a_missing_folder_is_an_error(tmp_path):
         write_atomically(str(tmp_path / "nowhere" / "a"), "w"),
     ):
         pass
+
+
+def test_a_lock_is_for_one_process_or_for_all_that_look(tmp_path):
+    path = tmp_path / "lock"
+    with open(path, "w") as first, open(path) as second, open(path) as third:
+        assert try_lock(second, shared=True) and try_lock(third, shared=True)
+        assert not try_lock(first)
+        second.close()
+        third.close()
+        assert try_lock(first)
+        with open(path) as fourth:
+            assert not try_lock(fourth, shared=True)
+    with open(path) as fifth:
+        assert try_lock(fifth)

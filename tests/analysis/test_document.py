@@ -55,6 +55,7 @@ def test_html_needs_nothing_beside_it():
     assert "a|b_&lt;c&gt;</td>" in page and "1.00 ± 0.50</td>" in page
     assert "<h1>A &amp; B</h1>" in page and "<pre>run x</pre>" in page
     assert 'src="data:image/png;base64,iVBORw=="' in page
+    assert '<a href="#section-1">Runs</a>' in page and '<h2 id="section-1">Runs</h2>' in page
     for outside in ("http:", "https:", "<script", "<link", "url("):
         assert outside not in page
 

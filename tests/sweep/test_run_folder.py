@@ -1,7 +1,6 @@
 """The state of a run follows from its folder."""
 
 import fcntl
-import json
 import subprocess
 import sys
 import threading
@@ -17,7 +16,6 @@ from sparsercnn.sweep.run_folder import (
     RESULT,
     claim,
     note_config,
-    read_metrics,
     read_state,
     require_same_config,
 )
@@ -68,21 +66,6 @@ def test_a_claim_lasts_as_long_as_a_child_that_has_it(run):
     assert read_state(run).state == "running"
     child.communicate(b"\n")
     assert read_state(run).state == "stopped"
-
-
-def test_metrics_of_an_interrupted_run(tmp_path):
-    lines = [
-        {"iteration": 1, "total_loss": 5.0},
-        {"iteration": 3, "total_loss": 4.0},
-        {"iteration": 1, "total_loss": 5.5},  # done again from a checkpoint
-        {"iteration": 3, "bbox/AP": 10.0},
-    ]
-    text = "\n".join(map(json.dumps, lines)) + '\n{"iteration": 5, "total'
-    (tmp_path / "metrics.json").write_text(text)
-    assert read_metrics(tmp_path) == [
-        {"iteration": 1, "total_loss": 5.5},
-        {"iteration": 3, "total_loss": 4.0, "bbox/AP": 10.0},
-    ]
 
 
 def test_a_folder_is_not_used_for_two_configs(run, squares):

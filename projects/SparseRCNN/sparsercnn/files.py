@@ -1,11 +1,12 @@
-"""Files that appear all at once or not at all."""
+"""Files that appear all at once or not at all, and files that one process has to itself."""
 
 import contextlib
+import fcntl
 import json
 import os
 import uuid
 
-__all__ = ["write_atomically", "write_json"]
+__all__ = ["try_lock", "write_atomically", "write_json"]
 
 
 @contextlib.contextmanager
@@ -49,3 +50,20 @@ def write_json(path, content, indent=None):
     text = json.dumps(content, indent=indent)
     with write_atomically(path, "w", shared=True) as file:
         file.write(text)
+
+
+def try_lock(file, shared=False):
+    """Lock an open file, until the last process that has it open closes it.
+
+    Args:
+        file: as :func:`open` gives it.
+        shared (bool): let others have it at the same time that ask for no more than that, too.
+
+    Returns:
+        bool: False if another process has it.
+    """
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

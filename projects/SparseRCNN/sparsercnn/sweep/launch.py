@@ -53,8 +53,7 @@ def launch(sweep, wait=True):
         int: 0 if all runs are finished (or, without `wait`, submitted), 1 if not.
 
     Raises:
-        SweepError: a model cannot be built; a folder holds a run of another config; SLURM, or GPUs,
-            are not there.
+        SweepError: a model cannot be built; a folder has another config; SLURM or GPUs are missing.
     """
     _check(sweep)
     for run in sweep.runs:
@@ -140,10 +139,7 @@ def _check(sweep, models=True):
 
 
 def _submit_here(sweep, runs):
-    """As many workers as may run, each with GPUs of its own; all share the list of runs.
-
-    Runs that are at work have their workers, from an earlier start.
-    """
+    """As many workers as may run beside earlier ones; GPUs are their own, the runs are shared."""
     resources, running = sweep.resources, _runs(sweep, "running")
     taken = {gpu for run in running for gpu in (run.folder / LOCK).read_text().split(",")}
     free = [gpu for gpu in visible_gpus() if gpu not in taken] if resources.gpus else []

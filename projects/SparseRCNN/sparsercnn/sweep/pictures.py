@@ -5,6 +5,7 @@ import math
 import re
 
 import numpy as np
+import pandas as pd
 from cycler import cycler
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -132,16 +133,17 @@ def _panels(results):
 
 
 def _draw(history, panels, names, width=1, **style):
-    """A figure of quantities: a row for each, with all panels; of a single panel in a square."""
-    columns = len(panels) if len(panels) > 1 else math.ceil(math.sqrt(len(names)))
+    """A figure of quantities: a row of all panels for each; one of either makes a square."""
     grid = [(name, title) for name in names for title in panels]
+    square = len(names) == 1 or len(panels) == 1
+    columns = math.ceil(math.sqrt(len(grid))) if square else len(panels)
     rows = math.ceil(len(grid) / columns)
     scale = 1.7 if len(grid) == 1 else 1
     figure = Figure((4.2 * scale * columns, 3.0 * scale * rows), layout="constrained")
     axes = None
     for i, (name, title) in enumerate(grid):
-        # Panels beside each other that show the same quantity have the same scale.
-        same = axes if len(panels) > 1 and i % columns else None
+        # Panels that show the same quantity have the same scale.
+        same = axes if i % len(panels) else None
         axes = figure.add_subplot(rows, columns, i + 1, sharey=same)
         axes.set_prop_cycle(_STYLES)
         black, lines = panels[title]
@@ -169,10 +171,9 @@ def _draw(history, panels, names, width=1, **style):
 def mean_curve(history, key, width=1):
     """Mean, min and max (DataFrame) of a quantity over runs, at the iterations that all runs have.
 
-    Each run is averaged over `width` neighbouring points, an odd number, and fewer at the ends.
-    `history` has rows of `metrics.json`, with "variant" and "seed".
+    Each run is averaged over `width` (odd) neighbouring points, and fewer at the ends.
     """
     table = history.pivot(index="iteration", columns=["variant", "seed"], values=key)
     table = table.replace([math.inf, -math.inf], math.nan).dropna()
     table = table.rolling(width, min_periods=1, center=True).mean()
-    return table.agg(["mean", "min", "max"], axis=1)
+    return pd.DataFrame({name: table.agg(name, axis=1) for name in ("mean", "min", "max")})

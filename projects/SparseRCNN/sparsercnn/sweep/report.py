@@ -14,12 +14,10 @@ __all__ = ["summarize", "write_report"]
 
 _PER_RUN = ["seconds_per_iteration", "gpu_memory_mib", "host_memory_mib"]
 _WHOLE = ["pairs", "trained_parameters", "multiply_adds"]  # numbers, or none
-_COSTS = ["trainable", "flops", "height", "width"]
 
 
 def write_report(sweep, folder=None, measure=True):
-    """Write `report.md`, `report.tex`, `report.csv` (a row for each variant), `runs.csv` (for each
-    run), `index.html` and the pictures.
+    """Write `report.md`, `report.tex`, `report.csv` (variants), `runs.csv`, `index.html`, pictures.
 
     Args:
         sweep (Sweep): finished or not.
@@ -74,7 +72,7 @@ def summarize(results, measure=False):
     summary.loc[sweep.baseline, "exceeds_noise"] = "baseline"
     configs = {variant.name: sweep.run(variant).load_config() for variant in sweep.variants}
     costs = measure_once(configs, sweep.output / "model_costs.json", measure)
-    costs = pd.DataFrame(costs, index=_COSTS, dtype=float).T
+    costs = pd.DataFrame(costs, index=["trainable", "flops", "height", "width"], dtype=float).T
     return summary.join(costs).join(results.finished.groupby("variant")[_PER_RUN].mean())
 
 

@@ -18,11 +18,8 @@ MADE_ON = ("hardware", "host", "torch", "python")  # of a run's result
 
 
 def read_runs(sweep, lengths=None):
-    """A row for each of `sweep.runs` (DataFrame), as their folders are now.
-
-    Of "length" iterations, which an earlier call may give, "done" are done. A finished run has the
-    finite metrics of its last evaluation.
-    """
+    """A row for each of `sweep.runs` (DataFrame), as their folders are now; of "length" iterations,
+    which an earlier call may give, "done" are done. Metrics are of the last evaluation."""
     if lengths is None:
         lengths = [run.load_config().SOLVER.MAX_ITER for run in sweep.runs]
     rows = [_row(run, sweep.metric) for run in sweep.runs]
@@ -60,8 +57,8 @@ def _row(run, metric):
 def count_states(runs):
     """How many runs are in which state: "2 finished, 1 running"."""
     counts = runs["state"].value_counts()
-    order = ("finished", "running", "waiting", "stopped", "failed")
-    return ", ".join(f"{counts[state]} {state}" for state in order if state in counts)
+    states = [x for x in ("finished", "running", "waiting", "stopped", "failed") if x in counts]
+    return ", ".join(f"{counts[state]} {state}" for state in states)
 
 
 def seconds_left(runs, parallel):
@@ -77,7 +74,8 @@ def format_status(sweep):
     runs = read_runs(sweep)
     runs["iteration"] = runs["done"].astype(str) + "/" + runs["length"].astype(str)
     columns = ["variant", "seed", "state", "iteration", sweep.metric, "error"]
-    text = tabulate(runs.reindex(columns=columns), "keys", floatfmt=".2f", showindex=False)
+    table = runs.reindex(columns=columns).astype(object)
+    text = tabulate(table.where(table.notna(), None), "keys", floatfmt=".2f", showindex=False)
     left = seconds_left(runs, sweep.resources.parallel)
     summary = f"; about {left / 60:.0f} min of training are left" if left > 0 else ""
     return f"{text}\n\n{len(runs)} runs: {count_states(runs)}{summary}. Folder: {sweep.output}"
@@ -119,11 +117,10 @@ def gather_results(sweep):
 
 
 def compare_variants(results):
-    """All variants against the baseline, over the seeds that both have.
+    """A row for each variant but the baseline (DataFrame), against it over the seeds of both.
 
-    Returns:
-        DataFrame: a row for each variant but the baseline, with the columns of :class:`PairedTest`,
-        "p_holm" (after Holm's correction), and "exceeds_noise": "yes", "no", or why neither.
+    The columns are those of :class:`PairedTest`, "p_holm" (after Holm's correction), and
+    "exceeds_noise": "yes", "no", or why neither.
     """
     table = results.table(results.sweep.metric)
     baseline = table.pop(results.sweep.baseline)
@@ -134,9 +131,8 @@ def compare_variants(results):
 def main_effects(results):
     """Each level of an axis against the first, over all combinations of the other axes and seeds.
 
-    Returns:
-        DataFrame: as of :func:`compare_variants`, with the index "axis", "level" and "against";
-        empty if the sweep has no axes.
+    The rows (DataFrame) are as of :func:`compare_variants`, with the index "axis", "level" and
+    "against"; there are none if the sweep has no axes.
     """
     keys = [(*run.variant.levels.values(), run.seed) for run in results.finished["run"]]
     values = results.finished[results.sweep.metric].set_axis(pd.MultiIndex.from_tuples(keys))

@@ -1,7 +1,6 @@
 """What the folder of a run tells: whether it is finished, at work, stopped or failed."""
 
 import contextlib
-import fcntl
 import json
 import random
 import time
@@ -9,11 +8,12 @@ from dataclasses import dataclass
 
 import yaml
 
+from ..engine.metrics_file import read_metrics
 from ..engine.overrides import flatten
 from ..errors import SweepError
-from ..files import write_atomically
+from ..files import try_lock, write_atomically
 
-__all__ = ["RunState", "claim", "read_metrics", "read_state", "require_same_config"]
+__all__ = ["RunState", "claim", "note_config", "read_state", "require_same_config"]
 
 # Files in a run's folder, beside what train_net.py writes.
 LOCK = "run.lock"  # with the GPUs of the run that holds it, as CUDA_VISIBLE_DEVICES has them
@@ -50,28 +50,11 @@ def read_state(run):
     if lock.exists():
         with open(lock) as file:
             # Shared, so that two that look at the same time do not see each other.
-            if not _lock(file, fcntl.LOCK_SH):
+            if not try_lock(file, shared=True):
                 return RunState("running", rows)
     if failure is not None:
         return RunState("failed", rows, error=failure["error"])
     return RunState("stopped" if lock.exists() else "waiting", rows)
-
-
-def read_metrics(folder):
-    """Rows of a run's `metrics.json` (list[dict]), in the order of their "iteration".
-
-    A run that was killed has done some iterations twice, of which the later rows count; a line
-    that it was writing is left out.
-    """
-    path = folder / "metrics.json"
-    rows = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            row = json.loads(line)
-            if isinstance(row, dict) and "iteration" in row:
-                # Losses and evaluation of an iteration can be in rows of their own.
-                rows.setdefault(row["iteration"], {}).update(row)
-    return [rows[iteration] for iteration in sorted(rows)]
 
 
 @contextlib.contextmanager
@@ -85,7 +68,7 @@ def claim(folder, gpus=()):
     with open(folder / LOCK, "a") as file:
         # Somebody who looks whether it is free holds it for a moment.
         deadline = time.monotonic() + 0.3
-        while not _lock(file, fcntl.LOCK_EX):
+        while not try_lock(file):
             if time.monotonic() > deadline:
                 yield None
                 return
@@ -94,14 +77,6 @@ def claim(folder, gpus=()):
         file.write(",".join(gpus))
         file.flush()
         yield file
-
-
-def _lock(file, kind):
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def note_config(run):

@@ -20,9 +20,7 @@ class Resources:
     gpus: int = 0  # of a run, on each of its nodes; 0: it runs on the CPU
     nodes: int = 1  # of a run
     cpus: int = 1  # of a run, on each node; its processes share them as threads of PyTorch
-    # After which a run is stopped. SLURM starts it again, where it goes on from its last
-    # checkpoint; on this machine it has failed, until the sweep is started again.
-    hours: float = 24.0
+    hours: float = 24.0  # then it is stopped; SLURM starts it again, on this machine it has failed
     # For SLURM alone; None: what the cluster gives by default.
     memory_gb: float | None = None  # of a run, on each node
     partition: str | None = None

@@ -27,8 +27,7 @@ def load_sweep(file, opts=(), output=None, only=(), **resources):
 
     Args:
         file (str): the YAML file; see docs/sweeps.md.
-        opts (sequence[str]): KEY VALUE pairs, flattened, which override the file's `overrides`;
-            not for keys that variants set.
+        opts (sequence[str]): KEY VALUE pairs, flattened; not for keys that variants set.
         output (str): replaces the file's.
         only (sequence[str]): names of variants; the others are left out. () for none.
         resources: replace the file's, those that are not None; see :class:`Resources`.

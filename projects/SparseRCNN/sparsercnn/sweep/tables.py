@@ -17,10 +17,7 @@ from .spec_file import load_sweep
 __all__ = ["make_sections", "sweep_command"]
 
 _MAX_CLASSES = 100
-_INTERVAL = (
-    "with the 95 % confidence interval of the paired t distribution, which is not corrected for "
-    "the number of"
-)
+_INTERVAL = "with its 95 % confidence interval (paired t), not corrected for the number of"
 
 
 def make_sections(results, summary):

@@ -15,8 +15,9 @@ from pathlib import Path
 import submitit
 import torch
 
+from ..engine.metrics_file import read_metrics
 from ..files import write_json
-from .run_folder import FAILURE, RESULT, claim, note_config, read_metrics
+from .run_folder import FAILURE, RESULT, claim, note_config
 from .spec import Resources
 
 __all__ = ["Worker", "train_command"]
@@ -27,10 +28,9 @@ _OUTPUT = "train_net.txt"  # what train_net.py prints, of all attempts
 
 @dataclass
 class Worker:
-    """The function of a submitit job.
+    """The function of a submitit job, which several workers with the same list of runs share.
 
-    It takes the first of its runs that is neither claimed nor finished nor failed, until none is
-    left, so that several workers with the same list share it.
+    It takes the first run that is neither claimed nor finished nor failed, until none is left.
     """
 
     runs: list  # of Run, in the order in which they are to be taken
@@ -75,8 +75,7 @@ class Worker:
             write_json(run.folder / FAILURE, {"exit": status, "error": error}, indent=1)
 
     def _train(self, run, job, hours=math.inf, pass_fds=()):
-        """Exit status (negative: a signal's number; None: it took longer than `hours`) and resource
-        usage of train_net.py."""
+        """Exit status (negative: a signal; None: it took longer than `hours`), and usage."""
         command = train_command(run, self.resources.gpus)
         if job.num_nodes > 1:
             # Jobs that share a node must not share a port.

@@ -1,0 +1,29 @@
+"""Reading `metrics.json`, which detectron2 writes during a training."""
+
+import contextlib
+import json
+
+__all__ = ["read_metrics"]
+
+
+def read_metrics(folder):
+    """Rows of `metrics.json`, as far as it is written.
+
+    A run that was killed has done some iterations twice, of which the later rows count; a line
+    that it was writing is left out.
+
+    Args:
+        folder (Path): OUTPUT_DIR of a training.
+
+    Returns:
+        list[dict]: in the order of their "iteration"; empty if there is no such file.
+    """
+    path = folder / "metrics.json"
+    rows = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            if isinstance(row, dict) and "iteration" in row:
+                # Losses and evaluation of an iteration can be in rows of their own.
+                rows.setdefault(row["iteration"], {}).update(row)
+    return [rows[iteration] for iteration in sorted(rows)]
