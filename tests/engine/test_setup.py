@@ -133,7 +133,7 @@ def test_the_old_name_of_a_key_is_still_read(write, caplog):
     path = write("c.yaml", "VERSION: 2\nMODEL: {BACKBONE: {NAME: build_resnet_fpn_backbone}}")
     old = ["MODEL.FPN.DUAL_ATTENTION", "True", "MODEL.DANET.ATTENTION", "projected"]
     model = load(path, old).MODEL
-    assert "is now MODEL.RESNETS.RES5_ATTENTION 'projected'" in caplog.text
+    assert "Set MODEL.RESNETS.RES5_ATTENTION 'projected'" in caplog.text
     assert model.RESNETS.RES5_ATTENTION == "projected"
     assert model.BACKBONE.NAME == "build_resnet_attention_fpn_backbone"
 
