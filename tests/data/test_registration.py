@@ -61,7 +61,9 @@ def test_missing_files_are_named(tmp_path, write_voc):
     with pytest.raises(FileNotFoundError, match=r"nowhere/ImageSets/Main is missing"):
         register_datasets([f"voc:{tmp_path}/nowhere@train"])
     root = write_voc({"train": {"a": [("cat", 1, 1, 5, 5, 0)]}})
-    with pytest.raises(FileNotFoundError, match=r"Main/test\.txt is missing; there are train"):
+    with pytest.raises(
+        FileNotFoundError, match=r"Main/test\.txt is missing; existing splits: train"
+    ):
         register_datasets([f"voc:{root}@test"])
     (root / "Annotations/a.xml").unlink()
     with pytest.raises(FileNotFoundError, match=r"a\.xml"):
@@ -75,7 +77,7 @@ def test_missing_files_are_named(tmp_path, write_voc):
         ("  \n", r"the file is empty"),
         ('{\n"images": [}', r"line 2, column 12: malformed json"),
         ("[" * 200000, r"malformed json"),
-        ("[1]", r"is an object, not a list"),
+        ("[1]", r"is a json object, not a list"),
         ("{}", r'"images" is missing or empty'),
         ('{"images": []}', r'"images" is missing or empty'),
     ],
@@ -112,16 +114,16 @@ def _set(*keys):
     ("change", "message"),
     [
         (_set("categories", []), r'"categories" is missing or empty'),
-        (_set("categories", 0, "id", 3), r"number 2 of categories has the id 3"),
-        (_set("images", 1, "id", 1), r"number 2 of images has the id 1"),
+        (_set("categories", 0, "id", 3), r"number 2 of categories repeats the id 3"),
+        (_set("images", 1, "id", 1), r"number 2 of images repeats the id 1"),
         (_set("images", 1, "height", None), r'number 2 of images \(id 2\) has no "height"'),
-        (_set("images", 1, "width", "20"), r'number 2 of images \(id 2\): "width" cannot be a te'),
-        (_set("annotations", {}), r'"annotations" is an object, not a list'),
+        (_set("images", 1, "width", "20"), r'number 2 of images \(id 2\): "width" cannot be a st'),
+        (_set("annotations", {}), r'"annotations" is a json object, not a list'),
         (_set("annotations", 1, 5), r"number 2 of annotations is 5, not an object"),
         (_set("annotations", 1, "bbox", None), r'number 2 of annotations \(id 12\) has no "bbox"'),
         (_set("annotations", 1, "bbox", [1, 2]), r"annotation id 12 of image id 1: bbox must be"),
         (_set("annotations", 1, "bbox", [1, 2, 3, "4"]), r"annotation id 12 .* bbox must be four"),
-        (_set("annotations", 1, "id", 11), r"number 2 of annotations has the id 11"),
+        (_set("annotations", 1, "id", 11), r"number 2 of annotations repeats the id 11"),
         (_set("annotations", 1, "ignore", 1), r'annotation id 12 .* has "ignore"'),
     ],
 )
