@@ -319,7 +319,7 @@ def test_mask_heads_of_a_cascade_are_all_taken_or_one_of_them():
     single = ["roi_heads.mask_head.predictor.weight"]
     assert rename(names, mask_stage=1) == single
     assert rename(single, mask_stage=1, reverse=True) == names[1:2]
-    with pytest.raises(ConversionError, match="which of them it is to be with --mask-stage"):
+    with pytest.raises(ConversionError, match="choose the stage to write it to with --mask-stage"):
         rename(single, reverse=True)
 
 
@@ -606,7 +606,7 @@ def test_tool_converts_and_says_what_the_config_needs(checkpoint, tmp_path, caps
     assert list(found["model"]) == ["backbone.bottom_up.stem.conv1.weight"]
     assert torch.equal(*found["model"].values(), weights["backbone.conv1.weight"])
     output = capsys.readouterr().out
-    assert "1 weights" in output and "left out: 1 (not asked for)" in output
+    assert "1 weights" in output and "left out: 1 (not selected)" in output
     assert 'INPUT.FORMAT "RGB"' in output and "STRIDE_IN_1X1 False" in output
 
     back = tmp_path / "theirs.pth"
