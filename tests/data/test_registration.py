@@ -118,7 +118,7 @@ def _set(*keys):
         (_set("images", 1, "id", 1), r"number 2 of images repeats the id 1"),
         (_set("images", 1, "height", None), r'number 2 of images \(id 2\) has no "height"'),
         (_set("images", 1, "width", "20"), r'number 2 of images \(id 2\): "width" cannot be a st'),
-        (_set("annotations", {}), r'"annotations" is a json object, not a list'),
+        (_set("annotations", {}), r'"annotations" is an object, not a list'),
         (_set("annotations", 1, 5), r"number 2 of annotations is 5, not an object"),
         (_set("annotations", 1, "bbox", None), r'number 2 of annotations \(id 12\) has no "bbox"'),
         (_set("annotations", 1, "bbox", [1, 2]), r"annotation id 12 of image id 1: bbox must be"),

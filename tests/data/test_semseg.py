@@ -172,7 +172,7 @@ def break_image_missing(root):
 
 def break_size(root):
     write_labels(root, "a", np.zeros((10, 21)))
-    return "images/a.png: it has 20 x 10 pixels, and its label map .*labels/a.png has 21 x 10"
+    return "images/a.png: it has 20 x 10 pixels, but its label map .*labels/a.png has 21 x 10"
 
 
 def break_label_file(root):
