@@ -21,8 +21,24 @@ from sparsercnn.engine.train_step import TrainStep
 NO_CLIPPING = partial(clip_grad_norm_, max_norm=math.inf)
 
 
+class Objects:
+    """A criterion that divides losses by objects alone, as far as the training needs to know."""
+
+    late_normalizers = ()
+
+    @staticmethod
+    def weigh_by_objects(batches, device):
+        counts = torch.tensor([float(sum(x["count"] for x in batch)) for batch in batches])
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(counts)
+        counts /= comm.get_world_size()
+        return (counts.clamp(min=1) / counts.sum().clamp(min=1)).to(device)
+
+
 class Counting(nn.Module):
     """Two losses of a linear layer, normalised by the number of objects like a detector's."""
+
+    criterion = Objects()
 
     def __init__(self):
         super().__init__()
@@ -30,12 +46,8 @@ class Counting(nn.Module):
         nn.init.constant_(self.layer.weight, 0.5)
         nn.init.constant_(self.layer.bias, 0.1)
 
-    @staticmethod
-    def loss_normalizer(batch):
-        return float(sum(x["count"] for x in batch))
-
     def forward(self, batch):
-        count = torch.tensor(self.loss_normalizer(batch))
+        count = torch.tensor(float(sum(x["count"] for x in batch)))
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(count)
         count = (count / comm.get_world_size()).clamp(min=1)
@@ -83,7 +95,7 @@ def test_accumulated_micro_batches_equal_one_big_batch(counts):
 class Averaging(Counting):
     """No count: the losses are means over the images."""
 
-    loss_normalizer = None
+    criterion = None
 
     def forward(self, batch):
         return torch.cat([self.layer(x["value"]) for x in batch]).square().mean()

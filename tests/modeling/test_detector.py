@@ -141,7 +141,6 @@ def test_odd_batches_train(tiny_cfg, make_input, images, use_focal):
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-    assert model.loss_normalizer(inputs) == sum(len(image[1]) for image in images)
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_unknown_settings_are_named():
     with pytest.raises(ValueError, match="TEMPERATURE is 0.5"):
         make_generator(temperature=0.5)
     with pytest.raises(ValueError, match="ANNEAL_ITERS"):
-        make_generator(anneal_forwards=-1)
+        make_generator(anneal_iters=-1)
 
 
 @pytest.mark.parametrize("height,width", [(33, 97), (64, 100), (17, 250)])
@@ -206,7 +206,7 @@ def test_batch_padding_hardly_matters():
 
 
 def test_temperature_falls_linearly_in_training_alone():
-    generator = make_small(temperature=9.0, anneal_forwards=4)
+    generator = make_small(temperature=9.0, anneal_iters=4)
     inputs = make_features(1)
     temperature = generator.expert_weights.temperature
     seen = []
@@ -220,8 +220,17 @@ def test_temperature_falls_linearly_in_training_alone():
     assert seen == [9, 7, 5, 3, 1, 1]
 
 
+def test_micro_batches_of_an_iteration_see_one_temperature():
+    generator = make_small(temperature=9.0, anneal_iters=8, forwards_per_step=2)
+    seen = []
+    for _ in range(6):
+        seen.append(generator.expert_weights.temperature.item())
+        generator(*make_features(1))
+    assert seen == [9, 9, 8, 8, 7, 7]
+
+
 def test_no_annealing():
-    generator = make_small(temperature=9.0, anneal_forwards=0)
+    generator = make_small(temperature=9.0, anneal_iters=0)
     generator(*make_features(1))
     assert generator.expert_weights.temperature == 1
 
@@ -235,7 +244,7 @@ def test_temperature_divides_the_logits():
 
 
 def test_forward_passes_may_precede_their_backward_passes():
-    generator = make_small(temperature=9.0, anneal_forwards=4)
+    generator = make_small(temperature=9.0, anneal_iters=4)
     total = sum(generator(*make_features(1))[1].square().sum() for _ in range(2))
     total.backward()
     assert generator.expert_weights.linear2.weight.grad.isfinite().all()
@@ -260,7 +269,20 @@ def test_annealing_counts_iterations_not_micro_batches(tiny_cfg):
     proposals.NAME, proposals.TEMPERATURE, proposals.ANNEAL_ITERS = "dynamic", 7.0, 3
     tiny_cfg.SOLVER.ACCUMULATE_STEPS = 2
     generator = build_proposals(tiny_cfg)
-    assert generator.expert_weights.decrement == 1  # 6 in 3 iterations of 2 passes
+    assert generator.expert_weights.decrement == 2  # 6 in 3 iterations
+    assert generator.expert_weights.forwards_per_step == 2
+
+
+def test_standardized_maps_know_neither_brightness_nor_contrast():
+    features, sizes = make_features()
+    for standardize in (False, True):
+        weights = make_small(standardize=standardize).expert_weights
+        weights.downsample.requires_grad_(False)
+        for conv in weights.downsample:
+            conv.weight.zero_()  # leaves the coarsest level alone
+        change = weights._logits([3 * x + 1 for x in features], sizes)
+        change = change - weights._logits(features, sizes)
+        assert (change.abs().max() < 1e-3) == standardize
 
 
 def test_weights_are_nearly_equal_at_first():
@@ -279,7 +301,7 @@ def test_gradient_reaches_every_parameter():
 
 def test_experts_specialise():
     """Two images that want other features: one set of experts could not tell them apart."""
-    generator = make_small(num_experts=4, temperature=5.0, anneal_forwards=40)
+    generator = make_small(num_experts=4, temperature=5.0, anneal_iters=40)
     inputs = make_features(2)
     wanted = torch.randn(2, 1, C)
     optimizer = torch.optim.AdamW(
@@ -308,7 +330,7 @@ def test_mixed_precision_leaves_boxes_in_float32():
 
 
 def test_statistics_are_recorded_when_the_log_is_written():
-    generator = make_small(temperature=9.0, anneal_forwards=80)
+    generator = make_small(temperature=9.0, anneal_iters=80)
     inputs = make_features(1)
     with EventStorage(0) as storage:
         for iteration in range(41):

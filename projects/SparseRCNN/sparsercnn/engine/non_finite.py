@@ -44,21 +44,21 @@ class IterationRecord:
     Attributes:
         number: of the iteration.
         batches: k micro-batches of this worker, as the loader gave them.
-        weights: (k,), what each micro-batch's losses count for.
         data_time: seconds spent waiting for the loader.
         random_states: per micro-batch, of :func:`random_state` before its forward pass.
         names: of the L losses.
         losses: (k, L), as the model gave them.
+        weights: (k, L), what they count for in those of the iteration.
         grad_norm: scalar, over all parameters, before clipping.
     """
 
     number: int
     batches: list[list[dict]]
-    weights: Tensor
     data_time: float
     random_states: list[dict[str, Tensor]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     losses: Tensor | None = None
+    weights: Tensor | None = None
     grad_norm: Tensor | None = None
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import ConfigError, NonFiniteError
+from .accumulation import MicroBatchWeights
 from .non_finite import IterationRecord, NonFiniteReport, random_state
 from .solver import build_gradient_clipper
 
@@ -28,12 +29,8 @@ class TrainStep(SimpleTrainer):
     """A :class:`detectron2.engine.SimpleTrainer` with gradient accumulation, mixed precision,
     gradient clipping and a check of every loss before the weights change.
 
-    Accumulation gives the gradients of one big batch. A model divides its losses by
-    n = max(1, objects averaged over workers), so micro-batch i of k counts for n_i / n_all, where
-    n_all is the same over all k. A model says what it counts by a method
-    ``loss_normalizer(batched_inputs) -> float``; without it all count for 1/k, which is exact for
-    losses averaged over equally many items. Norm layers with batch statistics, if there are any,
-    still see one micro-batch at a time.
+    Accumulation gives the gradients of one big batch as far as :class:`MicroBatchWeights` knows
+    what the model divides its losses by; where it does not, the log says so at the start.
 
     The host waits for the device once per iteration, for losses and gradient norm together.
     """
@@ -47,6 +44,7 @@ class TrainStep(SimpleTrainer):
         *,
         clip_gradients,
         accumulate_steps=1,
+        exact_accumulation=False,
         amp_dtype=None,
         grad_scaler=None,
         skip_non_finite=False,
@@ -62,6 +60,8 @@ class TrainStep(SimpleTrainer):
             optimizer (torch.optim.Optimizer): of the model's parameters.
             clip_gradients (callable): see :func:`~sparsercnn.engine.solver.build_gradient_clipper`.
             accumulate_steps (int): k, micro-batches per iteration.
+            exact_accumulation (bool): weigh them by what an extra forward pass of each counts, if
+                it takes that to have the gradients of one big batch.
             amp_dtype (torch.dtype): of autocast; None: no mixed precision.
             grad_scaler (GradScaler): None: one is made for float16.
             skip_non_finite (bool): leave out an iteration with a non-finite loss or gradient,
@@ -74,7 +74,8 @@ class TrainStep(SimpleTrainer):
                 before.
 
         Raises:
-            ConfigError: `accumulate_steps` below 1, or float16 on the CPU.
+            ConfigError: `accumulate_steps` below 1, or float16 on the CPU; or see
+                :class:`MicroBatchWeights`.
         """
         # Detectron2 0.6 would start the loader's workers here, before a resumed run has set
         # the seed that its data shall follow.
@@ -95,6 +96,12 @@ class TrainStep(SimpleTrainer):
             raise ConfigError(
                 f"SOLVER.ACCUMULATE_STEPS is {accumulate_steps}; it must be at least 1."
             )
+        self.micro_batch_weights = MicroBatchWeights(
+            self._bare_model, accumulate_steps, exact=exact_accumulation
+        )
+        notice = self.micro_batch_weights.notice()
+        if notice:
+            logging.getLogger(__name__).warning(notice)
         if amp_dtype == torch.float16 and self.device.type == "cpu":
             raise ConfigError(
                 "SOLVER.AMP.DTYPE float16 needs a GPU. On the CPU, set it to bfloat16, or "
@@ -115,6 +122,7 @@ class TrainStep(SimpleTrainer):
             "optimizer": optimizer,
             "clip_gradients": build_gradient_clipper(cfg),
             "accumulate_steps": cfg.SOLVER.ACCUMULATE_STEPS,
+            "exact_accumulation": cfg.SOLVER.EXACT_ACCUMULATION,
             "amp_dtype": _AMP_DTYPES[amp.DTYPE] if amp.ENABLED else None,
             "skip_non_finite": cfg.SOLVER.SKIP_NON_FINITE,
             "output_dir": cfg.OUTPUT_DIR,
@@ -197,18 +205,7 @@ class TrainStep(SimpleTrainer):
             self._batch_iterator = iter(self.data_loader)
         batches = [next(self._batch_iterator) for _ in range(self.accumulate_steps)]
         data_time = time.perf_counter() - start
-        return IterationRecord(self.iter, batches, self._micro_batch_weights(batches), data_time)
-
-    def _micro_batch_weights(self, batches):
-        """(k,), n_i / n_all of the class's docstring."""
-        count = getattr(self._bare_model, "loss_normalizer", None)
-        if len(batches) == 1 or count is None:
-            return torch.full((len(batches),), 1 / len(batches), device=self.device)
-        counts = torch.tensor([float(count(batch)) for batch in batches], device=self.device)
-        if comm.get_world_size() > 1:
-            torch.distributed.all_reduce(counts)
-            counts /= comm.get_world_size()
-        return counts.clamp(min=1) / counts.sum().clamp(min=1)
+        return IterationRecord(self.iter, batches, data_time)
 
     def _save_buffers(self):
         """A skipped batch must not leave its statistics in the norm layers."""
@@ -217,27 +214,32 @@ class TrainStep(SimpleTrainer):
         return {name: buffer.clone() for name, buffer in self._bare_model.named_buffers()}
 
     def _accumulate_gradients(self, iteration):
+        weights = self.micro_batch_weights(iteration.batches, self._forward)
         losses = []
         last = len(iteration.batches) - 1
-        for i, (batch, weight) in enumerate(zip(iteration.batches, iteration.weights, strict=True)):
+        for i, batch in enumerate(iteration.batches):
             iteration.random_states.append(random_state(self.device))
             # Workers exchange gradients once, after the last micro-batch.
             exchange = i == last or not isinstance(self.model, DistributedDataParallel)
             with contextlib.nullcontext() if exchange else self.model.no_sync():
-                with torch.autocast(
-                    self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
-                ):
-                    loss_dict = self.model(batch)
-                if isinstance(loss_dict, Tensor):
-                    loss_dict = {"total_loss": loss_dict}
-                # The same set for each micro-batch; its order is the first one's.
-                iteration.names = iteration.names or list(loss_dict)
+                loss_dict = self._forward(self.model, batch)
+                if i == 0:  # the same set for each micro-batch; its order is the first one's
+                    iteration.names = list(loss_dict)
+                    iteration.weights = torch.stack([weights[x] for x in iteration.names], dim=1)
                 losses.append(torch.stack([loss_dict[name].float() for name in iteration.names]))
-                total = losses[-1].sum() * weight
+                total = (losses[-1] * iteration.weights[i]).sum()
                 if self.grad_scaler is not None:
                     total = self.grad_scaler.scale(total)
                 total.backward()
         iteration.losses = torch.stack(losses).detach()
+
+    def _forward(self, model, batch):
+        """dict[str, Tensor]: the losses of one micro-batch."""
+        with torch.autocast(
+            self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
+        ):
+            losses = model(batch)
+        return {"total_loss": losses} if isinstance(losses, Tensor) else losses
 
     def _metrics_to_host(self, iteration):
         """
@@ -246,7 +248,7 @@ class TrainStep(SimpleTrainer):
             batch; gradient norm; seconds that the slowest worker waited for data.
         """
         num_workers = comm.get_world_size()
-        losses = (iteration.losses * iteration.weights[:, None]).sum(0)
+        losses = (iteration.losses * iteration.weights).sum(0)
         # One slot per worker makes a maximum of the data times out of a sum.
         data_times = losses.new_zeros(num_workers)
         data_times[comm.get_rank()] = iteration.data_time

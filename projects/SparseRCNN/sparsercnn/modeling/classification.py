@@ -2,7 +2,7 @@
 
 Each is one object, which knows all that follows from the choice: how many logits a stage has and
 where they start, what matching costs, the loss and what it is divided by, and the scores at
-inference.
+inference. Where `has_normalizer`, the class loss is divided by something of its own.
 """
 
 from dataclasses import dataclass
@@ -42,6 +42,7 @@ class FocalClassification:
     alpha: float = 0.25
     gamma: float = 2.0
     prior_prob: float = 0.01
+    has_normalizer = False
 
     def num_logits(self, num_classes):
         """int: K."""
@@ -92,6 +93,7 @@ class SoftmaxClassification:
     """
 
     no_object_weight: float = 0.1
+    has_normalizer = True
     prior_prob = None  # a softmax starts with about the same score for all classes
 
     def num_logits(self, num_classes):

@@ -1,16 +1,31 @@
 """The set losses of Sparse R-CNN (section 3.3), over all stages at once."""
 
+from dataclasses import dataclass
+
 import torch
 from detectron2.config import configurable
 from detectron2.utils import comm
-from torch import nn
+from torch import Tensor, nn
 
 from .boxes import paired_giou
 from .classification import FocalClassification, build_classification
 from .matching import build_matcher
 from .matching.costs import LossWeights
 
-__all__ = ["SetCriterion"]
+__all__ = ["Normalizers", "SetCriterion"]
+
+
+@dataclass
+class Normalizers:
+    """What a worker counted in one batch, to divide its losses by.
+
+    Attributes:
+        matched: (S,), of the box losses, before the average over workers.
+        classes: (S,), of the class loss, for this worker alone; None: as the box losses.
+    """
+
+    matched: Tensor
+    classes: Tensor | None
 
 
 class SetCriterion(nn.Module):
@@ -18,6 +33,12 @@ class SetCriterion(nn.Module):
 
     Everything has the fixed shape (S, B, N, ...) and is masked rather than indexed, so that
     nothing waits for the device.
+
+    Losses are sums, divided by what the matcher counts (objects or positives), averaged over
+    workers, at least 1; the softmax's class loss by the class weights of this worker.
+
+    Attributes:
+        normalizers (Normalizers): of the latest forward pass.
     """
 
     @configurable
@@ -33,6 +54,7 @@ class SetCriterion(nn.Module):
         self.matcher = matcher
         self.classification = classification or FocalClassification()
         self.weights = weights or LossWeights()
+        self.normalizers = None
 
     @classmethod
     def from_config(cls, cfg):
@@ -56,26 +78,65 @@ class SetCriterion(nn.Module):
         with torch.autocast(boxes.device.type, enabled=False):
             class_logits, boxes = class_logits.float(), boxes.float()
             assignment = self.matcher(class_logits, boxes, targets)
+            own = self.classification.normalizer(assignment.positive)
+            self.normalizers = Normalizers(matched=assignment.normalizer, classes=own)
             normalizer = _average_over_workers(assignment.normalizer)
+            class_loss = self.classification.loss(
+                class_logits, assignment.gather(targets.classes), assignment.positive
+            )
             box_loss, giou_loss = self.box_losses(boxes, targets, assignment)
             losses = {
                 "loss_ce": self.weights.classification
-                * self.class_loss(class_logits, targets, assignment, normalizer),
+                * (class_loss / (normalizer if own is None else own)),
                 "loss_bbox": self.weights.l1 * box_loss / normalizer,
                 "loss_giou": self.weights.giou * giou_loss / normalizer,
             }
         return _name_by_stage(losses)
 
-    def class_loss(self, class_logits, targets, assignment, normalizer):
-        """
+    @property
+    def late_normalizers(self):
+        """list[str]: what losses are divided by that is not known before the forward pass, in
+        words; [] if it is the number of objects alone."""
+        late = []
+        if not getattr(self.matcher, "normalizes_by_objects", False):
+            late.append(
+                f"losses are divided by what {type(self.matcher).__name__} counts at each stage"
+            )
+        if self.classification.has_normalizer:
+            late.append("loss_ce is divided by the weights of the classes assigned")
+        return late
+
+    def weigh(self, normalizers):
+        """What the losses of micro-batches count for, so that they add up to one big batch's.
+
+        Args:
+            normalizers (list[Normalizers]): of k micro-batches of this worker. All workers call
+                this at once.
+
         Returns:
-            Tensor: (S,), over `normalizer`, unless the classification has one of its own.
+            dict[str, Tensor]: (k,) for each loss that :meth:`forward` gives.
         """
-        positive = assignment.positive
-        classes = assignment.gather(targets.classes)
-        loss = self.classification.loss(class_logits, classes, positive)
-        own = self.classification.normalizer(positive)
-        return loss / (normalizer if own is None else own)
+        matched = _weigh(torch.stack([x.matched for x in normalizers]), _average_over_workers)
+        classes = matched
+        if self.classification.has_normalizer:
+            classes = _weigh(torch.stack([x.classes for x in normalizers]))
+        return _name_by_stage(
+            {"loss_ce": classes.T, "loss_bbox": matched.T, "loss_giou": matched.T}
+        )
+
+    @staticmethod
+    def weigh_by_objects(batches, device):
+        """:meth:`weigh`, as if objects were all that is counted.
+
+        Args:
+            batches (list[list[dict]]): k micro-batches of this worker, with "instances".
+            device (torch.device): through which the workers exchange.
+
+        Returns:
+            Tensor: (k,), for all losses alike.
+        """
+        counts = [float(sum(len(x["instances"]) for x in batch)) for batch in batches]
+        return _weigh(torch.tensor(counts, device=device), _average_over_workers)
 
     def box_losses(self, boxes, targets, assignment):
         """
@@ -102,6 +163,12 @@ def _average_over_workers(count):
         count = count.clone()
         torch.distributed.all_reduce(count)
     return (count / num_workers).clamp(min=1)
+
+
+def _weigh(counts, divisor=lambda counts: counts):
+    """(k, ...), the divisors of k counts over that of their sum."""
+    divisors = divisor(torch.cat([counts, counts.sum(0, keepdim=True)]))
+    return divisors[:-1] / divisors[-1]
 
 
 def _name_by_stage(losses):

@@ -144,17 +144,6 @@ class SparseRCNN(nn.Module):
             for result, x, size in zip(results, batched_inputs, images.image_sizes, strict=True)
         ]
 
-    @staticmethod
-    def loss_normalizer(batched_inputs):
-        """What the losses of these inputs are divided by, before the average over workers.
-
-        Whoever splits a batch needs it to weigh the parts.
-
-        Returns:
-            float: the number of objects.
-        """
-        return float(sum(len(x["instances"]) for x in batched_inputs))
-
     def preprocess_images(self, batched_inputs):
         """Normalise the images and pad them to one size.
 

@@ -5,6 +5,9 @@ A matcher is a module ``matcher(class_logits, boxes, targets) -> Assignment``:
 * class_logits: (S, B, N, K), float32, of all stages with a loss.
 * boxes: (S, B, N, 4), float32, absolute xyxy.
 * targets: :class:`sparsercnn.structures.Targets`.
+
+With an attribute ``normalizes_by_objects = True`` it promises that the assignment's normaliser is
+the number of objects, so that accumulated gradients need no forward pass to count.
 """
 
 from .build import MATCHER_REGISTRY, build_matcher

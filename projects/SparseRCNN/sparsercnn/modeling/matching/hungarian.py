@@ -21,6 +21,8 @@ class HungarianMatcher(nn.Module):
     proposal gets an object and the costliest objects get none.
     """
 
+    normalizes_by_objects = True
+
     @configurable
     def __init__(self, *, matching_cost=None):
         """
