@@ -97,8 +97,8 @@ def _add_model_keys(cfg):
     # iterations.
     cfg.MODEL.SparseRCNN.PROPOSALS.TEMPERATURE = 30.0
     cfg.MODEL.SparseRCNN.PROPOSALS.ANNEAL_ITERS = 3000
-    # True: the map that the weights come from has mean 0 and deviation 1 in each image, so that
-    # the weights depend on the image; not in the paper.
+    # True: standardise the map from which the weights are computed to mean 0 and deviation 1 per
+    # image, which makes the weights depend on the image. Not in the paper.
     cfg.MODEL.SparseRCNN.PROPOSALS.STANDARDIZE = False
 
     # Assignment of proposals to objects in training; a name in MATCHER_REGISTRY.
@@ -190,9 +190,9 @@ def _add_solver_keys(cfg):
     # Number of batches whose gradients are accumulated per optimizer step. One iteration is one
     # optimizer step, on IMS_PER_BATCH x ACCUMULATE_STEPS images.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
-    # With ACCUMULATE_STEPS: the gradients of one big batch also where losses are divided by what
-    # only a forward pass tells (optimal transport, softmax loss). It makes one more forward pass of
-    # each batch. False: such batches are weighted by their objects, which is close.
+    # With ACCUMULATE_STEPS: exact gradients of one big batch even if the divisor of a loss is known
+    # only after the forward pass (optimal transport, softmax loss), at the cost of one more forward
+    # pass per batch. False: such batches are weighted by their objects, which is close.
     cfg.SOLVER.EXACT_ACCUMULATION = False
     cfg.SOLVER.AMP.DTYPE = "float16"  # float16 | bfloat16, with AMP.ENABLED
     # True: skip an iteration with a non-finite loss, with a warning. False: stop with a report.
