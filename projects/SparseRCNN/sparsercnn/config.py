@@ -116,7 +116,7 @@ def _add_model_keys(cfg):
     cfg.MODEL.SparseRCNN.MATCHER.SINKHORN_ITERS = 30
     # How the transport plan becomes an assignment. supply: an object takes at most k proposals,
     # rounded up, and wins ties with the background. largest_share: the paper's rule unchanged,
-    # each proposal goes to whoever has the largest share of it.
+    # each proposal goes to the object, or background, with the largest share of it.
     cfg.MODEL.SparseRCNN.MATCHER.ROUNDING = "supply"
 
     # Weights of the losses and of the matching costs (lambda_cls, lambda_giou, lambda_L1).

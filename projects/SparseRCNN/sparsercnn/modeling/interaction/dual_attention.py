@@ -77,7 +77,7 @@ class StaticPositionGate(nn.Module):
         self.conv = nn.Conv2d(2, 1, 3, padding=1)
 
     def forward(self, roi_features, proposal_features):
-        """(R, C, r, r) and (R, C), not looked at, to (R, 1, r, r)."""
+        """(R, C, r, r) and (R, C), unused, to (R, 1, r, r)."""
         mean, largest = roi_features.mean(1), roi_features.amax(1)
         return self.conv(torch.stack([mean, largest], dim=1)).sigmoid()
 
