@@ -1,8 +1,9 @@
 """Package metadata, with the ranges that work; requirements/lock.txt has one exact choice.
 
-Not listed is detectron2, which the registry does not have under that name: see
-tools/install_detectron2.py. OpenCV is an extra, because two packages provide the same module and
-installing the one over the other breaks both.
+Required is what training, evaluation, demo and conversion import; the rest is in extras. Not listed
+is detectron2, which the registry does not have under that name: see tools/install_detectron2.py.
+Nor is what detectron2 brings itself, such as matplotlib for pictures. OpenCV is an extra, because
+two packages provide the same module and installing the one over the other breaks both.
 """
 
 from setuptools import find_packages, setup
@@ -25,18 +26,17 @@ setup(
         "pycocotools>=2.0.6",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.7",
-        "yacs>=0.1.8",
         "tabulate>=0.9",
-        "termcolor>=1.1",
-        "matplotlib>=3.6",
         "tqdm>=4.62",
-        "shapely>=1.8",
-        "submitit>=1.4",
     ],
     extras_require={
         "headless": ["opencv-python-headless"],
         "gui": ["opencv-python"],
         "fast-eval": ["faster-coco-eval>=1.6"],
-        "dev": ["pytest", "ruff", "pre-commit", "POT"],
+        "sweep": [
+            "submitit>=1.4",
+            "matplotlib>=3.6",
+        ],
+        "dev": ["sparsercnn[fast-eval,sweep]", "pytest", "ruff", "pre-commit", "POT"],
     },
 )

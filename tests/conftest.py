@@ -1,4 +1,4 @@
-"""What the tests share: a Sparse R-CNN small enough to build in a moment, and inputs for it."""
+"""What the tests share: models small enough to build in a moment, and inputs for them."""
 
 import json
 import logging
@@ -64,6 +64,18 @@ def tiny_cfg():
     cfg.MODEL.SparseRCNN.NUM_HEADS = 2
     cfg.MODEL.SparseRCNN.NUM_PROPOSALS = 6
     cfg.MODEL.SparseRCNN.PROPOSALS.INIT = "image"
+    return cfg
+
+
+@pytest.fixture
+def danet_cfg():
+    """The quickstart's segmentor with an eighth of its channels."""
+    cfg = get_cfg()
+    add_sparsercnn_config(cfg)
+    cfg.merge_from_file(str(REPOSITORY / "configs/quickstart/danet.yaml"))
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 8
+    cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 16
     return cfg
 
 

@@ -1,10 +1,12 @@
-"""Pictures, and a tiny model with weights, for the demo."""
+"""Pictures, what is found in one, and a tiny model with weights."""
 
 import os
 
 import numpy as np
 import pytest
+import torch
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from sparsercnn.engine.checkpoint import SafeCheckpointer
@@ -52,3 +54,13 @@ def files(tiny_cfg, tmp_path):
     config_file = tmp_path / "weights" / "config.yaml"
     config_file.write_text(tiny_cfg.dump())
     return str(config_file)
+
+
+@pytest.fixture
+def detections():
+    """Two boxes, of an image of 40 x 60, as a model gives them."""
+    instances = Instances((40, 60))
+    instances.pred_boxes = Boxes(torch.tensor([[5.0, 10.0, 25.0, 30.0], [0.0, 0.0, 60.0, 40.0]]))
+    instances.scores = torch.tensor([0.75, 0.5])
+    instances.pred_classes = torch.tensor([1, 5])
+    return {"instances": instances}

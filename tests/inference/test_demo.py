@@ -10,16 +10,15 @@ import sys
 import cv2
 import numpy as np
 import pytest
-import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.modeling import build_model
 from PIL import Image
 
+from sparsercnn.data.label_map import read_label_map
+from sparsercnn.engine.checkpoint import SafeCheckpointer
 from sparsercnn.engine.setup import load_config
-from sparsercnn.inference.class_names import ClassNames
-from sparsercnn.inference.drawing import draw_predictions, readable_scale
-from sparsercnn.inference.media import find_images, plan_outputs
+from sparsercnn.inference.demo import run_on_images
 from sparsercnn.inference.predictor import Predictor
-from sparsercnn.inference.results import coco_results
+from sparsercnn.modeling.segmentation.sem_seg_inference import SemSegInference
 
 
 @pytest.fixture
@@ -28,81 +27,6 @@ def demo(repository):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-# Files in, files out.
-
-
-def test_files_folders_and_globs_are_found_once(tmp_path, write_picture):
-    paths = [write_picture(x) for x in ("in/b.png", "in/a.jpg", "deep/er/c.png", "odd[1].png")]
-    (tmp_path / "in" / "notes.txt").write_text("no picture")
-    folder = str(tmp_path / "in")
-    found, without = find_images([folder, paths[1], f"{tmp_path}/deep/**/*.png", paths[3], "none"])
-    assert found == [paths[1], paths[0], paths[2], paths[3]]
-    assert without == ["none"]
-
-
-def test_outputs_never_overwrite_each_other_or_an_input(tmp_path):
-    out = tmp_path / "out"
-    inputs = [str(tmp_path / x) for x in ("l/a.png", "r/a.png", "r/a.bmp", "r/a.JPG", "out/b.png")]
-    outputs = [os.path.relpath(x, out) for x in plan_outputs(inputs, str(out))]
-    assert outputs == ["a.png", "a-2.png", "a-3.png", "a.JPG", "b-2.png"]
-
-
-def detections():
-    instances = Instances((40, 60))
-    instances.pred_boxes = Boxes(torch.tensor([[5.0, 10.0, 25.0, 30.0], [0.0, 0.0, 60.0, 40.0]]))
-    instances.scores = torch.tensor([0.75, 0.5])
-    instances.pred_classes = torch.tensor([1, 5])
-    return {"instances": instances}
-
-
-def test_results_are_in_cocos_format():
-    labels = ClassNames(dataset_ids={0: 7, 1: 9})
-    first, second = coco_results(detections(), labels, 3, "x.png")
-    assert first == {
-        "image_id": 3,
-        "file_name": "x.png",
-        "category_id": 9,
-        "bbox": [5.0, 10.0, 20.0, 20.0],
-        "score": 0.75,
-    }
-    assert second["category_id"] == 5
-
-
-def test_a_drawing_shows_the_box_and_is_always_the_same():
-    image = np.full((40, 60, 3), 90, np.uint8)
-    names = ClassNames(["a", "b"])
-    first = draw_predictions(image, detections(), names, scale=4)
-    assert first.shape == (160, 240, 3) and first.dtype == np.uint8
-    assert np.array_equal(
-        first, draw_predictions(image, detections(), ClassNames(["a", "b"]), scale=4)
-    )
-    changed = (first != 90).any(axis=2)
-    # The left side of the box is drawn, its middle is left alone.
-    assert changed[60:100, 18:23].any(axis=1).all()
-    assert not changed[60:75, 40:80].any()
-    none = {"instances": detections()["instances"][:0]}
-    assert np.array_equal(draw_predictions(image, none, ClassNames()), image)
-    assert readable_scale(image) == 4 and readable_scale(np.zeros((500, 900, 3))) == 1
-
-
-def test_masks_and_semantic_maps_are_drawn():
-    image = np.full((40, 60, 3), 90, np.uint8)
-    predictions = detections()
-    masks = torch.zeros(2, 40, 60, dtype=torch.bool)
-    masks[0, 12:28, 8:20] = True
-    predictions["instances"].pred_masks = masks
-    drawn = draw_predictions(image, predictions, ClassNames(), scale=4)
-    assert (drawn[60:75, 40:75] != 90).any(axis=2).all()
-    semantic = torch.zeros(3, 40, 60)
-    semantic[2, :, 30:] = 1
-    drawn = draw_predictions(image, {"sem_seg": semantic}, ClassNames(stuff=["sky"]))
-    assert (drawn != 90).any(axis=2).mean() > 0.9
-    assert tuple(drawn[5, 5]) != tuple(drawn[5, 55])
-
-
-# The command.
 
 
 def test_a_broken_file_is_named_and_the_rest_done(files, tmp_path, write_picture, repository):
@@ -234,3 +158,24 @@ def test_a_checkpoint_of_another_model_is_refused(demo, files, write_picture, tm
     assert run_demo(demo, files, *arguments, "--opts", "MODEL.SparseRCNN.NUM_CLASSES", "5") == 2
     message = capsys.readouterr().err
     assert "MODEL.SparseRCNN.NUM_CLASSES" in message and "(3, 32)" in message
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_segmentor_writes_an_overlay_and_a_label_map(danet_cfg, tmp_path, flip):
+    danet_cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
+    SafeCheckpointer(build_model(danet_cfg), str(tmp_path)).save("model")
+    danet_cfg.TEST.SEM_SEG.FLIP = flip
+    predictor = Predictor(danet_cfg)
+    assert isinstance(predictor.model, SemSegInference) == flip
+    path = tmp_path / "in" / "picture.jpg"
+    path.parent.mkdir()
+    pixels = np.random.RandomState(0).randint(0, 256, (60, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    out = tmp_path / "out"
+    assert run_on_images(predictor, [str(path)], str(out), threshold=0.5) == []
+    assert json.loads((out / "detections.json").read_text()) == []
+    assert np.array(Image.open(out / "picture.jpg")).shape[2] == 3
+    labels = read_label_map(out / "predicted_labels" / "picture.jpg.png")
+    scores = predictor(str(path))["sem_seg"]
+    assert labels.shape == (60, 90)
+    np.testing.assert_array_equal(labels, scores.argmax(0))

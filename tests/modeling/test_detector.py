@@ -14,9 +14,6 @@ from sparsercnn.modeling import (
     IterativeHead,
     LearnedProposals,
     SparseRCNN,
-    build_interaction,
-    build_matcher,
-    build_proposals,
 )
 
 ORIGINAL_YAML = """
@@ -294,25 +291,6 @@ def test_detections_are_scaled_to_the_output_size(inference_model, make_input):
     bare.pred_boxes.clip((64, 96))
     bare = bare[bare.pred_boxes.nonempty()]
     torch.testing.assert_close(scaled["instances"].pred_boxes.tensor, bare.pred_boxes.tensor * 2)
-
-
-@pytest.mark.parametrize(
-    "build,key",
-    [
-        (build_interaction, "INTERACTION"),
-        (build_matcher, "MATCHER"),
-        (build_proposals, "PROPOSALS"),
-    ],
-)
-def test_unknown_parts_are_refused_with_the_known_ones(tiny_cfg, build, key):
-    node = getattr(tiny_cfg.MODEL.SparseRCNN, key)
-    if isinstance(node, str):
-        tiny_cfg.MODEL.SparseRCNN[key] = "nonesuch"
-    else:
-        node.NAME = "nonesuch"
-    known = {"INTERACTION": "dynamic_conv", "MATCHER": "hungarian", "PROPOSALS": "learned"}[key]
-    with pytest.raises(ValueError, match=f"No 'nonesuch' in the {key}.*{known}"):
-        build(tiny_cfg)
 
 
 def test_images_are_normalised_and_padded(inference_model):

@@ -188,4 +188,4 @@ def test_the_sweeps_in_configs_are_accepted(repository):
     assert files
     for file in files:
         sweep = load_sweep(file)
-        assert len(sweep.variants) > 1
+        assert len(sweep.runs) > 1

@@ -14,9 +14,7 @@ from sparsercnn import add_sparsercnn_config
 from sparsercnn.modeling.activation_checkpoint import checkpoint_activations
 from sparsercnn.modeling.necks.attention_fpn import AGGREGATIONS, MSCA, MSSA
 from sparsercnn.modeling.necks.pooled_attention import (
-    AttentionBlock,
     GridPooling,
-    PooledAttention,
     WindowPooling,
 )
 
@@ -62,13 +60,6 @@ def make_cfg(aggregation):
     return cfg
 
 
-def randomize(module):
-    """Give every parameter a size that matters, which the initial ones of 0.02 and 0 do not."""
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return module.eval()
-
-
 # ---- sum
 
 
@@ -97,23 +88,6 @@ def test_lateral_weights_carry_over_from_an_fpn(aggregation):
 # ---- pooling
 
 
-def test_window_pooling_worked_by_hand():
-    x = torch.arange(10.0).view(1, 1, 2, 5)  # 0 1 2 3 4 / 5 6 7 8 9
-    # Two windows of 2, the last column in none; then every position.
-    expected = torch.tensor([3.0, 5.0, *range(10)])
-    assert torch.equal(WindowPooling((2, 1))(x)[0, :, 0], expected)
-
-
-def test_window_larger_than_the_map_is_cut():
-    x = torch.randn(2, C, 3, 10)
-    tokens = WindowPooling((4,))(x)
-    torch.testing.assert_close(tokens[:, 0], x[..., :4].mean((2, 3)))
-    assert tokens.shape == (2, 2, C)  # one row of windows, three columns high
-    whole = WindowPooling((16, 8))(x[..., :5])
-    assert whole.shape == (2, 2, C)  # one token for each window
-    torch.testing.assert_close(whole[:, 0], x[..., :5].mean((2, 3)))
-
-
 def test_number_of_tokens():
     """Of an image of 800 x 1216; in windows of 64 pixels, half a row of them is left over."""
     pyramid = make_pyramid(MSSA)
@@ -134,115 +108,6 @@ def test_windows_of_32_pixels_leave_nothing_over():
         torch.testing.assert_close(tokens.mean(1), x.mean((2, 3)))
 
 
-def test_grid_pooling_by_hand():
-    x = torch.arange(14.0 * 7).view(1, 1, 14, 7)
-    tokens = GridPooling()(x)[0, :, 0].view(7, 7)
-    torch.testing.assert_close(tokens, (x[0, 0, ::2] + x[0, 0, 1::2]) / 2)
-    one = GridPooling()(x[..., :1, :1])
-    assert one.shape == (1, 49, 1) and (one == x[0, 0, 0, 0]).all()
-
-
-# ---- attention
-
-
-def explicit_attention(module, x, tokens):
-    """softmax(Q K^T / sqrt(d)) V, head by head, over tokens that were pooled."""
-    d = C // module.num_heads
-    tokens = F.layer_norm(tokens, (C,), module.norm.weight, module.norm.bias)
-    query = x @ module.q.weight.T
-    key = tokens @ module.kv.weight[:C].T
-    value = tokens @ module.kv.weight[C:].T
-    heads = []
-    for h in range(module.num_heads):
-        part = slice(h * d, (h + 1) * d)
-        scores = query[..., part] @ key[..., part].mT / math.sqrt(d)
-        heads.append(scores.softmax(-1) @ value[..., part])
-    return torch.cat(heads, dim=-1) @ module.proj.weight.T + module.proj.bias
-
-
-def test_attention_is_softmax_of_scaled_products():
-    pooling = WindowPooling((4, 2))
-    module = randomize(PooledAttention(C, 4, pooling))
-    x, source = torch.randn(2, 15, C), torch.randn(2, C, 9, 6)
-    expected = explicit_attention(module, x, pooling(source))
-    torch.testing.assert_close(module(x, source), expected)
-
-
-def test_attention_forgets_the_order_of_tokens_and_keeps_that_of_queries():
-    module = randomize(PooledAttention(C, 4, WindowPooling((1,))))
-    x, source = torch.randn(2, 15, C), torch.randn(2, C, 4, 5)
-    shuffled = source.flatten(2)[:, :, torch.randperm(20)].view(source.shape)
-    torch.testing.assert_close(module(x, shuffled), module(x, source))
-    order = torch.randperm(15)
-    torch.testing.assert_close(module(x[:, order], source), module(x, source)[:, order])
-
-
-def test_attention_of_blind_queries_is_the_mean_of_the_values():
-    module = randomize(PooledAttention(C, 4, WindowPooling((1,))))
-    torch.nn.init.zeros_(module.q.weight)
-    x, source = torch.randn(1, 3, C), torch.randn(1, C, 4, 5)
-    tokens = module.norm(source.flatten(2).mT)
-    mean = module.proj((tokens @ module.kv.weight[C:].T).mean(1))
-    torch.testing.assert_close(module(x, source), mean[:, None].expand(-1, 3, -1))
-
-
-# ---- block
-
-
-def explicit_block(block, x, source):
-    """The definition, with x resized beforehand: y = x + Attn(LN x, LN source), y + MLP(LN y)."""
-    H, W = source.shape[2:]
-    x = F.interpolate(x, size=(H, W), mode="nearest").flatten(2).mT
-    norm_source = block.norm_source or block.norm_query
-    normed_source = norm_source(source.flatten(2).mT).mT.unflatten(2, (H, W))
-    tokens = block.attention.pooling(normed_source)
-    y = x + explicit_attention(block.attention, block.norm_query(x), tokens)
-    hidden = block.mlp.linear1(block.norm_mlp(y)).mT.unflatten(2, (H, W))
-    kernel, bias = block.mlp.depthwise.weight[:, 0], block.mlp.depthwise.bias
-    shifted = F.pad(hidden, (1, 1, 1, 1))
-    mixed = sum(
-        kernel[:, i, j, None, None] * shifted[:, :, i : i + H, j : j + W]
-        for i in range(3)
-        for j in range(3)
-    )
-    mixed = F.gelu(mixed + bias[:, None, None])
-    return (y + block.mlp.linear2(mixed.flatten(2).mT)).mT.unflatten(2, (H, W))
-
-
-def test_block_against_its_definition():
-    block = randomize(AttentionBlock(C, WindowPooling((4, 2))))
-    x = torch.randn(2, C, 6, 9)
-    torch.testing.assert_close(block(x), explicit_block(block, x, x), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("size", [(6, 10), (5, 9), (3, 5)], ids=["double", "odd", "same"])
-def test_cross_block_resizes_before_anything_else_for_all_that_can_be_seen(size):
-    block = randomize(AttentionBlock(C, GridPooling(), cross=True))
-    x, source = torch.randn(2, C, 3, 5), torch.randn(2, C, *size)
-    expected = explicit_block(block, x, source)
-    torch.testing.assert_close(block(x, source), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_block_whose_last_layers_are_zero_is_a_resize():
-    block = AttentionBlock(C, WindowPooling((2,)), cross=True)
-    for layer in (block.attention.proj, block.mlp.linear2):
-        torch.nn.init.zeros_(layer.weight)
-        torch.nn.init.zeros_(layer.bias)
-    x = torch.randn(1, C, 3, 4)
-    doubled = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    assert torch.equal(block(x, torch.randn(1, C, 6, 8)), doubled)
-
-
-def test_a_block_that_asks_itself_has_one_norm_less():
-    def count(block):
-        return sum(p.numel() for p in block.parameters())
-
-    norm, matrices = 2 * C, 8 * C * C
-    biases = C + 2 * C + C + 2 * C * (9 + 1)  # proj, linear1, linear2, depthwise with its weights
-    assert count(AttentionBlock(C, GridPooling())) == 3 * norm + matrices + biases
-    assert count(AttentionBlock(C, GridPooling(), cross=True)) == 4 * norm + matrices + biases
-
-
 # ---- pyramid
 
 
@@ -256,7 +121,7 @@ def up(x, finer):
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_levels_of_mssa(adaptive):
+def test_levels_of_mssa(randomize, adaptive):
     pyramid = randomize(make_pyramid(MSSA, adaptive))
     x = torch.randn(1, 3, 70, 100)
     l2, l3, l4, l5 = laterals(pyramid, x)
@@ -269,7 +134,7 @@ def test_levels_of_mssa(adaptive):
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_levels_of_msca(adaptive):
+def test_levels_of_msca(randomize, adaptive):
     pyramid = randomize(make_pyramid(MSCA, adaptive))
     x = torch.randn(1, 3, 70, 100)
     l2, l3, l4, l5 = laterals(pyramid, x)
@@ -297,7 +162,7 @@ def test_any_size_of_image(form, adaptive, size):
 
 
 @FORMS
-def test_an_image_is_alone_in_its_batch(form):
+def test_an_image_is_alone_in_its_batch(randomize, form):
     pyramid = randomize(make_pyramid(form))
     x = torch.randn(3, 3, 64, 96)
     together = pyramid(x)
@@ -335,7 +200,7 @@ def test_initial_weights(form):
 
 @FORMS
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_half_precision(form, adaptive):
+def test_half_precision(randomize, form, adaptive):
     pyramid = randomize(make_pyramid(form, adaptive))
     x = torch.randn(2, 3, 64, 96)
     expected = pyramid(x)

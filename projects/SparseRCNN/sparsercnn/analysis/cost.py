@@ -5,7 +5,6 @@ from collections import Counter
 from dataclasses import dataclass
 from math import prod
 
-import torch
 from fvcore.nn.jit_analysis import JitModelAnalysis
 from fvcore.nn.jit_handles import (
     addmm_flop_jit,
@@ -19,7 +18,6 @@ from fvcore.nn.jit_handles import (
     matmul_flop_jit,
     norm_flop_counter,
 )
-from torch import nn
 
 __all__ = ["ForwardCost", "count_forward", "count_parameters"]
 
@@ -122,12 +120,16 @@ def count_forward(model, inputs):
     Raises:
         ValueError: the model is in training mode.
     """
+    # Not above: in an unchanged detectron2 v0.6 this asks for caffe2, and pictures need none of it.
+    from detectron2.export.flatten import TracingAdapter
+
     if model.training:
         raise ValueError("Costs are those of inference; call model.eval() first.")
-    images = tuple(x["image"] for x in inputs)
+    images = [{"image": x["image"]} for x in inputs]
+    adapter = TracingAdapter(model, images, allow_non_tensor=True)
     handles = {op: _count_both(op, flops) for op, flops in _MATRIX_OPS.items()}
     handles |= {op: _count_flops(flops) for op, flops in _OTHER_OPS.items()}
-    analysis = JitModelAnalysis(_Traceable(model), images).set_op_handle(**handles)
+    analysis = JitModelAnalysis(adapter, adapter.flattened_inputs).set_op_handle(**handles)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analysis.tracer_warnings("none")
     counts = {
@@ -173,29 +175,3 @@ def _count_both(op, handle):
         return count_flops(inputs, outputs) + Counter(activations=values)
 
     return count
-
-
-class _Traceable(nn.Module):
-    """A detectron2 model as tracing wants it: tensors in, tensors out."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, *images):
-        with torch.no_grad():
-            return tuple(_tensors_in(self.model([{"image": image} for image in images])))
-
-
-def _tensors_in(output):
-    if isinstance(output, torch.Tensor):
-        yield output
-    elif isinstance(output, dict):
-        yield from _tensors_in(list(output.values()))
-    elif isinstance(output, (list, tuple)):
-        for item in output:
-            yield from _tensors_in(item)
-    elif hasattr(output, "get_fields"):  # Instances
-        yield from _tensors_in(output.get_fields())
-    elif hasattr(output, "tensor"):  # Boxes, masks
-        yield output.tensor

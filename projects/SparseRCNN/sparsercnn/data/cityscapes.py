@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
@@ -20,23 +21,20 @@ __all__ = ["NUM_IMAGES", "count_images", "make_train_ids", "missing_files"]
 NUM_IMAGES = {"train": 2975, "val": 500}
 
 _IGNORED = 255
-# The official numbers: label -> id, and the train id of the labels that have one.
-_IDS = {
-    "unlabeled": 0, "ego vehicle": 1, "rectification border": 2, "out of roi": 3, "static": 4,
-    "dynamic": 5, "ground": 6, "road": 7, "sidewalk": 8, "parking": 9, "rail track": 10,
-    "building": 11, "wall": 12, "fence": 13, "guard rail": 14, "bridge": 15, "tunnel": 16,
-    "pole": 17, "polegroup": 18, "traffic light": 19, "traffic sign": 20, "vegetation": 21,
-    "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28,
-    "caravan": 29, "trailer": 30, "train": 31, "motorcycle": 32, "bicycle": 33,
-    "license plate": -1,
-}  # fmt: skip
-_EVALUATED = (
-    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
-    "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train",
-    "motorcycle", "bicycle",
+_NUM_LABEL_IDS = 34
+# Labels by name and by id, as train ids. Detectron2 has those that are evaluated.
+_NOT_EVALUATED = (
+    "unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic",
+    "ground", "parking", "rail track", "guard rail", "bridge", "tunnel", "polegroup", "caravan",
+    "trailer",
 )  # fmt: skip
-_TRAIN_IDS = np.full(256, _IGNORED, dtype=np.uint8)
-_TRAIN_IDS[[_IDS[name] for name in _EVALUATED]] = np.arange(len(_EVALUATED))
+_BY_NAME = {
+    **dict.fromkeys(_NOT_EVALUATED, _IGNORED),
+    **{x["name"]: x["trainId"] for x in CITYSCAPES_CATEGORIES},
+    "license plate": None,  # is not drawn: the car below it stays
+}
+_BY_ID = np.full(256, _IGNORED, dtype=np.uint8)
+_BY_ID[[x["id"] for x in CITYSCAPES_CATEGORIES]] = [x["trainId"] for x in CITYSCAPES_CATEGORIES]
 
 _IMAGE = "_leftImg8bit.png"
 _POLYGONS, _LABEL_IDS, _INSTANCE_IDS = "polygons.json", "labelIds.png", "instanceIds.png"
@@ -131,9 +129,9 @@ def _make_one(image, from_polygons, overwrite):
     else:
         path = _annotation(image, _LABEL_IDS)
         label_ids = read_label_map(path)
-        if label_ids.max() >= len(_IDS) - 1:
+        if label_ids.max() >= _NUM_LABEL_IDS:
             raise DataError(f"{path}: {label_ids.max()} is no label id of Cityscapes, 0 to 33.")
-        train_ids = Image.fromarray(_TRAIN_IDS[label_ids])
+        train_ids = Image.fromarray(_BY_ID[label_ids])
     with write_atomically(target, shared=True) as file:
         train_ids.save(file, format="png")
     return "written"
@@ -147,16 +145,15 @@ def _draw(path):
         canvas = Image.new("L", (content["imgWidth"], content["imgHeight"]), _IGNORED)
         drawing = ImageDraw.Draw(canvas)
         for item in content["objects"]:
-            label_id = _label_id(item["label"])
-            # A license plate has no id of its own: the car below it stays.
-            if label_id >= 0 and not item.get("deleted"):
+            train_id = _train_id(item["label"])
+            if train_id is not None and not item.get("deleted"):
                 corners = [tuple(corner) for corner in item["polygon"]]
-                drawing.polygon(corners, fill=int(_TRAIN_IDS[label_id]))
+                drawing.polygon(corners, fill=train_id)
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is no annotation of Cityscapes: {error!r}") from error
     return canvas
 
 
-def _label_id(label):
+def _train_id(label):
     """Objects too close to tell apart are called by the label and "group"."""
-    return _IDS[label] if label in _IDS else _IDS[label.removesuffix("group")]
+    return _BY_NAME[label if label in _BY_NAME else label.removesuffix("group")]

@@ -2,13 +2,13 @@
 
 import json
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from ..errors import DataError
 from .validation import box_problem
 
-__all__ = ["complete", "load_coco", "read_coco", "without_invalid"]
+__all__ = ["complete", "load_coco", "read_coco", "register_coco", "without_invalid"]
 
 _NUMBER = (int, float)
 
@@ -161,3 +161,28 @@ def load_coco(name, json_file, image_root):
             else:
                 annotation["unknown_category"] = category_name
     return records
+
+
+def register_coco(name, load, json_file, image_root, categories, evaluator_type="coco", **metadata):
+    """Register a data set of objects for evaluation by an annotation file.
+
+    Args:
+        name (str): the data set's.
+        load (callable): gives its records.
+        json_file (str): annotations, which need not be there yet.
+        image_root (str): the images' folder.
+        categories (list[dict]): of COCO's format, in the order of the classes.
+        evaluator_type (str): in :data:`~sparsercnn.evaluation.EVALUATOR_REGISTRY`.
+        metadata: more of it.
+    """
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(
+        json_file=json_file,
+        image_root=image_root,
+        evaluator_type=evaluator_type,
+        thing_classes=[category["name"] for category in categories],
+        thing_dataset_id_to_contiguous_id={
+            category["id"]: index for index, category in enumerate(categories)
+        },
+        **metadata,
+    )

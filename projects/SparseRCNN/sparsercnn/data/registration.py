@@ -3,10 +3,10 @@
 import logging
 import os
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 
 from ..errors import DataError
-from .coco import complete, load_coco, read_coco
+from .coco import complete, load_coco, read_coco, register_coco
 from .files import cache_json, datasets_root
 from .semseg import register_semseg
 from .voc import convert_voc, voc_class_names
@@ -53,7 +53,7 @@ def _register_coco(name, location):
         return load_coco(name, json_file, image_root)
 
     categories = sorted(content["categories"], key=lambda category: category["id"])
-    _register(name, load, json_file, image_root, categories, annotation_file=path)
+    register_coco(name, load, json_file, image_root, categories, annotation_file=path)
 
 
 def _register_voc(name, location):
@@ -76,24 +76,10 @@ def _register_voc(name, location):
                 del annotation["id"]  # not in the XML: messages count objects instead
         return records
 
-    _register(name, load, json_file, image_root, content["categories"])
+    register_coco(name, load, json_file, image_root, content["categories"])
 
 
 _ENTRIES = {"coco": _register_coco, "voc": _register_voc, "semseg": register_semseg}
-
-
-def _register(name, load, json_file, image_root, categories, evaluator_type="coco", **metadata):
-    DatasetCatalog.register(name, load)
-    MetadataCatalog.get(name).set(
-        json_file=json_file,
-        image_root=image_root,
-        evaluator_type=evaluator_type,
-        thing_classes=[category["name"] for category in categories],
-        thing_dataset_id_to_contiguous_id={
-            category["id"]: index for index, category in enumerate(categories)
-        },
-        **metadata,
-    )
 
 
 def register_crowdhuman(root=None):
@@ -118,4 +104,4 @@ def register_crowdhuman(root=None):
             return load_coco(name, json_file, image_root)
 
         categories = [{"id": 1, "name": "person"}]
-        _register(name, load, json_file, image_root, categories, evaluator_type="crowdhuman")
+        register_coco(name, load, json_file, image_root, categories, evaluator_type="crowdhuman")

@@ -13,7 +13,7 @@ from iopath.common.file_io import file_lock
 from PIL import Image
 
 from ..errors import DataError
-from .coco import load_coco
+from .coco import load_coco, register_coco
 from .files import datasets_root, write_json
 from .shapes import CLASS_NAMES, draw_scene
 
@@ -24,6 +24,7 @@ IMAGE_SIZE = 128
 SEED = 2021
 _VERSION = 1  # version of the drawings: increasing it makes every machine draw the set again
 _STAMP = "shapes.json"
+_CATEGORIES = [{"id": i, "name": name} for i, name in enumerate(CLASS_NAMES, start=1)]
 
 
 def make_shapes(root, num_images=None, size=IMAGE_SIZE, seed=SEED):
@@ -89,7 +90,7 @@ def _write(folder, stamp):
             "info": {"description": "synthetic shapes", **stamp},
             "images": [],
             "annotations": [],
-            "categories": [{"id": i, "name": name} for i, name in enumerate(CLASS_NAMES, start=1)],
+            "categories": _CATEGORIES,
         }
         for image_id in range(1, num_images + 1):
             scene = draw_scene((stamp["seed"], split_index, image_id), stamp["size"])
@@ -141,14 +142,7 @@ def _register_objects(name, root, split):
         make_shapes(root)
         return load_coco(name, json_file, image_root)
 
-    DatasetCatalog.register(name, load)
-    MetadataCatalog.get(name).set(
-        json_file=json_file,
-        image_root=image_root,
-        evaluator_type="coco",
-        thing_classes=list(CLASS_NAMES),
-        thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(CLASS_NAMES))},
-    )
+    register_coco(name, load, json_file, image_root, _CATEGORIES)
 
 
 def _register_labels(name, root, split):

@@ -62,17 +62,13 @@ def _pascal_voc(cfg, dataset_name, output_folder):
     return PascalVOCDetectionEvaluator(dataset_name)
 
 
-@EVALUATOR_REGISTRY.register("sem_seg")
-def _sem_seg(cfg, dataset_name, output_folder):
-    return SemSegEvaluator(dataset_name, output_dir=output_folder)
-
-
 @EVALUATOR_REGISTRY.register("cityscapes_instance")
 def _cityscapes_instance(cfg, dataset_name, output_folder):
     return CityscapesInstanceEvaluator(dataset_name)
 
 
+# Cityscapes' own script computes the same IoU, but none of the other metrics.
 @EVALUATOR_REGISTRY.register("cityscapes_sem_seg")
-def _cityscapes_sem_seg(cfg, dataset_name, output_folder):
-    # Cityscapes' own script computes the same IoU, but none of the other metrics.
+@EVALUATOR_REGISTRY.register("sem_seg")
+def _sem_seg(cfg, dataset_name, output_folder):
     return SemSegEvaluator(dataset_name, output_dir=output_folder)

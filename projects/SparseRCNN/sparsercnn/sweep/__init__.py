@@ -1,6 +1,9 @@
 """Sweeps: one YAML file describes runs of a config that differ in keys and seeds."""
 
+from ..extras import require_extra
 from .spec import Resources, Run, Sweep, SweepError, Variant
 from .spec_file import load_sweep
+
+require_extra("sweep", "submitit", "matplotlib")
 
 __all__ = ["Resources", "Run", "Sweep", "SweepError", "Variant", "load_sweep"]

@@ -61,19 +61,30 @@ def _take_largest_shares(share, supply):
 
 
 def _give_each_object_one(row, share, supply, cost):
-    """Objects without a proposal take the cheapest that is of the background or of an object with
-    several; but not that object's best."""
+    """Let each object without a proposal take the cheapest of those that are free.
+
+    Free are the background's, and those of an object that has a better one. All that lack one ask
+    for their cheapest at once; who pays least gets it, the others ask again. With three objects,
+    none of them with a proposal, four proposals of the background and these costs::
+
+             p0  p1  p2  p3
+        o0    1   5   7   8     all three ask for p0: o0 gets it
+        o1    2   3   9   9     o1 and o2 ask for p1: o1 gets it
+        o2    3   4   6   9     two passes are over, and o2 has none
+
+    What is left is handed out in one step, however many there are: the free proposals in the order
+    of the least that any of these objects pays, one each. Here o2 gets p2.
+    """
     for _ in range(_REPAIRS):
         lacking, free = _lacking_and_free(row, share, supply)
         cheapest = torch.where(free[..., None, :], cost, math.inf).argmin(-1)
         row = _grant(row, cheapest, lacking, free, cost)
-    # Whoever lost the race for a proposal twice takes the next one in the order of their cost.
     lacking, free = _lacking_and_free(row, share, supply)
-    urgency = torch.where(lacking[..., None] & free[..., None, :], cost, math.inf).amin(-2)
+    least = torch.where(lacking[..., None] & free[..., None, :], cost, math.inf).amin(-2)
     place = lacking.cumsum(-1) - 1
     lacking = lacking & (place < free.sum(-1, keepdim=True))
     place = place.clamp(0, row.shape[-1] - 1)
-    return _grant(row, urgency.argsort(-1).gather(-1, place), lacking, free, cost)
+    return _grant(row, least.argsort(-1).gather(-1, place), lacking, free, cost)
 
 
 def _lacking_and_free(row, share, supply):
@@ -95,10 +106,27 @@ def _grant(row, proposal, asking, free, cost):
 
 
 def _rank_in_row(row, share):
-    """(..., N), how many proposals of the same row have a larger share in it."""
-    own_share = share.gather(-2, row[..., None, :])[..., 0, :]
-    order = own_share.sort(dim=-1, descending=True, stable=True).indices
-    order = order.gather(-1, row.gather(-1, order).sort(dim=-1, stable=True).indices)
+    """(..., N), how many proposals of the same row have a larger share in it, or the same earlier.
+
+    The proposals are sorted by row and within it by share; their rank is how far each is from the
+    first of its row. Five proposals of two rows::
+
+        proposal          0    1    2    3    4
+        row               1    0    1    0    1
+        its share in it  .2   .9    1    1   .2
+
+        sorted            3    1    2    0    4
+        row               0    0    1    1    1
+        first of the row  0    0    2    2    2
+        rank              0    1    0    1    2
+
+        proposal          0    1    2    3    4
+        rank              1    1    0    0    2
+    """
+    own_share = share.gather(-2, row[..., None, :]).squeeze(-2)
+    by_share = own_share.argsort(dim=-1, descending=True, stable=True)
+    # Sorting by row leaves the order by share as it is within each.
+    order = by_share.gather(-1, row.gather(-1, by_share).argsort(dim=-1, stable=True))
     sorted_row = row.gather(-1, order)
     first_of_row = torch.searchsorted(sorted_row, sorted_row)
     rank = torch.arange(row.shape[-1], device=row.device) - first_of_row

@@ -1,143 +1,31 @@
 """Conversion of made checkpoints, whose names were written down from the code bases themselves."""
 
 import math
-import pickle
 
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from detectron2.config import get_cfg
-from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
-from detectron2.modeling.backbone import build_resnet_backbone
 from detectron2.modeling.box_regression import Box2BoxTransform
 
 import convert as tool
 from sparsercnn import add_sparsercnn_config
-from sparsercnn.conversion import LAYOUTS, ConversionError, Drop, Rule, convert, convert_file
+from sparsercnn.conversion import LAYOUTS, ConversionError, convert, convert_file
 from sparsercnn.modeling import DualAttention, DynamicConv, Stage
 from sparsercnn.modeling.necks.pooled_attention import AttentionBlock, WindowPooling
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
-def rename(names, layout="mmdetection", backbone="backbone.bottom_up.", mask_stage=None, **kwargs):
+def rename(names, mask_stage=None, **kwargs):
     """The names that some names are converted to."""
     weights = {name: torch.zeros(4) for name in names}
-    rules = LAYOUTS[layout].rules(list(weights), backbone, mask_stage)
+    rules = LAYOUTS["mmdetection"].rules(list(weights), "backbone.bottom_up.", mask_stage)
     return list(convert(weights, rules, **kwargs).weights)
 
 
-# ---- rules
-
-
-def test_rule_worked_by_hand():
-    rule = Rule("layer{i}.{j}.bn{k}.{leaf}", "res{i+1}.{j}.conv{k}.norm.{leaf}")
-    x = torch.zeros(1)
-    assert (
-        rule.apply("layer3.22.bn1.running_mean", x, False)[0] == "res4.22.conv1.norm.running_mean"
-    )
-    assert rule.apply("res4.22.conv1.norm.running_mean", x, True)[0] == "layer3.22.bn1.running_mean"
-    assert rule.apply("layer3.22.bn1.running_mean2", x, False) is None
-    assert rule.apply("xlayer3.22.bn1.bias", x, False) is None
-
-
-def test_values_change_with_the_name():
-    rule = Rule("a{i}.{leaf}", "b{i}.{leaf}", lambda x, f: x * int(f["i"]), lambda x, f: x / 3)
-    there = convert({"a3.bias": torch.ones(2)}, [rule]).weights
-    assert torch.equal(there["b3.bias"], torch.full((2,), 3.0))
-    assert torch.equal(convert(there, [rule], reverse=True).weights["a3.bias"], torch.ones(2))
-
-
-def test_weights_that_no_rule_covers_are_all_named():
-    weights = {f"head.fc{i}.weight": torch.zeros(i, 2) for i in (1, 2)} | {"known": torch.zeros(1)}
-    with pytest.raises(ConversionError, match="No rule covers 2 of 3") as raised:
-        convert(weights, [Rule("known", "known")])
-    assert raised.value.keys == ["head.fc1.weight", "head.fc2.weight"]
-    assert "head.fc1.weight (1, 2)" in str(raised.value)
-    assert "head.fc2.weight (2, 2)" in str(raised.value)
-
-
-def test_two_weights_never_share_a_name():
-    rules = [Rule("a.{leaf}", "x.{leaf}"), Rule("b.{leaf}", "x.{leaf}")]
-    with pytest.raises(ConversionError, match="a.bias and b.bias would both become x.bias"):
-        convert({"a.bias": torch.zeros(1), "b.bias": torch.zeros(1)}, rules)
-
-
-def test_dropped_weights_are_counted():
-    weights = {"fc.weight": torch.zeros(1), "fc.bias": torch.zeros(1)}
-    result = convert(weights, [Drop("fc.{leaf}", "classifier")])
-    assert result.weights == {} and result.dropped == {"classifier": 2}
-
-
-# ---- ResNets
-
-
-@pytest.mark.parametrize(
-    "name,depth,groups,width",
-    [("resnet18", 18, 1, 64), ("resnet50", 50, 1, 64), ("resnext50_32x4d", 50, 32, 4)],
-)
-def test_torchvision_resnet_gives_the_same_features(name, depth, groups, width):
-    theirs = getattr(torchvision.models, name)(weights=None).eval()
-    for norm in theirs.modules():
-        if isinstance(norm, torch.nn.BatchNorm2d):  # let each do something of its own
-            for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
-                value.data.uniform_(0.5, 1.5)
-    cfg = get_cfg()
-    cfg.MODEL.RESNETS.DEPTH = depth
-    cfg.MODEL.RESNETS.NUM_GROUPS = groups
-    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = width
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if depth == 18 else 256
-    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
-    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-    ours = build_resnet_backbone(cfg, ShapeSpec(channels=3)).eval()
-
-    rules = LAYOUTS["torchvision"].rules([], "", None)
-    result = convert(theirs.state_dict(), rules)
-    ours.load_state_dict(result.weights)
-    norms = sum(isinstance(m, torch.nn.BatchNorm2d) for m in theirs.modules())
-    assert result.dropped == {"counters of batch norms": norms, "classifier of images": 2}
-
-    x = torch.randn(1, 3, 64, 96)
-    with torch.no_grad():
-        found = ours(x)
-        x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(x))))
-        for i in range(1, 5):
-            x = getattr(theirs, f"layer{i}")(x)
-            torch.testing.assert_close(found[f"res{i + 1}"], x, rtol=1e-4, atol=1e-4)
-
-
-def test_resnet_of_timm_by_name():
-    """As in timm's resnet26: a bottleneck with a shortcut, and one without."""
-    block = [f"conv{k}.weight" for k in (1, 2, 3)]
-    block += [f"bn{k}.{leaf}" for k in (1, 2, 3) for leaf in BATCH_NORM]
-    shortcut = ["downsample.0.weight", *(f"downsample.1.{leaf}" for leaf in BATCH_NORM)]
-    names = ["conv1.weight", *(f"bn1.{leaf}" for leaf in BATCH_NORM), "fc.weight", "fc.bias"]
-    names += [f"layer1.0.{name}" for name in block + shortcut]
-    names += [f"layer4.1.{name}" for name in block]
-    found = rename(names, "timm", "backbone.")
-    assert len(found) == len(names) - 2 - 8
-    for name in (
-        "backbone.stem.conv1.weight",
-        "backbone.stem.conv1.norm.running_var",
-        "backbone.res2.0.conv3.norm.bias",
-        "backbone.res2.0.shortcut.weight",
-        "backbone.res2.0.shortcut.norm.running_mean",
-        "backbone.res5.1.conv2.weight",
-    ):
-        assert name in found
-
-
-@pytest.mark.parametrize(
-    "name", ["conv1.0.weight", "layer1.0.downsample.2.bias", "layer1.0.se.fc1.weight"]
-)
-def test_resnets_that_detectron2_has_not_are_refused(name):
-    with pytest.raises(ConversionError, match=name.replace(".", r"\.")):
-        rename(["bn1.weight", name], "timm")
-
-
-# ---- mmdetection: names
+# ---- names
 
 
 def resnet_and_fpn_names():
@@ -345,7 +233,7 @@ def test_a_neck_that_does_not_start_at_res2_is_refused():
     assert rename([*names, fourth])[-1] == "backbone.fpn_lateral5.weight"
 
 
-# ---- mmdetection: numbers
+# ---- numbers
 
 
 def make_weights(module, scale=0.3):
@@ -581,70 +469,3 @@ def test_block_of_these_necks_gives_the_same_map(cross):
     x = x + theirs.linear("mlp.fc2", hidden.flatten(2).mT)
     expected = x.mT.unflatten(2, (H, W))
     torch.testing.assert_close(block(s, d if cross else None), expected, rtol=1e-4, atol=1e-3)
-
-
-# ---- files
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    """As mmdetection saves one while it trains."""
-    path = tmp_path / "epoch_12.pth"
-    weights = {"backbone.conv1.weight": torch.randn(2, 3, 1, 1), "neck.x.bias": torch.zeros(5)}
-    meta = {"epoch": 12, "CLASSES": ("person", "car")}
-    torch.save({"meta": meta, "state_dict": weights, "optimizer": {"state": {}}}, path)
-    return path
-
-
-def test_tool_converts_and_says_what_the_config_needs(checkpoint, tmp_path, capsys):
-    target = tmp_path / "ours.pth"
-    arguments = ["--from", "mmdetection", str(checkpoint), str(target), "--only", "backbone."]
-    assert tool.main(arguments) == 0
-    weights = torch.load(checkpoint)["state_dict"]
-    found = torch.load(target)
-    assert list(found) == ["model"]
-    assert list(found["model"]) == ["backbone.bottom_up.stem.conv1.weight"]
-    assert torch.equal(*found["model"].values(), weights["backbone.conv1.weight"])
-    output = capsys.readouterr().out
-    assert "1 weights" in output and "left out: 1 (not selected)" in output
-    assert 'INPUT.FORMAT "RGB"' in output and "STRIDE_IN_1X1 False" in output
-
-    back = tmp_path / "theirs.pth"
-    assert tool.main(["--from", "mmdetection", "--reverse", str(target), str(back)]) == 0
-    assert list(torch.load(back)["state_dict"]) == ["backbone.conv1.weight"]
-
-
-def test_tool_writes_nothing_when_a_weight_is_not_covered(checkpoint, tmp_path, capsys):
-    target = tmp_path / "ours.pth"
-    assert tool.main(["--from", "mmdetection", str(checkpoint), str(target)]) == 2
-    error = capsys.readouterr().err
-    assert str(checkpoint) in error and "neck.x.bias (5,)" in error
-    assert not target.exists()
-
-
-def test_only_must_match_something(checkpoint, tmp_path):
-    with pytest.raises(ConversionError, match=r"has no weights whose names begin with body\."):
-        convert_file(str(checkpoint), str(tmp_path / "x.pth"), "mmdetection", only=["body."])
-
-
-def test_unknown_parts_of_a_file_are_named(tmp_path):
-    path = tmp_path / "x.pth"
-    torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}, "discriminator": {}}, path)
-    with pytest.raises(ConversionError, match="discriminator"):
-        convert_file(str(path), str(tmp_path / "y.pth"), "torchvision")
-    torch.save({"conv1.weight": torch.zeros(1), "step": "3"}, path)
-    with pytest.raises(ConversionError, match="step"):
-        convert_file(str(path), str(tmp_path / "y.pth"), "torchvision")
-
-
-def test_pickles_of_arrays_are_read_and_others_refused(tmp_path, capsys):
-    source, target = tmp_path / "x.pkl", tmp_path / "y.pth"
-    weights = {"conv1.weight": torch.ones(2, 3).numpy(), "fc.bias": torch.ones(2).numpy()}
-    source.write_bytes(pickle.dumps({"model": weights, "__author__": "me"}))
-    assert tool.main(["--from", "torchvision", str(source), str(target)]) == 0
-    assert torch.equal(*torch.load(target)["model"].values(), torch.ones(2, 3))
-
-    source.write_bytes(pickle.dumps({"model": tool.main}))
-    assert tool.main(["--from", "torchvision", str(source), str(target)]) == 2
-    assert "refused" in capsys.readouterr().err
-    assert tool.main(["--from", "timm", str(tmp_path / "none.pth"), str(target)]) == 2

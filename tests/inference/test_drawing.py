@@ -1,0 +1,36 @@
+import numpy as np
+import torch
+
+from sparsercnn.inference.class_names import ClassNames
+from sparsercnn.inference.drawing import draw_predictions, readable_scale
+
+
+def test_a_drawing_shows_the_box_and_is_always_the_same(detections):
+    image = np.full((40, 60, 3), 90, np.uint8)
+    names = ClassNames(["a", "b"])
+    first = draw_predictions(image, detections, names, scale=4)
+    assert first.shape == (160, 240, 3) and first.dtype == np.uint8
+    assert np.array_equal(
+        first, draw_predictions(image, detections, ClassNames(["a", "b"]), scale=4)
+    )
+    changed = (first != 90).any(axis=2)
+    # The left side of the box is drawn, its middle is left alone.
+    assert changed[60:100, 18:23].any(axis=1).all()
+    assert not changed[60:75, 40:80].any()
+    none = {"instances": detections["instances"][:0]}
+    assert np.array_equal(draw_predictions(image, none, ClassNames()), image)
+    assert readable_scale(image) == 4 and readable_scale(np.zeros((500, 900, 3))) == 1
+
+
+def test_masks_and_semantic_maps_are_drawn(detections):
+    image = np.full((40, 60, 3), 90, np.uint8)
+    masks = torch.zeros(2, 40, 60, dtype=torch.bool)
+    masks[0, 12:28, 8:20] = True
+    detections["instances"].pred_masks = masks
+    drawn = draw_predictions(image, detections, ClassNames(), scale=4)
+    assert (drawn[60:75, 40:75] != 90).any(axis=2).all()
+    semantic = torch.zeros(3, 40, 60)
+    semantic[2, :, 30:] = 1
+    drawn = draw_predictions(image, {"sem_seg": semantic}, ClassNames(stuff=["sky"]))
+    assert (drawn != 90).any(axis=2).mean() > 0.9
+    assert tuple(drawn[5, 5]) != tuple(drawn[5, 55])
