@@ -164,16 +164,16 @@ def load_coco(name, json_file, image_root):
 
 
 def register_coco(name, load, json_file, image_root, categories, evaluator_type="coco", **metadata):
-    """Register a data set of objects for evaluation by an annotation file.
+    """Register a detection data set that is evaluated against an annotation file.
 
     Args:
-        name (str): the data set's.
-        load (callable): gives its records.
-        json_file (str): annotations, which need not be there yet.
-        image_root (str): the images' folder.
-        categories (list[dict]): of COCO's format, in the order of the classes.
-        evaluator_type (str): in :data:`~sparsercnn.evaluation.EVALUATOR_REGISTRY`.
-        metadata: more of it.
+        name (str): name of the data set.
+        load (callable): returns its records.
+        json_file (str): annotation file, which need not exist yet.
+        image_root (str): folder of the images.
+        categories (list[dict]): in COCO's format, in the order of the classes.
+        evaluator_type (str): a name in :data:`~sparsercnn.evaluation.EVALUATOR_REGISTRY`.
+        metadata: further metadata.
     """
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
