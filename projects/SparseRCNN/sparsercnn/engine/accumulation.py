@@ -13,9 +13,9 @@ __all__ = ["MicroBatchWeights"]
 class MicroBatchWeights:
     """Weights of micro-batches, separate for each loss.
 
-    Let the loss of micro-batch i be S_i / d(n_i), where S_i is a sum, n_i a count on this worker, and
-    d its normaliser (the average over workers, at least 1). With weights d(n_i) / d(n_all), where
-    n_all = sum of n_i, the losses add up to S_all / d(n_all), the loss of one big batch.
+    Let the loss of micro-batch i be S_i / d(n_i), where S_i is a sum, n_i a count on this worker,
+    and d its normaliser (the average over workers, at least 1). With weights d(n_i) / d(n_all),
+    where n_all = sum of n_i, the losses add up to S_all / d(n_all), the loss of one big batch.
 
     The model's ``criterion`` provides the counts, see
     :class:`~sparsercnn.modeling.criterion.SetCriterion`:
@@ -24,8 +24,8 @@ class MicroBatchWeights:
     * ``normalizers``: counts of the latest forward pass;
     * ``weigh(normalizers) -> dict[str, Tensor]``: weights (k,) for each loss, from the counts of k
       micro-batches;
-    * ``weigh_by_objects(batches, device) -> Tensor``: weights (k,) for all losses, without a forward
-      pass.
+    * ``weigh_by_objects(batches, device) -> Tensor``: weights (k,) for all losses, without a
+      forward pass.
 
     Without a criterion, each micro-batch has weight 1/k.
     """
@@ -71,8 +71,8 @@ class MicroBatchWeights:
         if self.approximations:
             reasons.append(
                 f"micro-batches are weighted by their objects, but {'; '.join(self.approximations)}"
-                ". SOLVER.EXACT_ACCUMULATION True makes that exact, at the cost of one more forward "
-                "pass per micro-batch."
+                ". SOLVER.EXACT_ACCUMULATION True makes that exact, at the cost of one more "
+                "forward pass per micro-batch."
             )
         norms = [x for x in self.model.modules() if isinstance(x, _BatchNorm) and x.training]
         if norms:
