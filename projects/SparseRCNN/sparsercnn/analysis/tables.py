@@ -4,14 +4,12 @@ __all__ = ["markdown_table"]
 
 
 def markdown_table(header, rows, text_columns=1):
-    """
-    Args:
-        header (sequence[str]):
-        rows (iterable[sequence]): cells, as `str` has them.
-        text_columns (int): so many first columns are text, the others numbers, to the right.
+    """Format a Markdown table, without a newline at its end.
 
-    Returns:
-        str: without a newline at its end.
+    Args:
+        header (sequence[str]): column names.
+        rows (iterable[sequence]): cells, converted by :func:`str`.
+        text_columns (int): number of leading text columns, aligned left; others are aligned right.
     """
     rule = ["---"] * text_columns + ["--:"] * (len(header) - text_columns)
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (header, rule, *rows))

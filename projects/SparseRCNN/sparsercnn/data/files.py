@@ -1,4 +1,4 @@
-"""Where data sets lie, and where what is made from them is kept."""
+"""Folders of data sets and of files derived from them."""
 
 import contextlib
 import hashlib
@@ -16,13 +16,11 @@ def datasets_root():
 
 
 def write_json(path, content):
-    """Write `content` to `path`. Whoever opens `path` meanwhile finds the old file or the new one.
-
-    Many processes may write the same path at once.
+    """Write `content` to `path` atomically; several processes may write the same path at once.
 
     Args:
         path (str): a local file in an existing folder.
-        content: what :mod:`json` can write.
+        content: any value that :mod:`json` can write.
     """
     text = json.dumps(content)
     with write_atomically(path, "w", shared=True) as file:
@@ -30,17 +28,17 @@ def write_json(path, content):
 
 
 def cache_json(label, content):
-    """Keep `content` in the cache folder, under a name that changes with the content.
+    """Save `content` in the cache folder, under a name that contains a hash of it.
 
     Args:
-        label (str): the name's beginning, for people.
-        content: what :mod:`json` can write.
+        label (str): readable prefix of the file name.
+        content: any value that :mod:`json` can write.
 
     Returns:
         str: path of the file.
 
     Raises:
-        OSError: there is no folder to write to.
+        OSError: no folder is writable.
     """
     text = json.dumps(content)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -52,7 +50,7 @@ def cache_json(label, content):
 
 
 def _cache_folder():
-    """``.cache`` beside the data sets; without a writable one, the user's own cache folder."""
+    """``.cache`` beside the data sets, or the user's cache folder if that is not writable."""
     user_cache = os.getenv("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     candidates = [os.path.join(user_cache, "sparsercnn")]
     if os.path.isdir(datasets_root()):
@@ -63,6 +61,6 @@ def _cache_folder():
         if os.access(folder, os.W_OK):
             return folder
     raise OSError(
-        f"No folder can be written for converted annotations: tried {' and '.join(candidates)}. "
-        "Set DETECTRON2_DATASETS to an existing folder that can."
+        f"No writable folder for converted annotations: tried {' and '.join(candidates)}. "
+        "Set DETECTRON2_DATASETS to an existing folder that is writable."
     )
