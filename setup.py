@@ -15,6 +15,7 @@ setup(
     license="Apache-2.0",
     package_dir={"": "projects/SparseRCNN"},
     packages=find_packages("projects/SparseRCNN"),
+    package_data={"sparsercnn.analysis": ["*.j2"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.4",
@@ -35,6 +36,10 @@ setup(
         "fast-eval": ["faster-coco-eval>=1.6"],
         "sweep": [
             "submitit>=1.4",
+            "omegaconf>=2.3",
+            "pandas>=2.1",
+            "scipy>=1.10",
+            "Jinja2>=3.1",
             "matplotlib>=3.6",
         ],
         "dev": ["sparsercnn[fast-eval,sweep]", "pytest", "ruff", "pre-commit", "POT"],

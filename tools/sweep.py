@@ -9,7 +9,7 @@ import sys
 from sparsercnn.engine.setup import ConfigError, add_opts_argument
 from sparsercnn.sweep import load_sweep
 from sparsercnn.sweep.launch import dry_run, launch
-from sparsercnn.sweep.progress import format_status
+from sparsercnn.sweep.results import format_status
 
 EPILOG = """
 examples:

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from detectron2.config import get_cfg
 
@@ -98,15 +100,16 @@ def test_table_worked_by_hand():
         forward=ForwardCost({"interaction": 10**9}, 0, {"add"}),
         step=StepMemory(0, 0, 0, 0, measured=7 * mib),
     )
-    lines = format_costs({"a.yaml": first, "b.yaml": second}).splitlines()
+    text = format_costs({"a.yaml": first, "b.yaml": second})
+    lines = re.sub(" +", " ", text).splitlines()
     assert lines[0] == (
         "| config | input | trained M | all M | GFLOPs | backbone | head | interaction "
         "| activations M | state MiB | kept MiB | step MiB | measured MiB |"
     )
     assert lines[2] == (
-        "| a.yaml | 800x1216 | 65.4 | 65.6 | 3.00 | 2.00 | 1.00 |  | 5.0 | 400 | 1,500 | 1,800 |  |"
+        "| a.yaml | 800x1216 | 65.4 | 65.6 | 3.00 | 2.00 | 1.00 | | 5.0 | 400 | 1,500 | 1,800 | |"
     )
-    assert lines[3].endswith("| 1.00 |  |  | 1.00 | 0.0 | 0 | 0 | 0 | 7 |")
+    assert lines[3].endswith("| 1.00 | | | 1.00 | 0.0 | 0 | 0 | 0 | 7 |")
     assert lines[-1].endswith("free: add, topk.")
     assert "measured MiB" not in format_costs({"a.yaml": first}).splitlines()[0]
 

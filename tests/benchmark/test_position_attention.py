@@ -38,6 +38,6 @@ def test_the_table_has_a_row_for_each_size_and_form(in_this_process):
     position_attention.add_arguments(parser)
     args = parser.parse_args(["--sides", "4", "6", "--channels", "16", "--device", "cpu"])
     rows = [row for row in position_attention.run(args).splitlines() if row.startswith("| ")]
-    assert [row.split("|")[1:3] for row in rows[2:]] == [
-        [f" {side}x{side} ", f" {form} "] for side in (4, 6) for form in FORMS
+    assert [[cell.strip() for cell in row.split("|")[1:3]] for row in rows[1:]] == [
+        [f"{side}x{side}", form] for side in (4, 6) for form in FORMS
     ]

@@ -5,8 +5,9 @@ import json
 import pytest
 import yaml
 
+from sparsercnn.files import write_json
 from sparsercnn.sweep import load_sweep
-from sparsercnn.sweep.run_folder import FAILURE, RESULT, write_json
+from sparsercnn.sweep.run_folder import FAILURE, RESULT
 
 
 @pytest.fixture

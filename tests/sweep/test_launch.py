@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from submitit.slurm.slurm import SlurmJob
+from submitit import SlurmJob
 
 from sparsercnn.sweep import SweepError, load_sweep
 from sparsercnn.sweep.launch import dry_run, launch
-from sparsercnn.sweep.progress import expected_seconds, format_status
+from sparsercnn.sweep.results import format_status, read_runs, seconds_left
 from sparsercnn.sweep.run_folder import claim, read_state
 
 CONTENT = {
@@ -143,7 +143,7 @@ def test_a_failure_is_told_and_stops_nothing_else(load, capsys):
     sweep = load("failing", axes=None, **content)
     assert launch(sweep) == 1
     bad, good = map(read_state, sweep.runs)
-    assert bad.state == "failed" and "NUM_CLASSES is 7" in bad.failure["error"]
+    assert bad.state == "failed" and "NUM_CLASSES is 7" in bad.error
     assert good.state == "finished" and good.result["peak_memory_mib"] > 0
     assert "NUM_CLASSES is 7" in capsys.readouterr().out
     assert "1 failed" in format_status(sweep)
@@ -153,8 +153,8 @@ def test_a_run_that_takes_too_long_is_stopped_and_the_next_one_started(load):
     hours = {"hours": 0.5 / 3600}
     sweep = load("long", axes={"MODEL.SparseRCNN.NUM_HEADS": [1, 2]}, resources=hours)
     assert launch(sweep) == 1
-    failures = [read_state(run).failure for run in sweep.runs]
-    assert all("stopped after 0.000138" in failure["error"] for failure in failures)
+    errors = [read_state(run).error for run in sweep.runs]
+    assert all("stopped after 0.000138" in error for error in errors)
 
 
 def test_a_model_that_cannot_be_built_is_refused_before_anything_starts(load):
@@ -167,7 +167,7 @@ def test_a_model_that_cannot_be_built_is_refused_before_anything_starts(load):
 def test_an_unknown_metric_is_a_failure_that_lists_the_known(load):
     sweep = load("metric", metric="segm/AP", axes={"MODEL.SparseRCNN.NUM_HEADS": [1]})
     assert launch(sweep) == 1
-    assert "no metric segm/AP; there are: bbox/AP" in read_state(sweep.runs[0]).failure["error"]
+    assert "no metric segm/AP; there are: bbox/AP" in read_state(sweep.runs[0]).error
 
 
 ON_GPUS = {"MODEL.DEVICE": "cuda", "SOLVER": {"MAX_ITER": 5, "IMS_PER_BATCH": 16}}
@@ -188,7 +188,7 @@ def test_workers_get_gpus_that_are_there_and_free(load, local_gpus):
     sweep = load("gpus", overrides=ON_GPUS, resources=resources)
     launch(sweep, wait=False)
     assert [worker.gpu_ids for worker in local_gpus] == [["2", "4"], ["5", "7"]]
-    assert local_gpus[0]._environment()["OMP_NUM_THREADS"] == "3"  # for each of two processes
+    assert local_gpus[0].resources.threads == 3  # of each of two processes
     local_gpus.clear()
     with claim(sweep.runs[1].folder, ["2", "4"]):
         launch(sweep, wait=False)
@@ -202,7 +202,7 @@ def test_workers_get_gpus_that_are_there_and_free(load, local_gpus):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"MODEL.DEVICE": "cpu"}, "gpus is 2, and MODEL.DEVICE is cpu.*--opts MODEL.DEVICE cuda"),
+        ({"MODEL.DEVICE": "cpu"}, "gets 2 GPUs, and MODEL.DEVICE is cpu.*--opts MODEL.DEVICE cuda"),
         ({"MODEL.DEVICE": "cuda", "SOLVER.IMS_PER_BATCH": 3}, "3 cannot be shared by 2 GPUs"),
     ],
 )
@@ -218,27 +218,7 @@ def test_the_expected_end_counts_runs_that_are_left(load):
         run.folder.mkdir(parents=True)
         row = {"iteration": iterations - 1, "time": 2.0}
         (run.folder / "metrics.json").write_text(json.dumps(row))
-    lengths = dict.fromkeys(sweep.runs, 100)
-    assert expected_seconds(sweep, lengths) == pytest.approx(180)
-
-
-def test_the_batch_script_of_slurm_has_the_resources(load):
-    resources = {"cluster": "slurm", "gpus": 8, "nodes": 2, "cpus": 40, "hours": 10, "parallel": 3}
-    resources |= {"partition": "gpu", "memory_gb": 200}
-    script = dry_run(load("slurm", overrides=ON_GPUS, resources=resources))
-    for line in (
-        "--gpus-per-node=8",
-        "--nodes=2",
-        "--ntasks-per-node=1",
-        "--cpus-per-task=40",
-        "--mem=200G",
-        "--partition=gpu",
-        "--time=600",
-        "--array=0-1%2",  # as many at a time as there are
-    ):
-        assert f"#SBATCH {line}\n" in script, line
-    assert re.search(r"\nsrun .*--cpus-per-task=40 ", script)
-    assert script.count("train_net.py --num-gpus 8") == 2
+    assert seconds_left(read_runs(sweep), 4) == pytest.approx(180)
 
 
 @pytest.fixture
@@ -258,6 +238,31 @@ def slurm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     SlurmJob.watcher.clear()  # of another test's jobs, which have the same numbers
     return folder
+
+
+def test_a_dry_run_for_slurm_has_the_resources(load, slurm):
+    resources = {"cluster": "slurm", "gpus": 8, "nodes": 2, "cpus": 40, "hours": 10, "parallel": 3}
+    resources |= {"partition": "gpu", "memory_gb": 200}
+    sweep = load("paper", overrides=ON_GPUS, resources=resources)
+    text = dry_run(sweep)
+    for line in (
+        "--gpus-per-node=8",
+        "--nodes=2",
+        "--ntasks-per-node=1",
+        "--cpus-per-task=40",
+        "--mem=200G",
+        "--partition=gpu",
+        "--time=600",
+        "--array=0-1%2",  # as many at a time as there are
+    ):
+        assert f"#SBATCH {line}\n" in text, line
+    assert text.count("train_net.py --num-gpus 8") == 2
+    # What submitit makes of it has all that.
+    launch(sweep, wait=False)
+    script = (slurm / "script_41").read_text()
+    assert {x for x in text.splitlines() if "#SBATCH" in x} <= set(script.splitlines())
+    assert re.search(r"\nsrun .*--cpus-per-task=40 ", script)
+    assert "\n# each job: srun --cpus-per-task=40\n" in text
 
 
 def test_slurm_gets_an_array_once(load, slurm, capsys):

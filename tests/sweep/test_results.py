@@ -22,9 +22,10 @@ def test_metrics_and_those_of_classes(make_sweep, finish):
     results = gather_results(sweep)
     # The sweep's metric is first, what is no number is left out, and so is what no evaluator gave.
     assert results.metrics == ["segm/AP", "bbox/AP", "segm/AP50", "segm/APs"]
-    assert results.class_metrics == {
-        "segm/AP": {"t-shirt": "segm/AP-t-shirt", "cup/mug": "segm/AP-cup/mug"},
-        "sem_seg/IoU": {"sky": "sem_seg/IoU-sky"},
+    assert results.class_metrics.T.to_dict("list") == {
+        "segm/AP-cup/mug": ["segm/AP", "cup/mug"],
+        "segm/AP-t-shirt": ["segm/AP", "t-shirt"],
+        "sem_seg/IoU-sky": ["sem_seg/IoU", "sky"],
     }
 
 
@@ -34,7 +35,7 @@ def test_metrics_of_several_data_sets(make_sweep, finish):
     finish(sweep, "a", [1.0], name, **{f"{name}-dog": 2.0, f"{name}50": 3.0})
     results = gather_results(sweep)
     assert results.metrics == [name, f"{name}50"]
-    assert results.class_metrics == {name: {"dog": f"{name}-dog"}}
+    assert results.class_metrics.T.to_dict("list") == {f"{name}-dog": [name, "dog"]}
 
 
 def test_a_run_without_a_number_is_not_finished(make_sweep, finish, fail):
@@ -42,14 +43,15 @@ def test_a_run_without_a_number_is_not_finished(make_sweep, finish, fail):
     finish(sweep, "a", [40.0, NAN])
     fail(sweep.runs[1], "RuntimeError: no memory")
     results = gather_results(sweep)
-    assert [r.run.name for r in results.finished] == ["a, seed 1"]
-    assert [r.state.state for r in results.unfinished] == ["failed", "finished", "waiting"]
-    assert results.values("a", "bbox/AP") == {1: 40.0}
-    assert (results.runs[0].seconds, results.runs[0].host_memory) == (0.5, 900.0)
+    assert [run.name for run in results.finished["run"]] == ["a, seed 1"]
+    assert results.runs["state"].tolist() == ["finished", "failed", "finished", "waiting"]
+    assert results.table("bbox/AP")["a"].dropna().to_dict() == {1: 40.0}
+    first = results.runs.iloc[0]
+    assert (first["seconds_per_iteration"], first["host_memory_mib"]) == (0.5, 900.0)
 
 
 def test_nothing_finished_is_refused(make_sweep, fail):
     sweep = make_sweep(variants={"a": {}, "b": {}})
     fail(sweep.runs[0], "no")
-    with pytest.raises(SweepError, match="has a result yet.*1 failed, 1 waiting"):
+    with pytest.raises(SweepError, match="has a result yet.*1 waiting, 1 failed"):
         gather_results(sweep)

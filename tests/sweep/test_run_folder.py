@@ -9,17 +9,17 @@ import threading
 import pytest
 import yaml
 
+from sparsercnn.files import write_json
 from sparsercnn.sweep import SweepError, load_sweep
 from sparsercnn.sweep.run_folder import (
     FAILURE,
+    LOCK,
     RESULT,
     claim,
-    claimed_gpus,
     note_config,
     read_metrics,
     read_state,
     require_same_config,
-    write_json,
 )
 
 
@@ -41,7 +41,7 @@ def test_states(run):
     state = read_state(run)
     assert (state.state, state.iteration) == ("stopped", 5)
     write_json(run.folder / FAILURE, {"error": "no", "exit": 1})
-    assert read_state(run).failure["error"] == "no"
+    assert read_state(run).error == "no"
     write_json(run.folder / RESULT, {"metrics": {"bbox/AP": 1.0}})
     assert read_state(run).state == "finished"
 
@@ -55,10 +55,10 @@ def test_a_look_does_not_keep_a_run_from_being_claimed(run):
         timer.start()
         with claim(run.folder, ["3", "5"]) as lock:
             assert lock is not None
-            assert claimed_gpus(run) == ["3", "5"]
+            assert (run.folder / LOCK).read_text() == "3,5"
         timer.join()
     with claim(run.folder):
-        assert claimed_gpus(run) == []
+        assert (run.folder / LOCK).read_text() == ""
 
 
 def test_a_claim_lasts_as_long_as_a_child_that_has_it(run):

@@ -1,10 +1,11 @@
 """Atomic writing of files."""
 
 import contextlib
+import json
 import os
 import uuid
 
-__all__ = ["write_atomically"]
+__all__ = ["write_atomically", "write_json"]
 
 
 @contextlib.contextmanager
@@ -35,3 +36,16 @@ def write_atomically(path, mode="wb", shared=False):
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
         raise
+
+
+def write_json(path, content, indent=None):
+    """Write `content` to `path`, all at once. Many processes may write the same path at once.
+
+    Args:
+        path (str): a local file in an existing folder.
+        content: what :mod:`json` can write.
+        indent (int): see :func:`json.dumps`.
+    """
+    text = json.dumps(content, indent=indent)
+    with write_atomically(path, "w", shared=True) as file:
+        file.write(text)

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 
-from ..files import write_atomically
+from ..files import write_atomically, write_json
 
 __all__ = ["cache_json", "datasets_root", "write_json"]
 
@@ -13,18 +13,6 @@ __all__ = ["cache_json", "datasets_root", "write_json"]
 def datasets_root():
     """The folder of all data sets: $DETECTRON2_DATASETS, or ``datasets``, as in detectron2."""
     return os.getenv("DETECTRON2_DATASETS", "datasets")
-
-
-def write_json(path, content):
-    """Write `content` to `path` atomically; several processes may write the same path at once.
-
-    Args:
-        path (str): a local file in an existing folder.
-        content: any value that :mod:`json` can write.
-    """
-    text = json.dumps(content)
-    with write_atomically(path, "w", shared=True) as file:
-        file.write(text)
 
 
 def cache_json(label, content):

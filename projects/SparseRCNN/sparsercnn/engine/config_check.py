@@ -1,9 +1,12 @@
 """Checks at the start for settings that have no effect or would fail hours later."""
 
+import torch
+from detectron2.modeling import build_model
+
 from ..errors import ConfigError
 from ..modeling.segmentation.sem_seg_inference import check_sem_seg_test
 
-__all__ = ["ConfigError", "check_config", "require_augmentable"]
+__all__ = ["ConfigError", "check_config", "check_gpus", "check_model", "require_augmentable"]
 
 _ATTENTION_FPN = "build_resnet_attention_fpn_backbone"
 _DILATED = "build_dilated_resnet_backbone"
@@ -34,6 +37,46 @@ def check_config(cfg, defaults):
     _check_danet_head(cfg.MODEL, defaults.MODEL)
     _check_cascade(cfg.MODEL, defaults.MODEL)
     _check_test(cfg, defaults)
+
+
+def check_gpus(cfg, num_gpus):
+    """Raise ConfigError if a training cannot use its GPUs, wherever they are.
+
+    Args:
+        cfg (CfgNode): the whole config.
+        num_gpus (int): of all nodes together; 0: it runs on the CPU.
+    """
+    if num_gpus == 0:
+        return
+    if not cfg.MODEL.DEVICE.startswith("cuda"):
+        raise ConfigError(
+            f"it gets {num_gpus} GPUs, and MODEL.DEVICE is {cfg.MODEL.DEVICE}. For GPUs: --opts "
+            "MODEL.DEVICE cuda. For the CPU: --gpus 0."
+        )
+    # With REFERENCE_WORLD_SIZE the batch follows the number of GPUs.
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    if cfg.SOLVER.REFERENCE_WORLD_SIZE == 0 and batch % num_gpus:
+        raise ConfigError(f"SOLVER.IMS_PER_BATCH {batch} cannot be shared by {num_gpus} GPUs.")
+
+
+def check_model(cfg):
+    """Raise ConfigError if the model cannot be built: widths that do not fit, and the like.
+
+    It takes a moment and no memory. A model that needs a real device passes.
+
+    Args:
+        cfg (CfgNode): the whole config.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "meta"
+    try:
+        with torch.device("meta"):
+            build_model(cfg)
+    except NotImplementedError:
+        return
+    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"The model cannot be built: {error}") from error
 
 
 def require_augmentable(cfg):

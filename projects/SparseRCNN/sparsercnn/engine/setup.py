@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import logging
+import os
 import re
 
 import torch
@@ -26,6 +27,7 @@ __all__ = [
     "load_config",
     "load_demo_config",
     "setup",
+    "visible_gpus",
 ]
 
 
@@ -111,6 +113,13 @@ def check_devices(cfg, num_gpus=1):
         raise ConfigError(
             f"--num-gpus {num_gpus} is too many: there are {torch.cuda.device_count()} GPUs."
         )
+
+
+def visible_gpus():
+    """The GPUs of this machine that may be used (list[str]), as CUDA_VISIBLE_DEVICES has them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = torch.cuda.device_count()
+    return visible.split(",")[:found] if visible else [str(i) for i in range(found)]
 
 
 def load_config(config_file, opts=(), allow_unsafe=False, register=True):

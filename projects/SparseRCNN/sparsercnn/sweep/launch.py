@@ -6,50 +6,38 @@ import sys
 import time
 
 import submitit
-import torch
-from detectron2.modeling import build_model
-from submitit.slurm.slurm import SlurmJob, _make_sbatch_string
+from tqdm import tqdm
 
-from .progress import Progress, format_status
-from .resources import SweepError, check_resources, gpu_ids
-from .run_folder import (
-    FAILURE,
-    FINISHED,
-    JOB,
-    RUNNING,
-    claimed_gpus,
-    note_config,
-    read_state,
-    require_same_config,
-    write_json,
-)
+from ..engine.config_check import check_gpus, check_model
+from ..engine.setup import visible_gpus
+from ..errors import ConfigError, SweepError
+from ..files import write_json
+from .results import count_states, format_status, read_runs, seconds_left
+from .run_folder import FAILURE, JOB, LOCK, note_config, read_state, require_same_config
 from .worker import Worker, train_command
 
 __all__ = ["dry_run", "launch"]
 
-_POLL_SECONDS = 1.0
-_END_SECONDS = 3.0  # that interrupted jobs may take to end by themselves ...
-_CANCEL_SECONDS = 30.0  # ... and when they are cancelled
 _UNKNOWN_SECONDS = 600.0  # after which a job that the cluster does not know is taken for gone
 
 
 def dry_run(sweep):
-    """
-    Args:
-        sweep (Sweep):
-
-    Returns:
-        str: for SLURM the batch script with its resources; then each run's command line.
-    """
-    check_resources(sweep)
+    """What SLURM would be asked for, where it is used; then each run's command line (str)."""
+    _check(sweep, models=False)
     resources = sweep.resources
-    unfinished = [run for run in sweep.runs if read_state(run).state != FINISHED]
-    lines = [f"# {len(sweep.runs)} runs, {len(sweep.runs) - len(unfinished)} of them finished"]
+    runs = _runs(sweep, "running", "waiting", "stopped", "failed")
+    lines = [f"# {len(sweep.runs)} runs, {len(sweep.runs) - len(runs)} of them finished"]
     if resources.cluster == "slurm":
-        lines += [_batch_script(sweep, len(unfinished)), ""]
+        options = _slurm_options(sweep)
+        srun, at_a_time = options.pop("srun_args"), options.pop("array_parallelism")
+        if len(runs) > 1:
+            options["array"] = f"0-{len(runs) - 1}%{min(at_a_time, len(runs))}"
+        lines += [f"#SBATCH --{key.replace('_', '-')}={value}" for key, value in options.items()]
+        lines += [f"# each job: srun {shlex.join(srun)}"]
     else:
-        lines.append(f"# {resources.parallel} at a time on this machine, {_each(resources)}")
-    for run in unfinished:
+        each = f"each with {resources.gpus} GPUs and {resources.cpus} threads"
+        lines += [f"# {resources.parallel} at a time on this machine, {each}"]
+    for run in runs:
         lines += [f"# {run.name}", shlex.join(train_command(run, resources.gpus))]
     return "\n".join(lines)
 
@@ -58,57 +46,78 @@ def launch(sweep, wait=True):
     """Start, or go on with, all runs of a sweep that are neither finished nor at work.
 
     Args:
-        sweep (Sweep):
+        sweep (Sweep): for this machine or SLURM, as its `resources` say.
         wait (bool): show the progress until all runs have ended.
 
     Returns:
         int: 0 if all runs are finished (or, without `wait`, submitted), 1 if not.
 
     Raises:
-        SweepError: a variant's model cannot be built; a folder holds a run of another config;
-            SLURM, or GPUs, are not there.
+        SweepError: a model cannot be built; a folder holds a run of another config; SLURM, or GPUs,
+            are not there.
     """
-    check_resources(sweep)
-    _check_models(sweep)
+    _check(sweep)
     for run in sweep.runs:
         require_same_config(run)
-    states = [read_state(run) for run in sweep.runs]
-    todo = [
-        r for r, s in zip(sweep.runs, states, strict=True) if s.state not in (FINISHED, RUNNING)
-    ]
-    running = [r for r, s in zip(sweep.runs, states, strict=True) if s.state == RUNNING]
-    submit = _submit_to_slurm if sweep.resources.cluster == "slurm" else _submit_here
-    jobs, num_known = submit(sweep, todo, running)
+    todo = _runs(sweep, "waiting", "stopped", "failed")
+    on_slurm = sweep.resources.cluster == "slurm"
+    jobs, num_known = _submit_to_slurm(sweep, todo) if on_slurm else _submit_here(sweep, todo)
     if not wait:
         known = f", {num_known} were there already" if num_known else ""
         print(f"{len(jobs) - num_known} jobs submitted{known}. The runs are in {sweep.output}.")
         return 0
     try:
-        with Progress(sweep) as progress:
-            while not all(map(_has_ended, jobs)) or _any_running(sweep):
-                progress.update()
-                time.sleep(_POLL_SECONDS)
-            progress.update()
+        _watch(sweep, jobs)
     except KeyboardInterrupt:
-        if sweep.resources.cluster == "slurm":
+        if on_slurm:
             print("\nThe jobs go on; the same command watches them.")
         else:
-            _stop(jobs, sweep)
+            _stop(sweep, jobs)
             print("\nInterrupted; the same command goes on from here.")
         return 1
     print(format_status(sweep))
-    for error in filter(None, map(_error, jobs)):
+    # A run's failure is not an exception, and a job that was killed leaves no pickle.
+    errors = [job.exception() for job in jobs if job.paths.result_pickle.exists()]
+    for error in filter(None, errors):
         print(f"A job broke off:\n{error}", file=sys.stderr)
-    return int(any(read_state(run).state != FINISHED for run in sweep.runs))
+    return int(len(_runs(sweep, "finished")) < len(sweep.runs))
 
 
-def _stop(jobs, sweep):
+def _runs(sweep, *states):
+    return [run for run in sweep.runs if read_state(run).state in states]
+
+
+def _watch(sweep, jobs):
+    """Show the progress until all jobs have ended, and what other jobs are at work on."""
+    on_terminal = sys.stderr.isatty()
+    runs = read_runs(sweep)
+    with tqdm(
+        total=runs["length"].sum(),
+        initial=runs["done"].sum(),
+        unit="it",
+        mininterval=0.5 if on_terminal else 60,  # a log gets a line a minute
+        dynamic_ncols=on_terminal,
+    ) as bar:
+        while True:
+            ended = all(map(_has_ended, jobs))
+            runs = read_runs(sweep, runs["length"])
+            left = seconds_left(runs, sweep.resources.parallel)
+            end = time.localtime(time.time() + left) if left > 0 else None
+            text = time.strftime(", ends %a %H:%M", end) if end else ""
+            bar.set_postfix_str(count_states(runs) + text, refresh=False)
+            bar.update(runs["done"].sum() - bar.n)
+            if ended and "running" not in set(runs["state"]):
+                return
+            time.sleep(1)
+
+
+def _stop(sweep, jobs):
     """End jobs of this machine. What a terminal sends has reached them, too; a `kill` has not."""
-    _wait(lambda: not all(job.done() for job in jobs), _END_SECONDS)
+    _wait(lambda: not all(job.done() for job in jobs), seconds=3)
     for job in jobs:
         if not job.done():
             job.cancel()
-    _wait(lambda: _any_running(sweep), _CANCEL_SECONDS)
+    _wait(lambda: _runs(sweep, "running"), seconds=30)
 
 
 def _wait(unfinished, seconds):
@@ -117,42 +126,27 @@ def _wait(unfinished, seconds):
         time.sleep(0.1)
 
 
-def _error(job):
-    """What a job raised, a run's failure apart; None for one that ended, or was killed."""
-    return job.exception() if job.paths.result_pickle.exists() else None
-
-
-def _check_models(sweep):
-    """Rather one message now than a failure of every run: widths that do not fit, and the like."""
-    for run in sweep.runs[: len(sweep.variants)]:
-        cfg = run.load_config().clone()
-        cfg.defrost()
-        cfg.MODEL.DEVICE = "meta"  # without memory, in a moment
+def _check(sweep, models=True):
+    """Refuse what would fail later."""
+    num_gpus = sweep.resources.gpus * sweep.resources.nodes
+    for variant in sweep.variants:
+        cfg = sweep.run(variant).load_config()
         try:
-            with torch.device("meta"):
-                build_model(cfg)
-        except NotImplementedError:
-            continue  # somebody's model that needs a real device
-        except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise SweepError(f"{sweep.file}, variant '{run.variant.name}': {error}") from error
+            check_gpus(cfg, num_gpus)
+            if models:
+                check_model(cfg)
+        except ConfigError as error:
+            raise SweepError(f"{sweep.file}, variant '{variant.name}': {error}") from error
 
 
-def _any_running(sweep):
-    return any(read_state(run).state == RUNNING for run in sweep.runs)
-
-
-def _each(resources):
-    return f"each with {resources.gpus} GPUs and {resources.cpus} threads"
-
-
-def _submit_here(sweep, runs, running):
+def _submit_here(sweep, runs):
     """As many workers as may run, each with GPUs of its own; all share the list of runs.
 
     Runs that are at work have their workers, from an earlier start.
     """
-    resources = sweep.resources
-    taken = {gpu for run in running for gpu in claimed_gpus(run)}
-    free = [gpu for gpu in gpu_ids() if gpu not in taken] if resources.gpus else []
+    resources, running = sweep.resources, _runs(sweep, "running")
+    taken = {gpu for run in running for gpu in (run.folder / LOCK).read_text().split(",")}
+    free = [gpu for gpu in visible_gpus() if gpu not in taken] if resources.gpus else []
     num_workers = max(min(resources.parallel - len(running), len(runs)), 0)
     if num_workers * resources.gpus > len(free):
         raise SweepError(
@@ -164,9 +158,8 @@ def _submit_here(sweep, runs, running):
     for i in range(num_workers):
         executor = submitit.LocalExecutor(folder=sweep.output / "submitit" / "%j")
         # A worker sees to the hours of each of its runs.
-        executor.update_parameters(
-            timeout_min=60 * (resources.hours + 1) * len(runs), gpus_per_node=resources.gpus
-        )
+        minutes = 60 * (resources.hours + 1) * len(runs)
+        executor.update_parameters(timeout_min=minutes, gpus_per_node=resources.gpus)
         gpus = free[i * resources.gpus : (i + 1) * resources.gpus]
         jobs.append(executor.submit(Worker(runs, sweep.metric, resources, gpus)))
     return jobs, 0
@@ -177,7 +170,7 @@ def _forget_failures(runs):
         (run.folder / FAILURE).unlink(missing_ok=True)
 
 
-def _submit_to_slurm(sweep, runs, running):
+def _submit_to_slurm(sweep, runs):
     """One job for each run that has none yet, as an array."""
     folder = sweep.output / "submitit" / "%j"
     if submitit.SlurmExecutor.affinity() <= 0:
@@ -186,7 +179,7 @@ def _submit_to_slurm(sweep, runs, running):
     known = {run: _known_job(run, folder) for run in runs}
     new = [run for run, job in known.items() if job is None]
     executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=100)
-    executor.update_parameters(**_slurm_parameters(sweep.resources, sweep.file.stem))
+    executor.update_parameters(**_slurm_options(sweep), stderr_to_stdout=True)
     workers = [Worker([run], sweep.metric, sweep.resources) for run in new]
     submitted = executor.submit_array(workers) if new else []
     for run, job in zip(new, submitted, strict=True):
@@ -203,7 +196,7 @@ def _known_job(run, folder):
     if not path.exists():
         return None
     content = json.loads(path.read_text())
-    job = SlurmJob(folder=folder, job_id=content["job_id"])
+    job = submitit.SlurmJob(folder=folder, job_id=content["job_id"])
     job.submitted = content.get("submitted", 0)
     return None if _has_ended(job, force_check=True) else job
 
@@ -212,33 +205,22 @@ def _has_ended(job, force_check=False):
     if job.done(force_check=force_check):
         return True
     # A job that is over and forgotten; or one that the cluster has not noticed yet.
-    is_unknown = isinstance(job, SlurmJob) and job.state == "UNKNOWN"
+    is_unknown = isinstance(job, submitit.SlurmJob) and job.state == "UNKNOWN"
     return is_unknown and time.time() - job.submitted > _UNKNOWN_SECONDS
 
 
-def _slurm_parameters(resources, name):
-    given = {
-        "partition": resources.partition,
-        "account": resources.account,
-        "constraint": resources.constraint,
+def _slurm_options(sweep):
+    """As submitit takes them, of sbatch's names."""
+    resources = sweep.resources
+    options = {
+        "job_name": sweep.file.stem,
+        **{key: getattr(resources, key) for key in ("partition", "account", "constraint", "nodes")},
         "mem": f"{resources.memory_gb:g}G" if resources.memory_gb else None,
-        "gpus_per_node": resources.gpus or None,
-    }
-    return {
-        "job_name": name,
         "time": round(60 * resources.hours),
-        "nodes": resources.nodes,
+        "gpus_per_node": resources.gpus or None,
         "ntasks_per_node": 1,  # train_net.py starts a process for each GPU
         "cpus_per_task": resources.cpus,
         "srun_args": [f"--cpus-per-task={resources.cpus}"],  # srun does not take it from sbatch
         "array_parallelism": resources.parallel,
-        "stderr_to_stdout": True,
-        **{key: value for key, value in given.items() if value is not None},
     }
-
-
-def _batch_script(sweep, num_runs):
-    parameters = _slurm_parameters(sweep.resources, sweep.file.stem)
-    folder = sweep.output / "submitit" / "%j"
-    array = {"map_count": num_runs} if num_runs > 1 else {}
-    return _make_sbatch_string("# (the worker)", folder, **parameters, **array)
+    return {key: value for key, value in options.items() if value is not None}

@@ -2,25 +2,19 @@
 
 from pathlib import Path
 
-from .costs import measure_costs
-from .curves import loss_curves, metric_curves, shown_by_axis
-from .document import Document, Section
-from .markup import runs_csv, to_latex, to_markdown, variants_csv
-from .page import to_html
-from .plots import dot_plot, effects_plot
-from .provenance import overrides_section, provenance_section, unfinished_section
-from .results import gather_results
-from .sections import (
-    class_sections,
-    cost_section,
-    effects_section,
-    metrics_section,
-    variants_section,
-)
-from .significance import compare_variants, main_effects
-from .spec import SweepError
+import pandas as pd
 
-__all__ = ["write_report"]
+from ..analysis.document import to_html, to_latex, to_markdown
+from ..analysis.kept_costs import measure_once
+from ..errors import SweepError
+from .results import compare_variants, gather_results
+from .tables import make_sections
+
+__all__ = ["summarize", "write_report"]
+
+_PER_RUN = ["seconds_per_iteration", "gpu_memory_mib", "host_memory_mib"]
+_WHOLE = ["pairs", "trained_parameters", "multiply_adds"]  # numbers, or none
+_COSTS = ["trainable", "flops", "height", "width"]
 
 
 def write_report(sweep, folder=None, measure=True):
@@ -39,78 +33,54 @@ def write_report(sweep, folder=None, measure=True):
     Raises:
         SweepError: no run is finished, or the baseline is not among the variants.
     """
-    if sweep.baseline not in [variant.name for variant in sweep.variants]:
-        raise SweepError(
-            f"Variants are compared to the baseline, '{sweep.baseline}': add it to --variants."
-        )
+    if sweep.baseline not in sweep.names:
+        missing = f"Variants are compared to the baseline, '{sweep.baseline}'"
+        raise SweepError(f"{missing}: add it to --variants.")
     results = gather_results(sweep)
-    comparisons = compare_variants(results)
-    costs = measure_costs(sweep, measure)
-    document = _compose(results, comparisons, costs)
+    summary = summarize(results, measure)
+    sections = list(make_sections(results, summary))
+    metrics = sorted(name for name in results.runs if "/" in name)
+    runs = results.runs.set_index("variant")[["seed", "state", "iterations", *metrics, *_PER_RUN]]
+    names = {"trainable": "trained_parameters", "flops": "multiply_adds"}
+    variants = summary.drop(columns=["height", "width"]).rename(columns=names)
     files = {
-        "report.md": to_markdown(document),
-        "report.tex": to_latex(document),
-        "report.csv": variants_csv(results, comparisons, costs),
-        "runs.csv": runs_csv(results),
-        "index.html": to_html(document),
+        "report.md": to_markdown(sweep.title, sections),
+        "report.tex": to_latex(sweep.title, sections),
+        "report.csv": _csv(sweep, variants.astype(dict.fromkeys(_WHOLE, "Int64"))),
+        "runs.csv": _csv(sweep, runs),
+        "index.html": to_html(sweep.title, sections),
     }
     folder = Path(folder or sweep.output / "report")
     folder.mkdir(parents=True, exist_ok=True)
-    for section in document.sections:
-        for picture in section.pictures:
-            (folder / picture.name).write_bytes(picture.png)
+    for picture in (picture for section in sections for picture in section.pictures):
+        (folder / picture.name).write_bytes(picture.png)
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     return folder / "index.html"
 
 
-def _compose(results, comparisons, costs):
-    effects = main_effects(results)
-    effects_picture = effects_plot(results, effects)
-    sections = [
-        Section("", [_state(results)]),
-        provenance_section(results),
-        unfinished_section(results),
-        variants_section(results, comparisons, [dot_plot(results)]),
-        effects_section(results, effects, [effects_picture] if effects_picture else []),
-        metrics_section(results),
-        *class_sections(results),
-        cost_section(results, costs),
-        *_curves(results),
-        overrides_section(results),
-    ]
-    return Document(results.sweep.title, [section for section in sections if section])
+def summarize(results, measure=False):
+    """A row for each variant (DataFrame), unrounded.
+
+    Of its finished runs: "seeds", and means and deviations of metrics ("bbox/AP", "bbox/AP sd").
+    Then follow :func:`~.results.compare_variants`, what its model costs, and what its runs take.
+    """
+    sweep = results.sweep
+    columns = {"seeds": results.table(sweep.metric).count()}
+    for metric in results.metrics:
+        table = results.table(metric)
+        columns |= {metric: table.mean(), f"{metric} sd": table.std()}
+    summary = pd.DataFrame(columns).join(compare_variants(results))
+    summary.loc[sweep.baseline, "exceeds_noise"] = "baseline"
+    configs = {variant.name: sweep.run(variant).load_config() for variant in sweep.variants}
+    costs = measure_once(configs, sweep.output / "model_costs.json", measure)
+    costs = pd.DataFrame(costs, index=_COSTS, dtype=float).T
+    return summary.join(costs).join(results.finished.groupby("variant")[_PER_RUN].mean())
 
 
-def _state(results):
-    finished, total = len(results.finished), len(results.runs)
-    if finished == total:
-        return f"All {total} runs are finished."
-    return (
-        f"{finished} of {total} runs are finished. This is a report of part of the sweep: what it "
-        "says may change with the others."
-    )
-
-
-def _curves(results):
-    sections = []
-    whose = "the mean over seeds; the band reaches from the least to the largest of them"
-    if shown_by_axis(results):
-        whose = "the mean over all runs of a level; the band reaches from the least to the largest"
-    metric, (losses, width) = metric_curves(results), loss_curves(results)
-    title = "The metric during training"
-    if metric:
-        text = f"Finished runs. A line is {whose}."
-        sections.append(Section(title, pictures=[metric], after=[text]))
-    else:
-        sections.append(Section(title, [f"{results.sweep.metric} was evaluated at the end only."]))
-    if losses:
-        legend = [
-            f"Finished runs. A line is {whose}. Axes are logarithmic where a loss changes much.",
-            f"Losses are smoothed: each run by a running mean over {width} logged points, of which "
-            "each is detectron2's median over 20 iterations.",
-            "Variants with other matchers, weights or numbers of stages have losses that do not "
-            "compare.",
-        ]
-        sections.append(Section("Losses", pictures=[losses], after=legend))
-    return sections
+def _csv(sweep, table):
+    """CSV of a table whose rows are variants, with their levels of the axes."""
+    levels = {v.name: v.levels for v in sweep.variants}
+    for i, axis in enumerate(sweep.axes):
+        table.insert(i, axis, [levels[name][axis] for name in table.index], allow_duplicates=True)
+    return table.to_csv(index_label="variant")

@@ -1,170 +1,163 @@
-"""Numbers of a sweep's runs, as their folders have them."""
+"""States and numbers of a sweep's runs, as their folders have them, in data frames."""
 
 import math
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from .progress import seconds_per_iteration
-from .run_folder import FINISHED, RunState, read_metrics, read_state
-from .spec import Run, Sweep, SweepError
+import pandas as pd
+from tabulate import tabulate
 
-__all__ = ["RunResult", "SweepResults", "gather_results"]
+from ..analysis.statistics import PairedTest, holm, paired_test
+from ..errors import SweepError
+from ..evaluation.metric_names import metric_order, split_metric
+from .run_folder import read_state
+from .spec import Sweep
 
-# Evaluators' names for what they evaluate. `metrics.json` has other "a/b", such as "rpn/...".
-_TASKS = ("bbox", "segm", "keypoints", "sem_seg", "panoptic_seg", "box_proposals")
-_COCO_ORDER = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+__all__ = ["SweepResults", "compare_variants", "format_status", "gather_results", "main_effects"]
+
+MADE_ON = ("hardware", "host", "torch", "python")  # of a run's result
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """What a run has given so far.
+def read_runs(sweep, lengths=None):
+    """A row for each of `sweep.runs` (DataFrame), as their folders are now.
 
-    Attributes:
-        run (Run):
-        state (RunState):
-        metrics (dict[str, float]): of the last evaluation of a finished run, those that are finite
-            numbers; "TASK/METRIC" or, of a class, "TASK/METRIC-CLASS".
-        rows (list[dict]): of `metrics.json`.
-        seconds (float): of an iteration, the median; None: not known.
-        gpu_memory (float): the peak in MiB; None: `metrics.json` has none.
-        host_memory (float): likewise, of the process; None: not known.
+    Of "length" iterations, which an earlier call may give, "done" are done. A finished run has the
+    finite metrics of its last evaluation.
     """
+    if lengths is None:
+        lengths = [run.load_config().SOLVER.MAX_ITER for run in sweep.runs]
+    rows = [_row(run, sweep.metric) for run in sweep.runs]
+    runs = pd.DataFrame(rows).assign(length=lengths)
+    return runs.assign(done=runs[["iterations", "length"]].min(axis=1))
 
-    run: Run
-    state: RunState
-    metrics: dict = field(default_factory=dict)
-    rows: list = field(default_factory=list)
-    seconds: float | None = None
-    gpu_memory: float | None = None
-    host_memory: float | None = None
+
+def _row(run, metric):
+    state = read_state(run)
+    result = state.result or {"metrics": {}}
+    times = pd.Series([row["time"] for row in state.rows if "time" in row], dtype=float)
+    memory = [row["max_mem"] for row in state.rows if state.result and "max_mem" in row]
+    task = metric.rpartition("/")[0]
+    metrics = {
+        name: value
+        for name, value in result["metrics"].items()
+        if (split_metric(name)[0] or name.rpartition("/")[0] == task) and math.isfinite(value)
+    }
+    return {
+        "run": run,
+        "variant": run.variant.name,
+        "seed": run.seed,
+        "state": state.state,
+        "iterations": result["iteration"] if metrics else state.iteration,
+        "error": state.error,
+        **metrics,
+        "seconds_per_iteration": times.median(),
+        "gpu_memory_mib": max(memory, default=None),
+        "host_memory_mib": result.get("peak_memory_mib"),
+        "history": state.rows,
+        **{key: result.get(key) for key in (*MADE_ON, "finished")},
+    }
+
+
+def count_states(runs):
+    """How many runs are in which state: "2 finished, 1 running"."""
+    counts = runs["state"].value_counts()
+    order = ("finished", "running", "waiting", "stopped", "failed")
+    return ", ".join(f"{counts[state]} {state}" for state in order if state in counts)
+
+
+def seconds_left(runs, parallel):
+    """Seconds (float) until all runs end, `parallel` at a time; NaN before any times are known."""
+    seconds = runs["seconds_per_iteration"].astype(float)
+    seconds = seconds.fillna(seconds.mean()) * (runs["length"] - runs["done"])
+    left = seconds[runs["state"].isin(["running", "waiting", "stopped"])]
+    return max(left.sum(min_count=1) / parallel, left.max())
+
+
+def format_status(sweep):
+    """A table of all runs, and a line that sums it up (str)."""
+    runs = read_runs(sweep)
+    runs["iteration"] = runs["done"].astype(str) + "/" + runs["length"].astype(str)
+    columns = ["variant", "seed", "state", "iteration", sweep.metric, "error"]
+    text = tabulate(runs.reindex(columns=columns), "keys", floatfmt=".2f", showindex=False)
+    left = seconds_left(runs, sweep.resources.parallel)
+    summary = f"; about {left / 60:.0f} min of training are left" if left > 0 else ""
+    return f"{text}\n\n{len(runs)} runs: {count_states(runs)}{summary}. Folder: {sweep.output}"
 
 
 @dataclass(frozen=True)
 class SweepResults:
-    """All runs of a sweep.
-
-    Attributes:
-        sweep (Sweep):
-        runs (list[RunResult]): in the order of `sweep.runs`.
-    """
+    """All runs of a sweep."""
 
     sweep: Sweep
-    runs: list
+    runs: pd.DataFrame  # see read_runs
+    finished: pd.DataFrame  # the runs that have a value of the sweep's metric
+    history: pd.DataFrame  # the finished runs' rows of metrics.json, with "variant" and "seed"
+    metrics: list  # names of all metrics but those of single classes, the sweep's first
+    class_metrics: pd.DataFrame  # for each column of a class's metric, its "metric" and "class"
 
-    @property
-    def finished(self):
-        """list[RunResult]: those that have a value of the sweep's metric."""
-        return [r for r in self.runs if self.sweep.metric in r.metrics]
-
-    @property
-    def unfinished(self):
-        """list[RunResult]: the others."""
-        return [r for r in self.runs if self.sweep.metric not in r.metrics]
-
-    def of_variant(self, name):
-        """
-        Returns:
-            dict[int, RunResult]: the variant's finished runs by seed.
-        """
-        return {r.run.seed: r for r in self.finished if r.run.variant.name == name}
-
-    def values(self, name, metric):
-        """
-        Returns:
-            dict[int, float]: a metric of the variant's finished runs by seed.
-        """
-        runs = self.of_variant(name)
-        return {seed: r.metrics[metric] for seed, r in runs.items() if metric in r.metrics}
-
-    def pairs(self, name, other, metric):
-        """A variant and another one, over the seeds that both have.
-
-        Returns:
-            list[tuple[float, float]]: values of `name` and of `other`.
-        """
-        values, others = self.values(name, metric), self.values(other, metric)
-        return [(values[seed], others[seed]) for seed in values if seed in others]
-
-    @property
-    def metrics(self):
-        """list[str]: all metrics but those of single classes, the sweep's first."""
-        names = {m for r in self.finished for m in r.metrics if _split(m)[2] is None}
-        return sorted(names, key=lambda name: (name != self.sweep.metric, _order(name)))
-
-    @property
-    def class_metrics(self):
-        """dict[str, dict[str, str]]: "TASK/METRIC" -> class -> the key of its metric."""
-        groups = {}
-        for key in sorted({m for r in self.finished for m in r.metrics}):
-            task, metric, name = _split(key)
-            if name is not None:
-                groups.setdefault(f"{task}/{metric}", {})[name] = key
-        return groups
+    def table(self, metric):
+        """A metric of the finished runs (DataFrame): a row for each seed, a column per variant."""
+        table = self.finished.pivot(index="seed", columns="variant", values=metric)
+        return table.reindex(self.sweep.seeds, columns=self.sweep.names)
 
 
 def gather_results(sweep):
-    """Read the folders of all runs.
-
-    Args:
-        sweep (Sweep):
-
-    Returns:
-        SweepResults:
-
-    Raises:
-        SweepError: no run is finished.
-    """
-    results = SweepResults(sweep, [_read(run, sweep.metric) for run in sweep.runs])
-    if not results.finished:
-        counts = {}
-        for result in results.runs:
-            counts[result.state.state] = counts.get(result.state.state, 0) + 1
-        states = ", ".join(f"{n} {state}" for state, n in counts.items())
+    """Read the folders of all runs (SweepResults). Raise SweepError if no run is finished."""
+    runs = read_runs(sweep)
+    if sweep.metric not in runs:
         raise SweepError(
             f"{sweep.file}: no run in {sweep.output} has a result yet, so that there is nothing to "
-            f"report; {states}. `sweep.py status` lists them."
+            f"report; {count_states(runs)}. `sweep.py status` lists them."
         )
-    return results
+    finished = runs[runs[sweep.metric].notna()]
+    rows = zip(finished["history"], finished["variant"], finished["seed"], strict=True)
+    history = [pd.DataFrame(x).assign(variant=variant, seed=seed) for x, variant, seed in rows]
+    names = sorted(name for name in finished.dropna(axis=1, how="all") if "/" in name)
+    parts = pd.DataFrame(map(split_metric, names), names, ["metric", "class"]).dropna()
+    others = sorted(set(names) - set(parts.index) - {sweep.metric}, key=metric_order)
+    history = pd.concat(history, ignore_index=True)
+    return SweepResults(sweep, runs, finished, history, [sweep.metric, *others], parts)
 
 
-def _read(run, metric):
-    state = read_state(run)
-    rows = read_metrics(run.folder)
-    seconds = seconds_per_iteration(run.folder)
-    if state.state != FINISHED:
-        return RunResult(run, state, rows=rows, seconds=seconds)
-    memory = [row["max_mem"] for row in rows if "max_mem" in row]
-    tasks = {*_TASKS, metric.rpartition("/")[0]}
-    return RunResult(
-        run,
-        state,
-        metrics={
-            key: value
-            for key, value in state.result["metrics"].items()
-            if _split(key)[0].rpartition("/")[2] in tasks and math.isfinite(value)
-        },
-        rows=rows,
-        seconds=seconds,
-        gpu_memory=max(memory) if memory else None,
-        host_memory=state.result.get("peak_memory_mib"),
-    )
+def compare_variants(results):
+    """All variants against the baseline, over the seeds that both have.
+
+    Returns:
+        DataFrame: a row for each variant but the baseline, with the columns of :class:`PairedTest`,
+        "p_holm" (after Holm's correction), and "exceeds_noise": "yes", "no", or why neither.
+    """
+    table = results.table(results.sweep.metric)
+    baseline = table.pop(results.sweep.baseline)
+    tests = [paired_test(table[name], baseline) for name in table]
+    return _with_verdicts(tests, table.columns, "one seed")
 
 
-# The name of a class may have slashes and hyphens, and so may that of a data set, which comes first
-# where there is more than one: "voc:/data/a-b@test/bbox/AP-t-shirt".
-_METRIC = re.compile(rf"((?:.*/)?(?:{'|'.join(_TASKS)}))/([^-/]+)(?:-(.+))?")
+def main_effects(results):
+    """Each level of an axis against the first, over all combinations of the other axes and seeds.
+
+    Returns:
+        DataFrame: as of :func:`compare_variants`, with the index "axis", "level" and "against";
+        empty if the sweep has no axes.
+    """
+    keys = [(*run.variant.levels.values(), run.seed) for run in results.finished["run"]]
+    values = results.finished[results.sweep.metric].set_axis(pd.MultiIndex.from_tuples(keys))
+    names, tests = [], []
+    for position, (axis, (first, *others)) in enumerate(results.sweep.axes.items()):
+        table = values.unstack(position).reindex(columns=[first, *others])
+        names += [(axis, level, first) for level in others]
+        tests += [paired_test(table[level], table[first]) for level in others]
+    names = pd.DataFrame(names, columns=["axis", "level", "against"])
+    return _with_verdicts(tests, pd.MultiIndex.from_frame(names), "one pair")
 
 
-def _split(key):
-    """Task, metric, and class or None."""
-    match = _METRIC.fullmatch(key)
-    if match:
-        return match.groups()
-    task, _, metric = key.rpartition("/")
-    return task, metric, None
+def _with_verdicts(tests, index, of_one_pair):
+    def verdict(test, p_holm):
+        if not math.isnan(p_holm):
+            return "yes" if p_holm < 0.05 else "no"
+        if test.pairs < 2:
+            return of_one_pair if test.pairs else "no pair"
+        return "same results" if test.difference == 0 else "no spread"
 
-
-def _order(name):
-    task, _, metric = name.rpartition("/")
-    known = _COCO_ORDER.index(metric) if metric in _COCO_ORDER else len(_COCO_ORDER)
-    return task, known, metric
+    p_holm = holm([test.p for test in tests])
+    verdicts = list(map(verdict, tests, p_holm))
+    frame = pd.DataFrame(tests, index=index, columns=PairedTest._fields)
+    return frame.assign(p_holm=p_holm, exceeds_noise=verdicts)

@@ -1,90 +1,116 @@
 """What a sweep is: base config, variants, seeds, metric, resources; and the runs that follow."""
 
-import ast
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from ..engine.overrides import as_argument
 from ..engine.setup import load_config
-from .resources import Resources, SweepError
 
-__all__ = ["Resources", "Run", "Sweep", "SweepError", "Variant", "as_argument", "folder_name"]
+__all__ = ["Resources", "Run", "Sweep", "Variant", "folder_name"]
+
+
+@dataclass
+class Resources:
+    """What one run gets, and how many run at a time. OmegaConf checks the types."""
+
+    cluster: str = "local"  # this machine; or "slurm"
+    parallel: int = 1  # runs at a time
+    gpus: int = 0  # of a run, on each of its nodes; 0: it runs on the CPU
+    nodes: int = 1  # of a run
+    cpus: int = 1  # of a run, on each node; its processes share them as threads of PyTorch
+    # After which a run is stopped. SLURM starts it again, where it goes on from its last
+    # checkpoint; on this machine it has failed, until the sweep is started again.
+    hours: float = 24.0
+    # For SLURM alone; None: what the cluster gives by default.
+    memory_gb: float | None = None  # of a run, on each node
+    partition: str | None = None
+    account: str | None = None
+    constraint: str | None = None
+
+    def __post_init__(self):
+        if self.cluster not in ("local", "slurm"):
+            raise ValueError(f"cluster is '{self.cluster}'; it must be local or slurm.")
+        for key, least in {"parallel": 1, "gpus": 0, "nodes": 1, "cpus": 1}.items():
+            if getattr(self, key) < least:
+                raise ValueError(f"{key} is {getattr(self, key)}; it must be at least {least}.")
+        if not 0 < self.hours <= 8760:  # of a year
+            hint = "up to 8760, such as 1.5 (YAML reads 24:00:00 as 86400)"
+            raise ValueError(f"hours is {self.hours:g}; it must be a number {hint}.")
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise ValueError(f"memory_gb is {self.memory_gb:g}; it must be more than 0.")
+        if self.cluster == "local" and self.nodes > 1:
+            raise ValueError(f"nodes is {self.nodes}; more than one needs cluster slurm.")
+
+    @property
+    def threads(self):
+        """int: of PyTorch, for each process of a run."""
+        return max(self.cpus // max(self.gpus, 1), 1)
 
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """One point of a sweep.
+    """One point of a sweep."""
 
-    Attributes:
-        name (str): in tables, and as the name of a folder.
-        overrides (dict): key -> value, of the config.
-        levels (dict[str, str]): axis -> name of its level; empty where the file lists variants.
-    """
-
-    name: str
-    overrides: dict
-    levels: dict = field(default_factory=dict)
+    name: str  # in tables, and as the name of a folder
+    overrides: dict  # config key -> value
+    levels: dict = field(default_factory=dict)  # axis -> level; empty if the file lists variants
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training.
-
-    Attributes:
-        variant (Variant):
-        seed (int):
-        folder (Path): its OUTPUT_DIR.
-        config_file (Path): of `train_net.py`.
-        opts (tuple[str]): KEY VALUE pairs of its command line, flattened.
-    """
+    """One training, of a variant with a seed."""
 
     variant: Variant
     seed: int
-    folder: Path
-    config_file: Path
-    opts: tuple
+    folder: Path  # its OUTPUT_DIR
+    config_file: Path  # of train_net.py
+    opts: tuple  # KEY VALUE pairs of its command line, flattened
 
     @property
     def name(self):
         return f"{self.variant.name}, seed {self.seed}"
 
     def load_config(self):
-        """
-        Returns:
-            CfgNode: the whole config of the run, without registering its data sets.
-        """
+        """The whole config of the run (CfgNode), without registering its data sets."""
         return load_config(str(self.config_file), list(self.opts), register=False)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sweep:
-    """A sweep's YAML file.
+    """A sweep's YAML file: its keys, whose types OmegaConf checks.
 
-    Attributes:
-        file (Path): the YAML file.
-        title (str): for reports.
-        base (Path): the config that all runs start from.
-        output (Path): the runs' folders, VARIANT/seed_SEED, lie in it.
-        metric (str): as in `metrics.json`: "bbox/AP".
-        variants (tuple[Variant]): the first, or `baseline`, is what the others are compared to.
-        axes (dict[str, list[str]]): axis -> names of its levels; empty where variants are listed.
-        seeds (tuple[int]):
-        baseline (str): name of a variant.
-        overrides (dict): key -> value, for all runs.
-        resources (Resources):
+    :func:`load_sweep` fills in what is left out, and turns `base` and `output` into paths,
+    `variants` into a list of Variant, and `axes` into lists of the names of their levels.
     """
 
-    file: Path
-    title: str
-    base: Path
-    output: Path
-    metric: str
-    variants: tuple
-    axes: dict
-    seeds: tuple
-    baseline: str
-    overrides: dict
-    resources: Resources
+    base: str = ""  # the config that all runs start from
+    title: str | None = None  # for reports
+    metric: str = "bbox/AP"  # as in metrics.json
+    output: str | None = None  # the runs' folders, VARIANT/seed_SEED, lie in it
+    seeds: list[int] = field(default_factory=lambda: [0])
+    baseline: str | None = None  # the variant that the others are compared to
+    overrides: Any = None  # for all runs; dotted or nested, once loaded dotted
+    axes: dict[Any, Any] | None = None
+    variants: dict[Any, Any] | None = None
+    resources: Resources = field(default_factory=Resources)
+
+    def __post_init__(self):
+        self.file = None  # the YAML file
+        if not self.base:
+            raise ValueError("'base' is missing, the config that the runs start from.")
+        if "" in (self.metric, self.title, self.output):
+            raise ValueError("metric, title or output is empty; give it a text, or leave it out.")
+        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must be different whole numbers from 0, such as [0, 1, 2].")
+        if bool(self.axes) == bool(self.variants):
+            raise ValueError("give either 'axes', all of whose levels are crossed, or 'variants'.")
+
+    @property
+    def names(self):
+        """list[str]: of the variants."""
+        return [variant.name for variant in self.variants]
 
     @property
     def runs(self):
@@ -92,8 +118,9 @@ class Sweep:
         something of each."""
         return [self.run(v, seed) for seed in self.seeds for v in self.variants]
 
-    def run(self, variant, seed):
-        """Run: of a variant and a seed."""
+    def run(self, variant, seed=None):
+        """The run of a variant and a seed, by default the first."""
+        seed = self.seeds[0] if seed is None else seed
         folder = self.output / folder_name(variant.name) / f"seed_{seed}"
         values = {**self.overrides, **variant.overrides, "SEED": seed, "OUTPUT_DIR": str(folder)}
         opts = [x for key, value in values.items() for x in (key, as_argument(value))]
@@ -103,14 +130,3 @@ class Sweep:
 def folder_name(name):
     """A variant's name as that of a folder."""
     return re.sub(r"[^\w.+=,-]+", "_", name)
-
-
-def as_argument(value):
-    """The string that a command line needs for a value."""
-    if not isinstance(value, str):
-        return repr(tuple(value) if isinstance(value, list) else value)
-    try:
-        ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return value
-    return repr(value)  # '8' rather than 8

@@ -1,22 +1,25 @@
 """Read a sweep's YAML file, and refuse what could not be run."""
 
-import ast
-import dataclasses
+import difflib
 import itertools
+from dataclasses import fields
 from pathlib import Path
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from ..engine.setup import ConfigError, load_config
-from .resources import did_you_mean, read_resources
-from .spec import Sweep, SweepError, Variant, as_argument, folder_name
+from ..engine.overrides import as_argument, flatten, parse_overrides
+from ..engine.setup import load_config
+from ..errors import ConfigError, SweepError
+from .spec import Sweep, Variant, folder_name
 
 __all__ = ["load_sweep"]
 
 # The sweep sets these itself, for each run.
 _RESERVED = {"SEED": "seeds", "OUTPUT_DIR": "output"}
-# Not for variants: other things lie under these names in a sweep's folder, or they are none.
-_NO_FOLDERS = ("", ".", "..", "report", "submitit")
+# These name other things in a sweep's folder, or no folder at all.
+_NOT_FOR_VARIANTS = ("", ".", "..", "report", "submitit")
 
 
 def load_sweep(file, opts=(), output=None, only=(), **resources):
@@ -30,257 +33,156 @@ def load_sweep(file, opts=(), output=None, only=(), **resources):
         only (sequence[str]): names of variants; the others are left out. () for none.
         resources: replace the file's, those that are not None; see :class:`Resources`.
 
-    Returns:
-        Sweep:
-
     Raises:
         SweepError: the file cannot be read, has unknown keys, or a config refuses an override.
     """
-    file = Path(file)
-    content = _read(file)
-    _check_keys(file, content)
-    axes, variants = _variants(file, content)
-    names = [variant.name for variant in variants]
-    for name in only:
+    try:
+        return _load(Path(file), opts, output, only, resources)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SweepError(f"The sweep {file} cannot be used: {error}") from error
+
+
+def _load(file, opts, output, only, resources):
+    sweep = _read(file, resources)
+    sweep.file, sweep.base = file, file.parent / sweep.base
+    sweep.title = sweep.title or file.stem
+    sweep.output = Path(output or sweep.output or f"output/sweeps/{file.stem}").absolute()
+    if not sweep.base.is_file():
+        raise ValueError(f"base, {sweep.base}, does not exist. It is relative to the sweep's file.")
+    if sweep.axes:
+        sweep.axes, sweep.variants = _grid(sweep.axes)
+    else:
+        sweep.axes, listed = {}, sweep.variants.items()
+        sweep.variants = [Variant(str(name), _overrides(name, values)) for name, values in listed]
+    _check_folders(sweep.variants)
+    names = sweep.names
+    sweep.baseline = names[0] if sweep.baseline is None else sweep.baseline
+    for name in (sweep.baseline, *only):
         if name not in names:
-            raise SweepError(f"{file}: there is no variant '{name}'.{did_you_mean(name, names)}")
-    baseline = str(content.get("baseline", names[0]))
-    if baseline not in names:
-        raise SweepError(f"{file}: baseline '{baseline}' is none of: {', '.join(names)}.")
-    seeds = content.get("seeds", [0])
-    if not (isinstance(seeds, list) and seeds and all(_is_seed(s) for s in seeds)):
-        raise SweepError(f"{file}: seeds must be a list of whole numbers from 0: [0, 1, 2].")
-    if len(set(seeds)) < len(seeds):
-        raise SweepError(f"{file}: seeds has a number twice: {seeds}.")
-    from_command_line = _pairs(opts, variants)
-    if only:
-        variants = [variant for variant in variants if variant.name in only]
-    sweep = Sweep(
-        file=file,
-        title=content.get("title") or file.stem,
-        base=file.parent / content["base"],
-        output=Path(output or content.get("output", f"output/sweeps/{file.stem}")).absolute(),
-        metric=content.get("metric", "bbox/AP"),
-        variants=tuple(variants),
-        axes=axes,
-        seeds=tuple(seeds),
-        baseline=baseline,
-        overrides={
-            **_flatten(file, "overrides", content.get("overrides")),
-            **from_command_line,
-        },
-        resources=read_resources(file, content.get("resources") or {}, resources),
-    )
-    sweep = _with_types(sweep)
-    _check_configs(sweep)
+            raise ValueError(f"there is no variant '{name}'.{_did_you_mean(name, names)}")
+    sweep.overrides = _overrides("overrides", sweep.overrides)
+    sweep.overrides |= _from_command_line(opts, sweep.variants)
+    defaults = dict(flatten(load_config(str(sweep.base), register=False)))
+    for overrides in (sweep.overrides, *(variant.overrides for variant in sweep.variants)):
+        overrides.update(parse_overrides(overrides, defaults))
+    sweep.variants = [v for v in sweep.variants if not only or v.name in only]
+    for variant in sweep.variants:
+        try:
+            sweep.run(variant).load_config()
+        except ConfigError as error:
+            raise ValueError(f"variant '{variant.name}': {error}") from error
     return sweep
 
 
-def _read(file):
-    try:
-        with open(file, encoding="utf-8") as stream:
-            content = yaml.load(stream, Loader=_UniqueKeyLoader)
-    except OSError as error:
-        raise SweepError(f"The sweep {file} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise SweepError(f"The sweep {file} is no text in UTF-8.") from error
-    except yaml.YAMLError as error:
-        raise SweepError(f"{file} is not YAML: {error}.") from error
+def _read(file, flags):
+    """The file's content as a Sweep, with resources from the command line."""
+    content = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     if not isinstance(content, dict):
-        raise SweepError(f"{file} is no mapping of keys to values.")
-    return content
+        raise ValueError("it must have keys with values, such as 'base: config.yaml'.")
+    content["resources"] = content.get("resources") or {}  # the key may have nothing after it
+    flags = {key: value for key, value in flags.items() if value is not None}
+    config = OmegaConf.structured(Sweep)
+    try:
+        for key, value in (*content.items(), ("resources", flags)):
+            config = OmegaConf.merge(config, {key: value})
+        return OmegaConf.to_object(config)
+    except ConfigKeyError as error:
+        hint = _did_you_mean(error.key, [field.name for field in fields(error.object_type)])
+        raise ValueError(f"there is no key '{error.full_key}'.{hint}") from error
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{error.full_key or key}: {str(error).splitlines()[0]}") from error
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Of two equal keys YAML's loader would keep the last and say nothing."""
+    """Refuses a key that is there twice, of which YAML would keep the last and say nothing.
+
+    OmegaConf's loader does so too, but for text keys only; and it reads 1e-4 as a number, which
+    would change the names of levels, and with them the folders of sweeps that exist.
+    """
 
     def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key '{key.value}' is there twice", key.start_mark
-                    )
-                seen.add(key.value)
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = [key for key in keys if keys.count(key) > 1 and key != "<<"]
+        if twice:
+            problem = f"the key '{twice[0]}' is there twice"
+            raise yaml.MarkedYAMLError(None, None, problem, node.start_mark)
         return super().construct_mapping(node, deep)
 
 
-_KEYS = ("axes", "base", "baseline", "metric", "output", "overrides", "resources", "seeds")
-_KEYS += ("title", "variants")
-_TEXTS = ("base", "metric", "output", "title")
+def _did_you_mean(word, known):
+    """The end of a message about an unknown name."""
+    nearest = difflib.get_close_matches(str(word), known, n=1)
+    return f" Did you mean {nearest[0]}?" if nearest else f" There are: {', '.join(known)}."
 
 
-def _check_keys(file, content):
-    for key in content:
-        if key not in _KEYS:
-            raise SweepError(f"{file}: there is no key '{key}'.{did_you_mean(key, _KEYS)}")
-    if "base" not in content:
-        raise SweepError(f"{file}: 'base' is missing, the config that the runs start from.")
-    if ("axes" in content) == ("variants" in content):
-        raise SweepError(
-            f"{file}: give either 'axes', all of whose levels are crossed, or 'variants'."
-        )
-    for key in _TEXTS:
-        if key in content and not (isinstance(content[key], str) and content[key]):
-            raise SweepError(f"{file}: {key} is {content[key]!r}; it must be a text.")
-    base = file.parent / content["base"]
-    if not base.is_file():
-        raise SweepError(
-            f"{file}: base, {base}, does not exist. It is relative to the sweep's file."
-        )
+def _grid(axes):
+    """Names of levels by axis, and a variant for each combination of levels.
+
+    {"A.HEADS": [2, 4], "matcher": {"one": {}, "many": {"A.K": 3}}} gives the levels
+    {"A.HEADS": ["HEADS=2", "HEADS=4"], "matcher": ["one", "many"]} and the variants "HEADS=2+one",
+    "HEADS=2+many", "HEADS=4+one" and "HEADS=4+many", whose overrides are {"A.HEADS": 4, "A.K": 3}.
+    """
+    axes = {str(axis): _levels(str(axis), value) for axis, value in axes.items()}
+    axis_of = {}
+    for axis, levels in axes.items():
+        for key in {key for overrides in levels.values() for key in overrides}:
+            if axis_of.setdefault(key, axis) != axis:
+                raise ValueError(f"the axes {axis_of[key]} and {axis} both set {key}.")
+    variants = []
+    for names in itertools.product(*axes.values()):
+        chosen = dict(zip(axes, names, strict=True))
+        overrides = [pair for axis, name in chosen.items() for pair in axes[axis][name].items()]
+        variants.append(Variant("+".join(names), dict(overrides), chosen))
+    return {axis: list(levels) for axis, levels in axes.items()}, variants
 
 
-def _is_seed(value):
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _levels(axis, value):
+    """Overrides by the level's name: from a list of a key's values, or as the file names them."""
+    if isinstance(value, dict) and value:
+        return {str(name): _overrides(f"{axis}.{name}", x) for name, x in value.items()}
+    if not isinstance(value, list) or not value:
+        what = "a list of a config key's values, or a mapping of names to overrides"
+        raise ValueError(f"the axis {axis} must be {what}.")
+    texts = [x if isinstance(x, str) else as_argument(x) for x in value]
+    if len(set(texts)) < len(texts):
+        raise ValueError(f"the axis {axis} has a value twice: {value}.")
+    names = [f"{axis.rpartition('.')[2]}={text}" for text in texts]
+    overrides = [_overrides(f"the axis {axis}", {axis: x}) for x in value]
+    return dict(zip(names, overrides, strict=True))
 
 
-def _variants(file, content):
-    """Names of levels by axis, and the variants."""
-    if "variants" in content:
-        listed = _mapping(file, "variants", content["variants"])
-        variants = [Variant(str(n), _flatten(file, n, o)) for n, o in listed.items()]
-        axes = {}
-    else:
-        levels = {
-            str(axis): _levels(file, str(axis), value)
-            for axis, value in _mapping(file, "axes", content["axes"]).items()
-        }
-        _check_independent(file, levels)
-        axes = {axis: list(values) for axis, values in levels.items()}
-        variants = [
-            _cross(dict(zip(levels, names, strict=True)), levels)
-            for names in itertools.product(*levels.values())
-        ]
+def _overrides(name, overrides):
+    """Values by dotted key, whether the file has them so or nested as in a config."""
+    if not isinstance(overrides, dict | None):
+        raise ValueError(f"{name} must be a mapping of config keys to values, or {{}}.")
+    values = {}
+    for key, value in flatten(overrides or {}):
+        if key in _RESERVED:
+            raise ValueError(f"{name} sets {key}; that is what '{_RESERVED[key]}' is for.")
+        if key in values:
+            raise ValueError(f"{name} sets {key} twice.")
+        values[key] = value
+    return values
+
+
+def _from_command_line(opts, variants):
+    """Overrides that no variant would hide."""
+    if len(opts) % 2:
+        raise ValueError(f"overrides are pairs of KEY VALUE; '{opts[-1]}' has no partner.")
+    overrides = _overrides("--opts", dict(zip(opts[::2], opts[1::2], strict=True)))
+    for variant in variants:
+        for key in overrides.keys() & variant.overrides.keys():
+            raise ValueError(f"{key} cannot be overridden: variant '{variant.name}' sets it.")
+    return overrides
+
+
+def _check_folders(variants):
     folders = {}
     for variant in variants:
         folder = folder_name(variant.name)
-        if folder in _NO_FOLDERS or len(folder) > 255:
-            raise SweepError(
-                f"{file}: '{variant.name}' cannot be the name of a variant's folder. Name the "
-                "levels: an axis may be a mapping of names to overrides."
-            )
-        other = folders.setdefault(folder, variant.name)
-        if other != variant.name or [v.name for v in variants].count(variant.name) > 1:
-            raise SweepError(f"{file}: '{other}' and '{variant.name}' would share a folder.")
-    return axes, variants
-
-
-def _mapping(file, key, value):
-    if not isinstance(value, dict) or not value:
-        raise SweepError(f"{file}: {key} must be a mapping with at least one entry.")
-    return value
-
-
-def _levels(file, axis, value):
-    """Overrides by level's name: of a list of values of a key, or as the file names them."""
-    if isinstance(value, list) and value:
-        if axis in _RESERVED:
-            raise SweepError(f"{file}: the axis {axis} is what '{_RESERVED[axis]}' is for.")
-        short = axis.rpartition(".")[2]
-        texts = [x if isinstance(x, str) else as_argument(x) for x in value]
-        levels = {f"{short}={t}": {axis: x} for t, x in zip(texts, value, strict=True)}
-        if len(levels) < len(value):
-            raise SweepError(f"{file}: the axis {axis} has a value twice: {value}.")
-        return levels
-    if isinstance(value, dict) and value:
-        return {str(name): _flatten(file, f"{axis}.{name}", o) for name, o in value.items()}
-    raise SweepError(
-        f"{file}: the axis {axis} must be a list of a config key's values, or a mapping of names "
-        "to overrides."
-    )
-
-
-def _check_independent(file, levels):
-    setters = {}
-    for axis, overrides in levels.items():
-        for key in {key for level in overrides.values() for key in level}:
-            other = setters.setdefault(key, axis)
-            if other != axis:
-                raise SweepError(f"{file}: the axes {other} and {axis} both set {key}.")
-
-
-def _cross(names, levels):
-    overrides = {}
-    for axis, name in names.items():
-        overrides.update(levels[axis][name])
-    return Variant("+".join(names.values()), overrides, names)
-
-
-def _flatten(file, name, overrides, prefix=""):
-    """Dotted keys, whether the file has them so or nested as in a config."""
-    if overrides is None:
-        return {}
-    if not isinstance(overrides, dict):
-        raise SweepError(f"{file}: {name} must be a mapping of config keys to values, or {{}}.")
-    flat = {}
-    for key, value in overrides.items():
-        path = f"{prefix}{key}"
-        if path in _RESERVED:
-            raise SweepError(
-                f"{file}: {name} sets {path}; that is what '{_RESERVED[path]}' is for."
-            )
-        found = (
-            _flatten(file, name, value, f"{path}.") if isinstance(value, dict) else {path: value}
-        )
-        twice = sorted(flat.keys() & found.keys())
-        if twice:
-            raise SweepError(f"{file}: {name} sets {twice[0]} twice.")
-        flat.update(found)
-    return flat
-
-
-def _pairs(opts, variants):
-    """Overrides of the command line, which must not be lost beneath those of a variant."""
-    if len(opts) % 2:
-        raise SweepError(f"Overrides are pairs of KEY VALUE; '{opts[-1]}' has no partner.")
-    for key in opts[::2]:
-        if key in _RESERVED:
-            raise SweepError(f"{key} cannot be overridden: that is what '{_RESERVED[key]}' is for.")
-        for variant in variants:
-            if key in variant.overrides:
-                raise SweepError(f"{key} cannot be overridden: variant '{variant.name}' sets it.")
-    return dict(zip(opts[::2], opts[1::2], strict=True))
-
-
-def _with_types(sweep):
-    """Values that are written as in a config: "(5, 7)" and "1e-4" are text to YAML."""
-    try:
-        cfg = load_config(str(sweep.base), register=False)
-    except ConfigError as error:
-        raise SweepError(f"{sweep.file}, base: {error}") from error
-    variants = [
-        dataclasses.replace(variant, overrides=_typed(cfg, variant.overrides))
-        for variant in sweep.variants
-    ]
-    overrides = _typed(cfg, sweep.overrides)
-    return dataclasses.replace(sweep, overrides=overrides, variants=tuple(variants))
-
-
-def _typed(cfg, overrides):
-    return {key: _as_type_of(_default(cfg, key), value) for key, value in overrides.items()}
-
-
-def _default(cfg, key):
-    node = cfg
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    return node
-
-
-def _as_type_of(default, value):
-    if isinstance(default, str) or not isinstance(value, str):
-        return value
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return value
-
-
-def _check_configs(sweep):
-    for variant in sweep.variants:
-        run = sweep.run(variant, sweep.seeds[0])
-        try:
-            run.load_config()
-        except ConfigError as error:
-            raise SweepError(f"{sweep.file}, variant '{variant.name}': {error}") from error
+        if folder in _NOT_FOR_VARIANTS or len(folder) > 255:
+            hint = "Name the levels: an axis may be a mapping of names to overrides."
+            raise ValueError(f"'{variant.name}' cannot be the name of a folder. {hint}")
+        if folder in folders:
+            raise ValueError(f"'{folders[folder]}' and '{variant.name}' would share a folder.")
+        folders[folder] = variant.name

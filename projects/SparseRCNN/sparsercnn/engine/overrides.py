@@ -1,0 +1,47 @@
+"""Overrides of a config: dotted keys, and values as a file or a command line spells them."""
+
+import ast
+
+__all__ = ["as_argument", "flatten", "parse_overrides"]
+
+
+def flatten(node, prefix=""):
+    """Yield (dotted key, value) of a nested dict or CfgNode: {"A": {"B": 1}} gives ("A.B", 1)."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def parse_overrides(overrides, defaults):
+    """Overrides with the values that texts spell: "(5, 7)" and "1e-4" are text to YAML.
+
+    Args:
+        overrides (dict): dotted key -> value.
+        defaults (dict): likewise, of the config; where it has a text, a text is meant.
+
+    Returns:
+        dict:
+    """
+    return {
+        key: value if isinstance(defaults.get(key), str) else _parse(value)
+        for key, value in overrides.items()
+    }
+
+
+def as_argument(value):
+    """The text that a command line needs for a config value."""
+    if isinstance(value, str) and _parse(value) is value:
+        return value
+    # A text that spells a number keeps its quotes: '8' is not 8.
+    return repr(tuple(value) if isinstance(value, list) else value)
+
+
+def _parse(value):
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
