@@ -3,9 +3,9 @@
 
     python datasets/prepare_cityscapes.py [ROOT]
 
-ROOT, by default `cityscapes` in $DETECTRON2_DATASETS or in `datasets`, must hold what
-leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip hold. A *_gtFine_labelTrainIds.png with
-the 19 classes that are evaluated appears beside each annotation; those there already are left.
+ROOT, by default `cityscapes` in $DETECTRON2_DATASETS or in `datasets`, must hold the contents of
+leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip. A *_gtFine_labelTrainIds.png with the 19
+evaluated classes is written beside each annotation; existing ones are kept.
 """
 
 import argparse
@@ -27,10 +27,10 @@ def main():
     parser.add_argument(
         "--from-polygons",
         action="store_true",
-        help="draw the polygons, as Cityscapes' own script does, rather than translate label ids",
+        help="draw the polygons, as Cityscapes' own script does, instead of mapping label ids",
     )
-    parser.add_argument("--overwrite", action="store_true", help="also make those that are there")
-    parser.add_argument("--workers", type=int, help="threads")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing label maps")
+    parser.add_argument("--workers", type=int, help="number of threads")
     args = parser.parse_args()
     missing = missing_files(args.root, args.splits)
     if missing:
@@ -39,7 +39,7 @@ def main():
     for split in args.splits:
         number, expected = count_images(args.root, split), NUM_IMAGES.get(split)
         if expected not in (None, number):
-            print(f"{split}: {number} images, of the {expected} there are in Cityscapes")
+            print(f"{split}: {number} of the {expected} images in Cityscapes")
         try:
             counts = make_train_ids(
                 args.root, split, args.from_polygons, args.overwrite, args.workers

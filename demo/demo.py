@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw a model's detections on images, a video or a camera's pictures. See README.md beside it."""
+"""Draw a model's detections on images, a video or a camera. See demo/README.md."""
 
 import argparse
 import sys
@@ -18,12 +18,12 @@ examples:
       --output drawn --opts MODEL.WEIGHTS output/quickstart/model_final.pth
   demo.py --config-file cfg.yaml --video-input street.mp4 --output drawn --opts MODEL.WEIGHTS w.pth
 
-exit status: 0 if all was done, 1 if some files could not be read, 2 if nothing could be done.
+exit status: 0 on success, 1 if some files could not be read, 2 if nothing could be done.
 """
 
 
 def score(text):
-    """A number from 0 to 1, for argparse."""
+    """Argument type: a number from 0 to 1."""
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
@@ -31,11 +31,7 @@ def score(text):
 
 
 def get_parser():
-    """The command line.
-
-    Returns:
-        argparse.ArgumentParser:
-    """
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,7 +45,7 @@ def get_parser():
     parser.add_argument(
         "--output",
         metavar="DIR",
-        help=f"folder for what is drawn and {RESULTS_FILE}; without it, a window shows it",
+        help=f"folder for drawn pictures and {RESULTS_FILE}; without it, a window shows them",
     )
     parser.add_argument(
         "--confidence-threshold",
@@ -62,35 +58,21 @@ def get_parser():
 
 
 def main(argv=None):
-    """Run the demo.
-
-    Args:
-        argv (list[str]): arguments; None: those of the process.
-
-    Returns:
-        int: exit status.
-    """
+    """Run the demo with `argv`, None for the arguments of the process; returns the exit status."""
     parser = get_parser()
     args = parser.parse_args(argv)
     if args.webcam and args.output:
-        parser.error("--webcam shows a window and writes nothing: leave out --output")
+        parser.error("--webcam shows a window and writes no files; remove --output")
     setup_logger(name="sparsercnn")
     setup_logger(name="fvcore")
     return run_program(run, args)
 
 
 def run(args):
-    """Do what the command line says.
-
-    Args:
-        args (argparse.Namespace): from :func:`get_parser`.
-
-    Returns:
-        int: exit status, 0 or 1.
-    """
+    """Run as the command line asks; returns the exit status, 0 or 1."""
     paths, without = find_images(args.input or [])
     if args.input and not paths:
-        raise MediaError(f"There are no images in: {', '.join(args.input)}.")
+        raise MediaError(f"--input names no images: {', '.join(args.input)}.")
     cfg = load_demo_config(args.config_file, args.opts, allow_unsafe=args.allow_unsafe)
     predictor = Predictor(cfg, allow_unsafe=args.allow_unsafe)
     if args.webcam:

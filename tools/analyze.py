@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print what models cost: parameters, operations by part, activations, training memory."""
+"""Print the cost of models: parameters, operations by part, activations, training memory."""
 
 import argparse
 import sys
@@ -23,11 +23,7 @@ examples:
 
 
 def get_parser():
-    """The command line.
-
-    Returns:
-        argparse.ArgumentParser:
-    """
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,15 +35,15 @@ def get_parser():
         nargs=2,
         type=int,
         metavar=("HEIGHT", "WIDTH"),
-        help="input in pixels; by default INPUT.MIN_SIZE_TEST and 1.52 times that: 800 x 1216",
+        help="input in pixels (default: INPUT.MIN_SIZE_TEST and 1.52 times that, 800 x 1216)",
     )
     parser.add_argument(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
-        help="of the training step; on cuda its peak memory is measured (%(default)s)",
+        help="device of the training step; on cuda, its peak memory is measured (%(default)s)",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write a page with the table, too"
+        "--output", type=Path, metavar="FILE", help="also write a page with the table"
     )
     add_unsafe_argument(parser)
     add_opts_argument(parser)
@@ -55,20 +51,20 @@ def get_parser():
 
 
 def measure_all(paths, args):
-    """Measure the model of each file; models that are the same are measured once.
+    """Measure the model of each file; equal models are measured once.
 
     Args:
         paths (list[Path]): YAML files.
-        args (argparse.Namespace): of :func:`get_parser`.
+        args (argparse.Namespace): from :func:`get_parser`.
 
     Returns:
-        dict[str, ModelCost]: by file name, below configs/ where it is there.
+        dict[str, ModelCost]: by path, relative to configs/ for files in that folder.
     """
     costs, known = {}, {}
     for path in paths:
         begin = time.perf_counter()
         cfg = load_config(str(path), args.opts, allow_unsafe=args.allow_unsafe, register=False)
-        # What a model costs depends on no other key than these.
+        # The cost of a model depends only on these keys.
         sizes = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
         num_masks = cfg.TEST.DETECTIONS_PER_IMAGE
         what = (cfg.MODEL.dump(), cfg.SOLVER.OPTIMIZER, *sizes, num_masks)
@@ -82,14 +78,7 @@ def measure_all(paths, args):
 
 
 def main(argv=None):
-    """Run the tool.
-
-    Args:
-        argv (list[str]): arguments; None: those of the process.
-
-    Returns:
-        int: exit status.
-    """
+    """Run the tool with `argv`, None for the arguments of the process; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     args = get_parser().parse_args(argv)
     args.command = " ".join(["tools/analyze.py", *argv])
@@ -97,15 +86,15 @@ def main(argv=None):
 
 
 def analyze(args):
-    """Print the table, and write the page.
+    """Print the table and write the page.
 
     Args:
-        args (argparse.Namespace): from :func:`get_parser`, and `command`, the whole line.
+        args (argparse.Namespace): from :func:`get_parser`, with `command`, the whole command line.
     """
     if args.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device {args.device}: PyTorch finds no usable GPU here.")
+        raise ConfigError(f"--device {args.device}: PyTorch finds no usable GPU. Use --device cpu.")
     if args.size and min(args.size) < 1:
-        raise ConfigError("--size takes two positive numbers of pixels.")
+        raise ConfigError(f"--size must be two positive numbers of pixels, got {args.size}.")
     paths = find_configs(CONFIGS) if args.all else args.config_file
     table = format_costs(measure_all(paths, args))
     print(table, end="")

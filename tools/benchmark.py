@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure speed and memory. Without a subcommand, all the short measurements are made."""
+"""Measure speed and memory. Without a subcommand, all short benchmarks are run."""
 
 import argparse
 import sys
@@ -17,11 +17,7 @@ BENCHMARKS = {
 
 
 def get_parser():
-    """The command line.
-
-    Returns:
-        argparse.ArgumentParser:
-    """
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     subparsers = parser.add_subparsers(dest="name", metavar="SUBCOMMAND")
     for name, module in BENCHMARKS.items():
@@ -32,23 +28,12 @@ def get_parser():
 
 
 def main(argv=None):
-    """Run the tool.
-
-    Args:
-        argv (list[str]): arguments; None: those of the process.
-
-    Returns:
-        int: exit status.
-    """
+    """Run the tool with `argv`, None for the arguments of the process; returns the exit status."""
     return run_program(measure, get_parser().parse_args(argv))
 
 
 def measure(args):
-    """Make the measurements that the command line asks for, and print their tables.
-
-    Args:
-        args (argparse.Namespace): from :func:`get_parser`.
-    """
+    """Run the benchmarks that the command line asks for, and print their tables."""
     short = [name for name, module in BENCHMARKS.items() if module.SHORT]
     for job in [args] if args.name else [get_parser().parse_args([name]) for name in short]:
         print(f"## {job.name}\n", flush=True)

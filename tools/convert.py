@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Convert weights of mmdetection, torchvision or timm into ours, or back.
+"""Convert weights of mmdetection, torchvision or timm to this project's names, or back.
 
-A weight that no rule covers is an error that names all such weights; nothing is written then.
+If no rule covers some weights, an error names them all and nothing is written.
 """
 
 import argparse
@@ -21,11 +21,7 @@ examples:
 
 
 def get_parser():
-    """The command line.
-
-    Returns:
-        argparse.ArgumentParser:
-    """
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -36,21 +32,21 @@ def get_parser():
         dest="layout",
         required=True,
         choices=sorted(LAYOUTS),
-        help="whose names the weights have",
+        help="the code base of the weights",
     )
     parser.add_argument(
         "--backbone-prefix",
         default="backbone.bottom_up.",
         metavar="NAME",
-        help="for torchvision and timm: what the names of our backbone begin with; 'backbone.' "
-        "where there is no neck, as in DANet (%(default)s)",
+        help="for torchvision and timm: prefix of our backbone's names; 'backbone.' for models "
+        "without a neck, such as DANet (%(default)s)",
     )
     parser.add_argument(
         "--mask-stage",
         type=int,
         choices=range(3),
-        help="which of the three mask heads of mmdetection's cascade to take, for a model with one "
-        "(ROI_HEADS.NAME CascadeROIHeads); otherwise all are, for CascadeMaskROIHeads",
+        help="mask head of mmdetection's cascade to convert, for a model with a single one "
+        "(ROI_HEADS.NAME CascadeROIHeads); by default all three, for CascadeMaskROIHeads",
     )
     parser.add_argument(
         "--only",
@@ -60,34 +56,23 @@ def get_parser():
         help="convert only weights whose names in the source begin with one of these",
     )
     parser.add_argument(
-        "--reverse", action="store_true", help="the source is ours: give it the names of --from"
+        "--reverse", action="store_true", help="convert from our names to those of --from"
     )
     parser.add_argument(
         "--allow-unsafe",
         action="store_true",
-        help="load any pickle, for files that you trust; they can run code",
+        help="load any pickle; only for files that you trust, since they can run code",
     )
     return parser
 
 
 def main(argv=None):
-    """Run the tool.
-
-    Args:
-        argv (list[str]): arguments; None: those of the process.
-
-    Returns:
-        int: exit status.
-    """
+    """Run the tool with `argv`, None for the arguments of the process; returns the exit status."""
     return run_program(run, get_parser().parse_args(argv))
 
 
 def run(args):
-    """Convert, and say what was done.
-
-    Args:
-        args (argparse.Namespace): from :func:`get_parser`.
-    """
+    """Convert as the command line asks, and print a summary."""
     result = convert_file(
         args.source,
         args.target,
@@ -102,7 +87,7 @@ def run(args):
     for reason, number in result.dropped.items():
         print(f"left out: {number} ({reason})")
     if not args.reverse:
-        print(f"The config must say, for {LAYOUTS[args.layout].settings}")
+        print(f"The config must have these settings, for {LAYOUTS[args.layout].settings}")
 
 
 if __name__ == "__main__":

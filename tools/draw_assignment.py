@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw which proposals answer for which object of an image, stage by stage."""
+"""Draw the assignment of proposals to the objects of an image, for each stage."""
 
 import argparse
 import sys
@@ -16,8 +16,8 @@ from sparsercnn.engine.setup import add_model_arguments, check_devices, load_con
 from sparsercnn.errors import ConfigError, run_program
 
 EPILOG = """
-Boxes have the colour of their object. The matcher is the config's, whichever one the weights were
-trained with; --opts MODEL.WEIGHTS '' is a model before its training.
+Boxes have the colour of their object. The matcher is that of the config, even if the weights were
+trained with another one; --opts MODEL.WEIGHTS '' shows an untrained model.
 
 example:
   draw_assignment.py --config-file configs/quickstart/dynamic_sparsercnn.yaml --index 3 \\
@@ -26,38 +26,30 @@ example:
 
 
 def get_parser():
-    """The command line.
-
-    Returns:
-        argparse.ArgumentParser:
-    """
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_model_arguments(parser)
     parser.add_argument("--output", required=True, metavar="FILE", type=Path, help="a PNG")
     parser.add_argument(
-        "--dataset", metavar="NAME", help="with annotations; the config's first of DATASETS.TEST"
+        "--dataset", metavar="NAME", help="annotated data set (default: first of DATASETS.TEST)"
     )
     parser.add_argument(
-        "--index", type=int, default=0, metavar="I", help="which of its images (%(default)s)"
+        "--index", type=int, default=0, metavar="I", help="index of the image (%(default)s)"
     )
     return parser
 
 
 def draw(args):
-    """Assign the image's objects and write the picture.
-
-    Args:
-        args (argparse.Namespace): of :func:`get_parser`.
-    """
+    """Assign the objects of the image and write the picture."""
     opts = args.opts
     if args.dataset:
         opts = [*opts, "DATASETS.TEST", repr((args.dataset,))]
     cfg = load_config(args.config_file, opts, allow_unsafe=args.allow_unsafe)
     check_devices(cfg)
     if not cfg.DATASETS.TEST:
-        raise ConfigError("DATASETS.TEST is empty; name a data set by --dataset.")
+        raise ConfigError("DATASETS.TEST is empty; give a data set with --dataset.")
     dataset = cfg.DATASETS.TEST[0]
     model = build_model(cfg).eval()
     if cfg.MODEL.WEIGHTS:
@@ -80,14 +72,7 @@ def draw(args):
 
 
 def main(argv=None):
-    """Run the tool.
-
-    Args:
-        argv (list[str]): arguments; None: those of the process.
-
-    Returns:
-        int: exit status.
-    """
+    """Run the tool with `argv`, None for the arguments of the process; returns the exit status."""
     args = get_parser().parse_args(argv)
     setup_logger(name="sparsercnn")
     setup_logger(name="fvcore")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw where and at what a dual-attention detector looks, stage by stage, for one detection."""
+"""Draw the position and channel attention of a dual-attention detector for one detection."""
 
 import argparse
 import sys
@@ -20,11 +20,7 @@ example:
 
 
 def get_parser():
-    """The command line.
-
-    Returns:
-        argparse.ArgumentParser:
-    """
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -32,17 +28,13 @@ def get_parser():
     parser.add_argument("--input", required=True, metavar="FILE", help="an image")
     parser.add_argument("--output", required=True, metavar="FILE", type=Path, help="a PNG")
     parser.add_argument(
-        "--detection", type=int, default=0, metavar="K", help="which, 0 the best (%(default)s)"
+        "--detection", type=int, default=0, metavar="K", help="rank of it, 0 the best (%(default)s)"
     )
     return parser
 
 
 def draw(args):
-    """Detect on the image and write the picture.
-
-    Args:
-        args (argparse.Namespace): of :func:`get_parser`.
-    """
+    """Run the detector on the image and write the picture."""
     cfg = load_demo_config(args.config_file, args.opts, allow_unsafe=args.allow_unsafe)
     predictor = Predictor(cfg, allow_unsafe=args.allow_unsafe)
     image = predictor.read(args.input)
@@ -57,14 +49,7 @@ def draw(args):
 
 
 def main(argv=None):
-    """Run the tool.
-
-    Args:
-        argv (list[str]): arguments; None: those of the process.
-
-    Returns:
-        int: exit status.
-    """
+    """Run the tool with `argv`, None for the arguments of the process; returns the exit status."""
     args = get_parser().parse_args(argv)
     setup_logger(name="sparsercnn")
     setup_logger(name="fvcore")

@@ -48,21 +48,21 @@ def main(args):
     check_num_classes(cfg)
     if args.eval_only:
         return evaluate(cfg, args.allow_unsafe)
-    check_test_sets(cfg)  # here, and not hours later at the first evaluation
+    check_test_sets(cfg)  # fail now, not hours later at the first evaluation
     trainer = Trainer(cfg, allow_unsafe=args.allow_unsafe)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
 
 def evaluate(cfg, allow_unsafe=False):
-    """Evaluate MODEL.WEIGHTS, all of which must be there, on DATASETS.TEST.
+    """Evaluate MODEL.WEIGHTS, which must cover the whole model, on DATASETS.TEST.
 
     Args:
         cfg (CfgNode): the whole config.
-        allow_unsafe (bool): load weights from any pickle; it may run code.
+        allow_unsafe (bool): load weights from any pickle, which may run code.
 
     Returns:
-        dict: task -> metric -> value; with TEST.AUG.ENABLED also each task with "_TTA".
+        dict: task -> metric -> value; with TEST.AUG.ENABLED also each task with suffix "_TTA".
     """
     model = Trainer.build_model(cfg)
     load_for_inference(model, cfg.MODEL.WEIGHTS, allow_unsafe)
@@ -76,11 +76,7 @@ def evaluate(cfg, allow_unsafe=False):
 
 
 def start(args):
-    """Start all processes of a run on this machine.
-
-    Args:
-        args (argparse.Namespace): as of :func:`main`.
-    """
+    """Start all processes of a run on this machine, each with the `args` of :func:`main`."""
     launch(
         main,
         args.num_gpus,

@@ -207,7 +207,7 @@ def test_mask_heads_of_a_cascade_are_all_taken_or_one_of_them():
     single = ["roi_heads.mask_head.predictor.weight"]
     assert rename(names, mask_stage=1) == single
     assert rename(single, mask_stage=1, reverse=True) == names[1:2]
-    with pytest.raises(ConversionError, match="which of them it is to be with --mask-stage"):
+    with pytest.raises(ConversionError, match="choose the stage to write it to with --mask-stage"):
         rename(single, reverse=True)
 
 

@@ -141,7 +141,7 @@ def test_the_script_makes_what_detectron2_reads(root, script, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["prepare", str(root), "--splits", "train"])
     script.main()
     out = capsys.readouterr().out
-    assert "train: 2 images, of the 2975" in out and "2 label maps written, 0 kept" in out
+    assert "train: 2 of the 2975 images" in out and "2 label maps written, 0 kept" in out
     records = load_cityscapes_semantic(f"{root}/leftImg8bit/train", f"{root}/gtFine/train")
     assert len(records) == 2
     for record in records:

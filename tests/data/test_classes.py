@@ -10,7 +10,7 @@ def test_both_numbers_the_names_and_the_key_are_said(cfg, write_coco, coco_conte
     register_datasets([entry])
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("shapes_train",), (entry,)
     cfg.MODEL.SparseRCNN.NUM_CLASSES = 3
-    message = r"MODEL\.SparseRCNN\.NUM_CLASSES is 3, and coco:.* has 2 classes: cat, dog\. Set "
+    message = r"MODEL\.SparseRCNN\.NUM_CLASSES is 3, but coco:.* has 2 classes: cat, dog\. Set "
     with pytest.raises(ValueError, match=message + r"MODEL\.SparseRCNN\.NUM_CLASSES 2\."):
         check_num_classes(cfg)
     cfg.DATASETS.TRAIN = (entry,)
@@ -20,7 +20,7 @@ def test_both_numbers_the_names_and_the_key_are_said(cfg, write_coco, coco_conte
 
 def test_long_lists_of_names_are_abbreviated(cfg):
     cfg.DATASETS.TRAIN = ("coco_2017_train",)
-    message = r"is 2, and coco_2017_train has 80 classes: person, .*, and 75 more\. Set"
+    message = r"is 2, but coco_2017_train has 80 classes: person, .*, and 75 more\. Set"
     with pytest.raises(ValueError, match=message):
         check_num_classes(cfg)
     cfg.MODEL.SparseRCNN.NUM_CLASSES = 80
@@ -58,7 +58,7 @@ def test_classes_that_detectron2_reads_from_the_file(cfg, write_coco, coco_conte
     register_coco_instances("classes_in_the_file", {}, path, folder)
     cfg.DATASETS.TRAIN = ("classes_in_the_file",)
     cfg.MODEL.SparseRCNN.NUM_CLASSES = 5
-    with pytest.raises(ValueError, match="is 5, and classes_in_the_file has 2 classes"):
+    with pytest.raises(ValueError, match="is 5, but classes_in_the_file has 2 classes"):
         check_num_classes(cfg)
 
 
@@ -70,4 +70,4 @@ def test_unregistered_names_are_an_error_and_unnamed_classes_a_warning(cfg, capl
     assert MetadataCatalog.get("without_classes").get("thing_classes") is None
     cfg.DATASETS.TRAIN = ("without_classes",)
     check_num_classes(cfg)
-    assert "without_classes does not say its classes" in caplog.text
+    assert "without_classes: its metadata has no thing_classes" in caplog.text

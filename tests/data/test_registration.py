@@ -52,7 +52,9 @@ def test_missing_files_are_named(tmp_path, write_voc):
     with pytest.raises(FileNotFoundError, match=r"nowhere/ImageSets/Main is missing"):
         register_datasets([f"voc:{tmp_path}/nowhere@train"])
     root = write_voc({"train": {"a": [("cat", 1, 1, 5, 5, 0)]}})
-    with pytest.raises(FileNotFoundError, match=r"Main/test\.txt is missing; there are train"):
+    with pytest.raises(
+        FileNotFoundError, match=r"Main/test\.txt is missing; existing splits: train"
+    ):
         register_datasets([f"voc:{root}@test"])
     (root / "Annotations/a.xml").unlink()
     with pytest.raises(FileNotFoundError, match=r"a\.xml"):

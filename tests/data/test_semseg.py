@@ -118,22 +118,22 @@ def test_without_classes_txt_the_values_are_looked_for(folders, caplog):
 def test_values_with_gaps_want_a_classes_txt(folders, values):
     for stem in ("a", "b", "sub/c"):
         write_labels(folders, stem, np.resize(values, SIZE))
-    with pytest.raises(DataError, match=r"must be 0 to K - 1, .*labels/classes.txt, one a line"):
+    with pytest.raises(DataError, match=r"must be 0 to K - 1, .*labels/classes.txt, one per line"):
         register_datasets([entry(folders)])
 
 
 @pytest.mark.parametrize("text", ["", "a\nb\na\n"])
 def test_a_bad_classes_txt_is_named(folders, text):
     (folders / "labels" / "classes.txt").write_text(text)
-    with pytest.raises(DataError, match=r"labels/classes.txt: needs one class a line"):
+    with pytest.raises(DataError, match=r"labels/classes.txt: must have one class per line"):
         register_datasets([entry(folders)])
 
 
 @pytest.mark.parametrize(
     "location, error, message",
     [
-        ("images", DataError, "is semseg:IMAGES@LABELS"),
-        ("@labels", DataError, "is semseg:IMAGES@LABELS"),
+        ("images", DataError, "must have the form semseg:IMAGES@LABELS"),
+        ("@labels", DataError, "must have the form semseg:IMAGES@LABELS"),
         ("{0}/images@{0}/lebals", FileNotFoundError, "no folder .*/lebals"),
         ("{0}/x@{0}/y", FileNotFoundError, "no folder .*/x and no folder .*/y"),
     ],
@@ -153,7 +153,7 @@ def test_folders_may_have_an_at_sign(folders):
 def test_two_images_of_one_name_are_an_error(folders):
     register_datasets([entry(folders)])
     Image.new("RGB", (20, 10)).save(folders / "images" / "a.jpg")
-    with pytest.raises(DataError, match=r"a.jpg and .*a.png have one name"):
+    with pytest.raises(DataError, match=r"a.jpg and .*a.png have the same name"):
         DatasetCatalog.get(entry(folders))
 
 
@@ -172,7 +172,7 @@ def break_image_missing(root):
 
 def break_size(root):
     write_labels(root, "a", np.zeros((10, 21)))
-    return "images/a.png: it has 20 x 10 pixels, and its label map .*labels/a.png has 21 x 10"
+    return "images/a.png: it has 20 x 10 pixels, but its label map .*labels/a.png has 21 x 10"
 
 
 def break_label_file(root):
@@ -212,7 +212,7 @@ def test_what_the_headers_show_is_found_when_the_data_is_loaded(folders, cfg, br
 
 def break_value(root):
     write_labels(root, "a", np.full(SIZE, 3))
-    return "a.png: its label map .*labels/a.png holds the values 3, and there are 3 classes, 0 to 2"
+    return "a.png: its label map .*labels/a.png holds the values 3, but there are 3 classes, 0 to 2"
 
 
 def break_colours(root):

@@ -140,7 +140,7 @@ def test_a_folder_of_the_users_own_is_not_touched(tmp_path):
     root = tmp_path / "shapes"
     root.mkdir()
     (root / "mine.txt").write_text("precious")
-    with pytest.raises(DataError, match=r"is in the way.*DETECTRON2_DATASETS"):
+    with pytest.raises(DataError, match=r"holds other files.*DETECTRON2_DATASETS"):
         make_shapes(str(root), FEW, size=64)
     assert [x.name for x in root.iterdir()] == ["mine.txt"]
 

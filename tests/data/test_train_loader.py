@@ -91,7 +91,7 @@ def test_an_order_that_does_not_repeat_is_refused(monkeypatch, grouping):
     share_out(monkeypatch, 3)  # while a round has four
     loader = make_loader(num_workers=2, aspect_ratio_grouping=grouping)
     loader.start_at(1)
-    with pytest.raises(RuntimeError, match=r"NUM_WORKERS 1 it goes on"):
+    with pytest.raises(RuntimeError, match=r"NUM_WORKERS 1 to continue"):
         iter(loader)
 
 

@@ -47,7 +47,7 @@ def _unknown_category(content):
         (_box(3, -5, 5, 5), r"is outside of the image"),
         (_box(float("nan"), 3, 5, 5), r"is not finite"),
         (_box(1, 3, float("inf"), 5), r"is not finite"),
-        (_unknown_category, r"category 5 is not among the data set's: cat, dog"),
+        (_unknown_category, r"category 5 is not a class of the data set: cat, dog"),
     ],
 )
 def test_an_invalid_annotation_is_named_or_left_out(loaded, caplog, change, problem):
@@ -99,7 +99,7 @@ def test_an_image_without_a_size(loaded):
 def test_one_image_id_twice(loaded):
     records, name = loaded()
     records[2]["image_id"] = 1
-    with pytest.raises(DataError, match=r"1\.png and .*3\.png have one image id, 1"):
+    with pytest.raises(DataError, match=r"1\.png and .*3\.png have the same image id, 1"):
         leave_out_invalid(records, name, skip_invalid=True)
 
 
@@ -155,7 +155,7 @@ def test_data_sets_registered_by_hand_are_checked_too(tmp_path):
     with pytest.raises(DataError, match=r"by_hand: annotation number 1 .*width 0, height 4\) has"):
         leave_out_invalid(records, "by_hand")
     annotation.update(bbox=[5, 5, 8, 9], category_id=1)
-    with pytest.raises(DataError, match=r"category_id 1 is not in 0 to 0"):
+    with pytest.raises(DataError, match=r"category_id 1 is not from 0 to 0"):
         leave_out_invalid(records, "by_hand")
 
 

@@ -79,7 +79,7 @@ def test_an_unknown_key_in_a_file_is_named_with_the_nearest(write, text, key, ne
         (["SOLVER.MAXITER", "1"], "no key SOLVER.MAXITER. Did you mean SOLVER.MAX_ITER?"),
         (["model.weights", "x"], "Did you mean MODEL.WEIGHTS?"),
         (["MODEL.WEIGHTS", "a", "--resume"], "--resume must come before"),
-        (["SEED"], "'SEED' has no partner"),
+        (["SEED"], "'SEED' has no key or no value"),
         (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER"),
     ],
 )
@@ -93,9 +93,9 @@ def test_mistakes_in_overrides_are_named(write, opts, expected):
     "text, expected",
     [
         ("SEED: [1\nVERSION: 2\n", "line 2"),
-        ("", "no mapping"),
-        ("- 1\n", "no mapping"),
-        ("_BASE_: config.yaml\n", "leads back to itself"),
+        ("", "not a mapping of keys to values"),
+        ("- 1\n", "not a mapping of keys to values"),
+        ("_BASE_: config.yaml\n", "refers back to this file"),
         ("_BASE_: nowhere.yaml\n", "nowhere.yaml"),
         ("SOLVER: {MAX_ITER: many}\nVERSION: 2\n", "SOLVER.MAX_ITER"),
     ],
@@ -133,7 +133,7 @@ def test_the_old_name_of_a_key_is_still_read(write, caplog):
     path = write("c.yaml", "VERSION: 2\nMODEL: {BACKBONE: {NAME: build_resnet_fpn_backbone}}")
     old = ["MODEL.FPN.DUAL_ATTENTION", "True", "MODEL.DANET.ATTENTION", "projected"]
     model = load(path, old).MODEL
-    assert "is now MODEL.RESNETS.RES5_ATTENTION 'projected'" in caplog.text
+    assert "Set MODEL.RESNETS.RES5_ATTENTION 'projected'" in caplog.text
     assert model.RESNETS.RES5_ATTENTION == "projected"
     assert model.BACKBONE.NAME == "build_resnet_attention_fpn_backbone"
 

@@ -177,7 +177,7 @@ def test_a_second_class_is_explained(evaluator, root):
     content = json.loads(path.read_text())
     content["categories"].append({"id": 2, "name": "rider"})
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="one class, and 'CrowdHuman_val' has 2.*'coco'"):
+    with pytest.raises(ValueError, match="one class, but 'CrowdHuman_val' has 2.*'coco'"):
         CrowdHumanEvaluator(NAME)
 
 

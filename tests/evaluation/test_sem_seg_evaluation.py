@@ -158,8 +158,8 @@ def test_palette_label_maps_are_numbers(evaluate):
 @pytest.mark.parametrize(
     "label, message",
     [
-        (np.full((4, 6), 5), r"0.png holds the values 5, and there are 5 classes, 0 to 4"),
-        (np.full((6, 4), 1), r"0.png has 4 x 6 pixels, and the image 6 x 4"),
+        (np.full((4, 6), 5), r"0.png holds the values 5, but there are 5 classes, 0 to 4"),
+        (np.full((6, 4), 1), r"0.png has 4 x 6 pixels, but the image has 6 x 4"),
     ],
 )
 def test_label_maps_that_cannot_be_compared_are_named(evaluate, label, message):

@@ -108,13 +108,13 @@ def test_a_video_keeps_its_length_and_rate(demo, files, picture, tmp_path):
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        (["--input", "nowhere", "*.nothing"], "no images in: nowhere, *.nothing"),
+        (["--input", "nowhere", "*.nothing"], "--input names no images: nowhere, *.nothing"),
         (["--input", "PICTURE"], "--output DIR"),
         (["--webcam"], "--output DIR"),
-        (["--video-input", "nowhere.mp4", "--output", "OUT"], "no video nowhere.mp4"),
-        (["--video-input", "PICTURE.txt", "--output", "OUT"], "no video"),
+        (["--video-input", "nowhere.mp4", "--output", "OUT"], "nowhere.mp4 does not exist"),
+        (["--video-input", "PICTURE.txt", "--output", "OUT"], "text.txt is not a video"),
         (["--input", "PICTURE", "--output", "OUT", "--opts", "MODEL.WEIGHT", "x"], "MODEL.WEIGHTS"),
-        (["--input", "PICTURE", "--output", "OUT", "--opts", "MODEL.WEIGHTS", "x"], "weights x"),
+        (["--input", "PICTURE", "--output", "OUT", "--opts", "MODEL.WEIGHTS", "x"], "file x does"),
         (["--input", "PICTURE", "--output", "OUT", "--opts", "MODEL.WEIGHTS", ""], "MODEL.WEIGHTS"),
     ],
 )

@@ -271,7 +271,7 @@ def test_inference_drops_what_is_not_finite_and_says_so(inference_model, caplog)
     (result,) = inference_model.inference(LOGITS, boxes, [(80, 90)])
     assert result.pred_classes.tolist() == [0, 1, 2] or len(result) == 3
     assert result.pred_boxes.tensor.isfinite().all()
-    assert "not finite" in caplog.text
+    assert "non-finite" in caplog.text
 
 
 def test_softmax_inference_gives_each_box_one_class(tiny_cfg):

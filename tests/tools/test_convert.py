@@ -26,7 +26,7 @@ def test_converts_and_says_what_the_config_needs(checkpoint, tmp_path, capsys):
     assert list(found["model"]) == ["backbone.bottom_up.stem.conv1.weight"]
     assert torch.equal(*found["model"].values(), weights["backbone.conv1.weight"])
     output = capsys.readouterr().out
-    assert "1 weights" in output and "left out: 1 (not asked for)" in output
+    assert "1 weights" in output and "left out: 1 (not selected)" in output
     assert 'INPUT.FORMAT "RGB"' in output and "STRIDE_IN_1X1 False" in output
 
     back = tmp_path / "theirs.pth"

@@ -11,8 +11,8 @@ __all__ = ["add_sparsercnn_config", "detections_per_image", "read_renamed_keys"]
 def add_sparsercnn_config(cfg):
     """Add the keys of Sparse R-CNN and its variants to a detectron2 config, in place.
 
-    All keys of the original Sparse R-CNN project keep their name, meaning and default, so that
-    its YAML files load unchanged.
+    All keys of the original Sparse R-CNN project keep their name, meaning and default; its YAML
+    files load unchanged.
 
     Args:
         cfg (CfgNode): a config as returned by :func:`detectron2.config.get_cfg`.
@@ -23,7 +23,7 @@ def add_sparsercnn_config(cfg):
 
 
 def read_renamed_keys(cfg):
-    """Give keys that have a new name the values that the config has under the old one, in place.
+    """Move values set under the old name of a key to its new name, in place.
 
     Args:
         cfg (CfgNode): the whole config, not frozen.
@@ -35,21 +35,20 @@ def read_renamed_keys(cfg):
         if model.BACKBONE.NAME == "build_resnet_fpn_backbone":
             model.BACKBONE.NAME = "build_resnet_attention_fpn_backbone"
         logging.getLogger(__name__).warning(
-            "MODEL.FPN.DUAL_ATTENTION is now MODEL.RESNETS.RES5_ATTENTION "
-            f"'{model.RESNETS.RES5_ATTENTION}', with MODEL.BACKBONE.NAME "
-            "build_resnet_attention_fpn_backbone. The old name is still read."
+            "MODEL.FPN.DUAL_ATTENTION is deprecated but still accepted. Set "
+            f"MODEL.RESNETS.RES5_ATTENTION '{model.RESNETS.RES5_ATTENTION}' and "
+            "MODEL.BACKBONE.NAME build_resnet_attention_fpn_backbone instead."
         )
 
 
 def detections_per_image(cfg):
-    """How many detections of an image Sparse R-CNN keeps, with test-time augmentation or without.
+    """Number of detections that Sparse R-CNN keeps per image, with or without TEST.AUG.
 
     Args:
         cfg (CfgNode): the whole config.
 
     Returns:
-        int: TEST.DETECTIONS_PER_IMAGE, or all N proposals where that is negative; never more
-        than N.
+        int: TEST.DETECTIONS_PER_IMAGE, or the number of proposals N if it is negative; at most N.
     """
     num_proposals = cfg.MODEL.SparseRCNN.NUM_PROPOSALS
     limit = cfg.TEST.DETECTIONS_PER_IMAGE
@@ -61,69 +60,70 @@ def _add_model_keys(cfg):
     cfg.MODEL.SparseRCNN.NUM_CLASSES = 80
     cfg.MODEL.SparseRCNN.NUM_PROPOSALS = 300  # N
 
-    # The stages ("heads") that refine the proposals.
+    # The stages (called "heads" in the original) that refine the proposals.
     cfg.MODEL.SparseRCNN.NUM_HEADS = 6  # T, the number of stages
     cfg.MODEL.SparseRCNN.HIDDEN_DIM = 256  # C, of proposal features and of the feature maps
-    cfg.MODEL.SparseRCNN.NHEADS = 8  # attention heads among the proposals
+    cfg.MODEL.SparseRCNN.NHEADS = 8  # heads of the self-attention among proposals
     cfg.MODEL.SparseRCNN.DIM_FEEDFORWARD = 2048
     cfg.MODEL.SparseRCNN.DROPOUT = 0.0
     cfg.MODEL.SparseRCNN.ACTIVATION = "relu"  # relu | gelu
     cfg.MODEL.SparseRCNN.NUM_CLS = 1  # layers before the class logits
     cfg.MODEL.SparseRCNN.NUM_REG = 3  # layers before the box deltas
 
-    # How a proposal feature meets its RoI feature; a name in INTERACTION_REGISTRY.
+    # How a proposal feature interacts with its RoI feature; a name in INTERACTION_REGISTRY.
     cfg.MODEL.SparseRCNN.INTERACTION = "dynamic_conv"
     # Dynamic convolution.
     cfg.MODEL.SparseRCNN.NUM_DYNAMIC = 2  # matrices generated per proposal
     cfg.MODEL.SparseRCNN.DIM_DYNAMIC = 64  # channels between the two matrices
     # Dual attention: RoI transformer and dynamic CBAM. The defaults are the paper's.
     cfg.MODEL.SparseRCNN.DUAL_ATTENTION = CN()
-    cfg.MODEL.SparseRCNN.DUAL_ATTENTION.NUM_CBAM = 4  # repetitions; 0: no such branch
-    cfg.MODEL.SparseRCNN.DUAL_ATTENTION.NUM_TRANSFORMER = 1  # layers; 0: no such branch
-    # Attention weights of the CBAM come from the proposal; False: from the RoI feature itself.
+    cfg.MODEL.SparseRCNN.DUAL_ATTENTION.NUM_CBAM = 4  # repetitions; 0 disables the branch
+    cfg.MODEL.SparseRCNN.DUAL_ATTENTION.NUM_TRANSFORMER = 1  # layers; 0 disables the branch
+    # True: the CBAM's attention weights come from the proposal. False: from the RoI feature.
     cfg.MODEL.SparseRCNN.DUAL_ATTENTION.DYNAMIC_CBAM = True
     # LayerNorm over all C x r x r values of a RoI before they are projected.
     cfg.MODEL.SparseRCNN.DUAL_ATTENTION.PRE_NORM = True
-    # RoIs whose activations are in memory at a time, for small GPUs: the backward pass computes
-    # them again. 0: all.
+    # Number of RoIs whose activations are in memory at a time; the backward pass recomputes them,
+    # which saves memory on small GPUs. 0: all RoIs at once, nothing is recomputed.
     cfg.MODEL.SparseRCNN.DUAL_ATTENTION.ROI_CHUNK = 0
 
-    # Where the first boxes and features come from; a name in PROPOSALS_REGISTRY.
+    # Source of the initial boxes and features; a name in PROPOSALS_REGISTRY.
     cfg.MODEL.SparseRCNN.PROPOSALS = CN()
     cfg.MODEL.SparseRCNN.PROPOSALS.NAME = "learned"  # learned | dynamic
-    cfg.MODEL.SparseRCNN.PROPOSALS.INIT = "image"  # boxes at first: image | center | grid | random
+    cfg.MODEL.SparseRCNN.PROPOSALS.INIT = "image"  # initial boxes: image | center | grid | random
     # Dynamic proposals: experts mixed for each image.
     cfg.MODEL.SparseRCNN.PROPOSALS.NUM_EXPERTS = 4  # E; 1: the same as learned
-    # tau of the softmax over experts falls linearly from this to 1 over ANNEAL_ITERS iterations.
+    # tau of the softmax over experts decreases linearly from TEMPERATURE to 1 over ANNEAL_ITERS
+    # iterations.
     cfg.MODEL.SparseRCNN.PROPOSALS.TEMPERATURE = 30.0
     cfg.MODEL.SparseRCNN.PROPOSALS.ANNEAL_ITERS = 3000
-    # True: the map that the weights come from has mean 0 and deviation 1 in each image, so that
-    # the weights depend on the image; not in the paper.
+    # True: standardise the map from which the weights are computed to mean 0 and deviation 1 per
+    # image, which makes the weights depend on the image. Not in the paper.
     cfg.MODEL.SparseRCNN.PROPOSALS.STANDARDIZE = False
 
-    # Which proposal answers for which object in training; a name in MATCHER_REGISTRY.
+    # Assignment of proposals to objects in training; a name in MATCHER_REGISTRY.
     cfg.MODEL.SparseRCNN.MATCHER = CN()
     cfg.MODEL.SparseRCNN.MATCHER.NAME = "hungarian"  # hungarian | optimal_transport
-    # Optimal transport: one object, several proposals.
+    # Optimal transport: several proposals per object.
     cfg.MODEL.SparseRCNN.MATCHER.K = 3  # units of an object at the last stage
-    # k of each object from its IoUs with the stage's boxes, instead of K: the sum of the TOP_Q (q)
-    # largest of them, rounded down.
+    # True: k of an object is not K but the sum of its TOP_Q (q) largest IoUs with the stage's
+    # boxes, rounded down.
     cfg.MODEL.SparseRCNN.MATCHER.DYNAMIC_K = False
     cfg.MODEL.SparseRCNN.MATCHER.TOP_Q = 8
-    cfg.MODEL.SparseRCNN.MATCHER.STEP = 0.5  # units fewer per stage before the last; at least 1
-    # Costs that differ by less are equal to the solver.
+    cfg.MODEL.SparseRCNN.MATCHER.STEP = 0.5  # k is this much smaller per earlier stage; min 1
+    # Entropic regularisation: the solver does not resolve smaller differences of costs.
     cfg.MODEL.SparseRCNN.MATCHER.SINKHORN_EPS = 0.005
     cfg.MODEL.SparseRCNN.MATCHER.SINKHORN_ITERS = 30
-    # From the plan to an assignment. supply: an object takes at most k proposals, rounded up, and
-    # wins a tie with the background. largest_share: each proposal goes to the largest share in it,
-    # the paper's rule as it stands.
+    # How the transport plan becomes an assignment. supply: an object takes at most k proposals,
+    # rounded up, and wins ties with the background. largest_share: the paper's rule unchanged,
+    # each proposal goes to the object, or background, with the largest share of it.
     cfg.MODEL.SparseRCNN.MATCHER.ROUNDING = "supply"
 
     # Weights of the losses and of the matching costs (lambda_cls, lambda_giou, lambda_L1).
     cfg.MODEL.SparseRCNN.CLASS_WEIGHT = 2.0
     cfg.MODEL.SparseRCNN.GIOU_WEIGHT = 2.0
     cfg.MODEL.SparseRCNN.L1_WEIGHT = 5.0
-    cfg.MODEL.SparseRCNN.DEEP_SUPERVISION = True  # losses on all stages, not on the last alone
+    cfg.MODEL.SparseRCNN.DEEP_SUPERVISION = True  # losses on all stages; False: on the last only
     # Class weight of "no object" in the softmax loss; unused with the focal loss.
     cfg.MODEL.SparseRCNN.NO_OBJECT_WEIGHT = 0.1
 
@@ -131,31 +131,32 @@ def _add_model_keys(cfg):
     cfg.MODEL.SparseRCNN.USE_FOCAL = True
     cfg.MODEL.SparseRCNN.ALPHA = 0.25
     cfg.MODEL.SparseRCNN.GAMMA = 2.0
-    cfg.MODEL.SparseRCNN.PRIOR_PROB = 0.01  # p, the score that every class starts at
+    cfg.MODEL.SparseRCNN.PRIOR_PROB = 0.01  # p, initial score of every class
 
     # Detections below this score are dropped, in evaluation and demo alike.
     cfg.MODEL.SparseRCNN.SCORE_THRESH_TEST = 0.0
-    # IoU threshold of class-wise non-maximum suppression; 0: none, the set loss needs none.
+    # IoU threshold of class-wise non-maximum suppression; 0: none, which suits the set loss.
     cfg.MODEL.SparseRCNN.NMS_THRESH_TEST = 0.0
 
     # Position and channel attention (DANet), in DANetHead.
     cfg.MODEL.DANET = CN()
     # parameter_free: queries, keys and values are the feature itself. projected: the paper's.
     cfg.MODEL.DANET.ATTENTION = "parameter_free"
-    # DANetHead with projected: share of channels that are dropped before each predictor, in
-    # training. There is no dropout with parameter_free.
+    # DANetHead with projected: probability of dropping a channel before each predictor, in
+    # training. parameter_free has no dropout.
     cfg.MODEL.DANET.DROPOUT = 0.1
-    # Loss of DANetHead, as detectron2's DeepLab names it: cross_entropy, the mean over all pixels
-    # with a class | hard_pixel_mining, over those of the batch with the largest loss.
+    # Loss of DANetHead, named as in detectron2's DeepLab. cross_entropy: mean over all labelled
+    # pixels | hard_pixel_mining: mean over the labelled pixels of the batch with the largest loss.
     cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "cross_entropy"
-    cfg.MODEL.SEM_SEG_HEAD.LOSS_TOP_K = 0.2  # their share of the pixels with a class; at least one
-    # "" | parameter_free | projected: both attentions at the end of a detector's res5, before the
-    # neck. build_resnet_attention_fpn_backbone reads it; its AGGREGATION "sum" is the ordinary FPN.
+    cfg.MODEL.SEM_SEG_HEAD.LOSS_TOP_K = 0.2  # fraction of labelled pixels mined, at least one
+    # "" | parameter_free | projected: DANet's two attentions at the end of a detector's res5,
+    # before the neck. Only build_resnet_attention_fpn_backbone reads this key; with AGGREGATION
+    # "sum" its neck is the ordinary FPN.
     cfg.MODEL.RESNETS.RES5_ATTENTION = ""
-    cfg.MODEL.FPN.DUAL_ATTENTION = False  # what it was before, see read_renamed_keys
+    cfg.MODEL.FPN.DUAL_ATTENTION = False  # old name of RES5_ATTENTION, see read_renamed_keys
     # Dilated ResNets: RES4_DILATION 2 with RES5_DILATION 4 has output stride 8, 1 with 2 has 16.
     cfg.MODEL.RESNETS.RES4_DILATION = 1
-    # A factor of RES5_DILATION for each block of res5; []: 1 for all. The paper's: [1, 2, 4].
+    # Factor on RES5_DILATION for each block of res5; []: 1 for all. The paper uses [1, 2, 4].
     cfg.MODEL.RESNETS.RES5_MULTI_GRID = []
 
     # How build_resnet_attention_fpn_backbone joins the levels of the pyramid:
@@ -164,7 +165,7 @@ def _add_model_keys(cfg):
 
     # ROI_HEADS.NAME "CascadeMaskROIHeads": Cascade Mask R-CNN with a mask head for each stage.
     cfg.MODEL.CASCADE_MASK_ROI_HEADS = CN()
-    # Weights of all losses of each stage; one for each of ROI_BOX_CASCADE_HEAD.IOUS.
+    # Factor on all losses of a stage; one per entry of ROI_BOX_CASCADE_HEAD.IOUS.
     cfg.MODEL.CASCADE_MASK_ROI_HEADS.STAGE_LOSS_WEIGHTS = (1.0, 0.5, 0.25)
 
     # Recompute activations in the backward pass instead of keeping them: less memory, more time.
@@ -177,21 +178,21 @@ def _add_solver_keys(cfg):
     cfg.SOLVER.OPTIMIZER = "ADAMW"  # ADAMW | SGD
     cfg.SOLVER.ADAM_BETAS = (0.9, 0.999)
     cfg.SOLVER.ADAM_EPS = 1e-8
-    cfg.SOLVER.BASE_LR_END = 0.0  # where WarmupCosineLR ends; detectron2 0.6 lacks the key
+    cfg.SOLVER.BASE_LR_END = 0.0  # final rate of WarmupCosineLR; detectron2 0.6 lacks the key
     # WarmupPolyLR, as in detectron2's DeepLab: BASE_LR x (1 - iteration / MAX_ITER)^POLY_LR_POWER.
     cfg.SOLVER.POLY_LR_POWER = 0.9
-    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0  # the fraction of BASE_LR below which it does not fall
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0  # lower bound of the rate, as a fraction of BASE_LR
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # learning rate of the backbone over BASE_LR
-    # True: weight decay spares norms and biases, as usual with transformers, since it draws to 0 a
-    # norm's scale, too, which starts at 1. Original Sparse R-CNN and the published attention FPNs
-    # decay everything.
+    # True: no weight decay on norms and biases, as is usual with transformers, because decay pulls
+    # a norm's scale, which starts at 1, towards 0. The original Sparse R-CNN and the published
+    # attention FPNs decay all parameters.
     cfg.SOLVER.NO_DECAY_NORM_BIAS = False
-    # Batches whose gradients are added up before one optimizer step; one iteration is one step,
-    # on IMS_PER_BATCH x ACCUMULATE_STEPS images.
+    # Number of batches whose gradients are accumulated per optimizer step. One iteration is one
+    # optimizer step, on IMS_PER_BATCH x ACCUMULATE_STEPS images.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
-    # With ACCUMULATE_STEPS: the gradients of one big batch also where losses are divided by what
-    # only a forward pass tells (optimal transport, softmax loss). It makes one more forward pass of
-    # each batch. False: such batches are weighted by their objects, which is close.
+    # With ACCUMULATE_STEPS: exact gradients of one big batch even if the divisor of a loss is known
+    # only after the forward pass (optimal transport, softmax loss), at the cost of one more forward
+    # pass per batch. False: such batches are weighted by their objects, which is close.
     cfg.SOLVER.EXACT_ACCUMULATION = False
     cfg.SOLVER.AMP.DTYPE = "float16"  # float16 | bfloat16, with AMP.ENABLED
     # True: skip an iteration with a non-finite loss, with a warning. False: stop with a report.
@@ -199,30 +200,31 @@ def _add_solver_keys(cfg):
 
 
 def _add_data_and_test_keys(cfg):
-    # True: leave out unreadable images and invalid annotations, counted and logged.
-    # False: stop with an error that names the first of them.
+    # True: leave out unreadable images and invalid annotations; they are counted and logged.
+    # False: stop with an error that names the first ones.
     cfg.DATASETS.SKIP_INVALID = False
 
-    # Detections kept of each image. -1: not set, which is NUM_PROPOSALS in Sparse R-CNN, as in the
-    # original. Detectron2's default of 100 could not be told from a 100 that was asked for; its own
-    # models, which take -1 for no limit, get it back from `sparsercnn.engine.setup.load_config`.
+    # Detections kept per image. -1: unset, which means NUM_PROPOSALS for Sparse R-CNN, as in the
+    # original; with detectron2's default of 100, a 100 set by the user could not be recognised.
+    # Detectron2's own models take -1 as "no limit"; `sparsercnn.engine.setup.load_config` restores
+    # their 100.
     if cfg.TEST.DETECTIONS_PER_IMAGE == get_cfg().TEST.DETECTIONS_PER_IMAGE:
         cfg.TEST.DETECTIONS_PER_IMAGE = -1
 
-    # COCO metrics: "auto" takes faster-coco-eval when it is installed, else pycocotools.
+    # COCO metrics: "auto" uses faster-coco-eval if it is installed, otherwise pycocotools.
     cfg.TEST.COCO_EVAL = "auto"  # auto | faster_coco_eval | pycocotools
-    # The metric whose best checkpoint is kept as model_best.pth, "TASK/METRIC" as in the tables
-    # printed after evaluation; "": none. The highest value is best, of MR (CrowdHuman) the lowest.
-    # With several test sets, the first counts.
+    # Metric that selects model_best.pth, "TASK/METRIC" as in the tables printed after evaluation;
+    # "": none. The highest value is best, for MR (CrowdHuman) the lowest. With several test sets,
+    # the first one counts.
     cfg.TEST.BEST_METRIC = "bbox/AP"
 
-    # Semantic segmentation, in evaluation and demo alike: the mean of the class probabilities over
-    # these factors of the test size, and over each image and its mirror image.
+    # Semantic segmentation, in evaluation and demo alike: class probabilities are averaged over
+    # these factors of the test size and, with FLIP, over each image and its mirror image.
     cfg.TEST.SEM_SEG = CN()
     cfg.TEST.SEM_SEG.SCALES = (1.0,)
     cfg.TEST.SEM_SEG.FLIP = False
-    # An image larger than this (height, width), after scaling, is covered by windows of this size,
-    # STRIDE (vertical, horizontal) apart, and they are averaged where they overlap. (): no windows.
+    # An image larger than CROP_SIZE (height, width) after scaling is covered by windows of that
+    # size, STRIDE (vertical, horizontal) apart; overlaps are averaged. (): no windows.
     cfg.TEST.SEM_SEG.CROP_SIZE = ()
     cfg.TEST.SEM_SEG.STRIDE = ()  # (): two thirds of CROP_SIZE
 

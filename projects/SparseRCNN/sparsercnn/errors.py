@@ -1,4 +1,4 @@
-"""What a user can put right, and the one way in which every program says so."""
+"""Errors that a user can correct, and how every program reports them."""
 
 import sys
 
@@ -18,15 +18,15 @@ __all__ = [
 
 
 class UserError(ValueError):
-    """Something that a user can put right; the message names file, key or value and the remedy."""
+    """An error that a user can correct; the message names file, key or value and the remedy."""
 
 
 class ConfigError(UserError):
-    """A config, or a command line, that cannot be used."""
+    """A config or a command line that cannot be used."""
 
 
 class SweepError(ConfigError):
-    """A sweep's file, or folder, that cannot be used."""
+    """A sweep's file or folder that cannot be used."""
 
 
 class DataError(UserError):
@@ -37,7 +37,7 @@ class CheckpointError(UserError):
     """A file of weights that is missing, damaged, refused, or does not fit the model.
 
     Attributes:
-        damaged (bool): the file is truncated or otherwise broken, so that another may help.
+        damaged (bool): the file is truncated or otherwise broken; an older one may still load.
     """
 
     def __init__(self, message, damaged=False):
@@ -49,7 +49,7 @@ class ConversionError(UserError):
     """Weights that cannot be converted.
 
     Attributes:
-        keys (list[str]): their names.
+        keys (list[str]): names of these weights.
     """
 
     def __init__(self, message, keys):
@@ -70,12 +70,12 @@ class NonFiniteError(UserError, FloatingPointError):
 
 
 def abbreviate(items, limit=5, separator=", "):
-    """The first few of a list, for a message, and how many more there are.
+    """Join the first few items for a message, and count the rest.
 
     Args:
-        items (sequence): of what :func:`str` makes readable.
-        limit (int): how many are spelled out.
-        separator (str): between them.
+        items (sequence): converted by :func:`str`.
+        limit (int): number of items spelled out.
+        separator (str): text between items.
 
     Returns:
         str: such as "a, b, and 3 more".
@@ -85,15 +85,15 @@ def abbreviate(items, limit=5, separator=", "):
 
 
 def run_program(program, arguments):
-    """Run the body of a command-line program; what a user can put right ends it in one line.
+    """Run the body of a command-line program, and report a user's error in one line.
 
     Args:
-        program (callable): of the arguments, gives the exit status, None for 0.
+        program (callable): takes `arguments`, returns the exit status or None for 0.
         arguments (argparse.Namespace): the parsed command line.
 
     Returns:
-        int: exit status; 2 where a :class:`UserError`, or the operating system over a file, ended
-        the program. Anything else is a fault of ours, and keeps its traceback.
+        int: exit status; 2 after a :class:`UserError` or an OSError. Other exceptions are bugs of
+        the program and keep their traceback.
     """
     try:
         return program(arguments) or 0

@@ -1,4 +1,4 @@
-"""Files that appear all at once or not at all, and files that one process has to itself."""
+"""Atomic writing of files, and locks on them."""
 
 import contextlib
 import fcntl
@@ -11,20 +11,20 @@ __all__ = ["try_lock", "write_atomically", "write_json"]
 
 @contextlib.contextmanager
 def write_atomically(path, mode="wb", shared=False):
-    """Open a temporary file that takes the place of `path` when the block ends without an error.
+    """Open a temporary file that replaces `path` when the block ends without an error.
 
-    Whoever opens `path` meanwhile, or after a crash, finds the old file or the new one, whole.
-    The temporary's name ends in ``.tmp``, which no one takes for a checkpoint.
+    Readers of `path` see the complete old or the complete new file, even after a crash. The name
+    of the temporary file ends in ``.tmp``, so that nothing mistakes it for a checkpoint.
 
     Args:
         path (str): a local file, existing or not, in an existing folder.
         mode (str): "wb" or "w".
-        shared (bool): other processes may write `path` at the same time, so that the temporary
-            needs a name of its own. False: its name is made from `path`, and a run that is
-            repeated after being killed reuses what it left.
+        shared (bool): True: the temporary file gets a unique name, since other processes may write
+            `path` at the same time. False: its name is derived from `path`, and a run repeated
+            after a kill overwrites the leftover.
 
     Yields:
-        the open temporary file.
+        file: the open temporary file.
     """
     temporary = f"{path}.{uuid.uuid4().hex}.tmp" if shared else f"{path}.tmp"
     try:

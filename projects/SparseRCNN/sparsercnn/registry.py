@@ -1,4 +1,4 @@
-"""A registry whose entries have the names that are written in YAML."""
+"""A registry whose entries are named as in YAML."""
 
 from fvcore.common.registry import Registry
 
@@ -19,7 +19,7 @@ class NamedRegistry(Registry):
     def register(self, name):
         """
         Args:
-            name (str): the name under which the decorated object is found.
+            name (str): name of the decorated object in the registry.
 
         Returns:
             callable: a decorator that registers its argument and returns it unchanged.
@@ -34,7 +34,7 @@ class NamedRegistry(Registry):
     def get(self, name):
         """
         Raises:
-            ConfigError: no entry of that name; the message lists those there are.
+            ConfigError: no entry of that name; the message lists the existing ones.
         """
         if name not in self:
             known = ", ".join(sorted(key for key, _ in self))

@@ -1,7 +1,7 @@
-"""What flows between the parts of a detector.
+"""Data passed between the parts of a detector.
 
-Dimension letters, used across the package: B images, N proposals of an image, M objects of the
-image that has most of them, S stages with a loss, T stages, K classes, C channels.
+Dimension letters, used across the package: B images, N proposals per image, M objects of the image
+with the most objects, S stages with a loss, T stages, K classes, C channels.
 """
 
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ __all__ = ["Targets", "Assignment"]
 
 @dataclass
 class Targets:
-    """The objects of a batch, padded to one shape so that nothing depends on the data's counts.
+    """The objects of a batch, padded to the same number for every image.
 
     Attributes:
         boxes: (B, M, 4), absolute xyxy in pixels of the network's input; M is at least 1. Padding
-            is the box of the whole image, which is valid, so that no cost of it is NaN.
+            is the box of the whole image: a valid box, whose costs are never NaN.
         classes: (B, M), contiguous class ids; padding is 0.
         valid: (B, M), True for objects, False for padding.
         image_sizes: (B, 4), (w, h, w, h) in pixels of each image before batch padding.
-        counts: objects per image, on the host.
+        counts: number of objects per image, on the host.
     """
 
     boxes: Tensor
@@ -38,13 +38,13 @@ class Targets:
 
         Args:
             instances (list[Instances]): one per image, with `gt_boxes` and `gt_classes`.
-            device (torch.device): where the fields will be.
+            device (torch.device): device of the fields.
         """
         counts = [len(x) for x in instances]
         image_sizes = torch.tensor(
             [[w, h, w, h] for h, w in (x.image_size for x in instances)], dtype=torch.float32
         )
-        # An empty image would make M zero in a batch of empty images; one padded row does not.
+        # M must not be 0 in a batch of empty images: add a row of padding.
         boxes = [x.gt_boxes.tensor.float() for x in instances]
         classes = [x.gt_classes for x in instances]
         one_row = max(counts, default=0) == 0
@@ -66,14 +66,14 @@ class Targets:
 
 @dataclass
 class Assignment:
-    """Which object each proposal answers for, at every stage: one-to-one and one-to-many alike.
+    """The object assigned to each proposal at every stage, one-to-one or one-to-many.
 
-    Of a fixed shape, so that no matcher and no loss waits for the device.
+    The shapes do not depend on values, so neither matchers nor losses wait for the device.
 
     Attributes:
         target_index: (S, B, N), int64, the object's row in :class:`Targets`; -1 for background.
-        normalizer: (S,), float, what a stage's losses on this worker are divided by, before the
-            average over workers: objects for one-to-one matching, positives for one-to-many.
+        normalizer: (S,), float, divisor of a stage's losses on this worker, before averaging over
+            workers: the number of objects for one-to-one matching, of positives for one-to-many.
     """
 
     target_index: Tensor
@@ -81,12 +81,12 @@ class Assignment:
 
     @property
     def positive(self):
-        """(S, B, N), True where a proposal answers for an object."""
+        """(S, B, N), True where a proposal is assigned to an object."""
         return self.target_index >= 0
 
     @property
     def num_positives(self):
-        """(S,), float, proposals of the batch that answer for an object, at each stage."""
+        """(S,), float, number of proposals in the batch assigned to an object, per stage."""
         return self.positive.flatten(1).sum(1).float()
 
     def gather(self, values):
@@ -96,7 +96,8 @@ class Assignment:
             values: (B, M) or (B, M, D).
 
         Returns:
-            Tensor: (S, B, N) or (S, B, N, D). Background gets row 0; mask it by `positive`.
+            Tensor: (S, B, N) or (S, B, N, D). Background entries hold row 0; mask them with
+            `positive`.
         """
         num_stages = len(self.target_index)
         index = self.target_index.clamp(min=0)
@@ -106,13 +107,14 @@ class Assignment:
         return values.gather(2, index)
 
     def pairs(self, stage=-1):
-        """Index pairs per image, for people and tests; it waits for the device.
+        """Index pairs per image, for inspection and tests; waits for the device.
 
         Args:
-            stage (int): which of the S stages.
+            stage (int): index into the S stages.
 
         Returns:
-            list[tuple[Tensor, Tensor]]: per image, proposals and their objects, equally long.
+            list[tuple[Tensor, Tensor]]: per image, indices of proposals and of their objects, of
+            equal length.
         """
         result = []
         for row in self.target_index[stage]:

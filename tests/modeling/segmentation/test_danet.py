@@ -257,7 +257,7 @@ def test_gradient_reaches_every_parameter(kind):
 def test_the_head_reads_one_map(danet_cfg, features):
     danet_cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = features
     shapes = {"res4": ShapeSpec(channels=4, stride=8), "res5": ShapeSpec(channels=8, stride=8)}
-    with pytest.raises(ValueError, match=r"IN_FEATURES is .* one map, .*'res4', 'res5'"):
+    with pytest.raises(ValueError, match=r"IN_FEATURES is .* one map. .*'res4', 'res5'"):
         DANetHead(danet_cfg, shapes)
 
 

@@ -143,7 +143,7 @@ def test_the_config_switches_it_on():
         ({"crop_size": (10,)}, "CROP_SIZE must be two positive"),
         ({"crop_size": (10, 0)}, "CROP_SIZE must be two positive"),
         ({"crop_size": (10, 10), "stride": (10, 0)}, "STRIDE must be two positive"),
-        ({"crop_size": (10, 10), "stride": (11, 5)}, "STRIDE .* is larger than CROP_SIZE"),
+        ({"crop_size": (10, 10), "stride": (11, 5)}, "STRIDE .* must not be larger than CROP_SIZE"),
     ],
 )
 def test_errors_name_the_key(options, message):

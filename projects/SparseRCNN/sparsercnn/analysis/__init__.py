@@ -1,4 +1,4 @@
-"""What a model costs, and what it looks at."""
+"""Cost of models, and pictures of their assignments and attention."""
 
 from .cost import ForwardCost, count_forward, count_parameters
 from .inputs import input_size, make_batch

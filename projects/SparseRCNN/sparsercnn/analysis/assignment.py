@@ -1,4 +1,4 @@
-"""Which proposals of an image answer for which object at each stage, recorded and drawn."""
+"""Recording and drawing of the assignment of proposals to objects at each stage."""
 
 import math
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ __all__ = ["StageAssignment", "assign", "draw_assignment", "load_annotated_image
 
 @dataclass
 class StageAssignment:
-    """The outcome of one stage for one image, on the CPU.
+    """The assignment of one stage for one image, on the CPU.
 
     Attributes:
-        boxes: (N, 4), the stage's boxes, absolute xyxy in pixels of the network's input.
-        target_index: (N,), int64, the object's number; -1 for background.
+        boxes: (N, 4), boxes of the stage, absolute xyxy in pixels of the network's input.
+        target_index: (N,), int64, index of the object; -1 for background.
     """
 
     boxes: torch.Tensor
@@ -33,7 +33,7 @@ class StageAssignment:
 
     @property
     def num_positives(self):
-        """int: proposals that answer for an object."""
+        """int: number of proposals assigned to an object."""
         return int((self.target_index >= 0).sum())
 
 
@@ -41,22 +41,26 @@ def load_annotated_image(cfg, dataset, index):
     """An image with its objects, resized as in evaluation.
 
     Args:
-        cfg (CfgNode): its INPUT.
-        dataset (str): a registered data set of objects.
-        index (int): which of its images.
+        cfg (CfgNode): the whole config; INPUT is read.
+        dataset (str): a registered data set with objects.
+        index (int): index of the image.
 
     Returns:
         dict: "image" and "instances" as in training, and "file_name".
 
     Raises:
-        UserError: there is no such image, or no such data set, or none of objects.
+        UserError: the data set is not registered, has no objects, or has no such image.
     """
     require_registered(dataset)
     records = DatasetCatalog.get(dataset)
     if not 0 <= index < len(records):
-        raise UserError(f"There is no image {index} in {dataset}: it has {len(records)}.")
+        raise UserError(
+            f"There is no image {index} in {dataset}: it has {len(records)} images, from 0."
+        )
     if "annotations" not in records[index]:
-        raise UserError(f"{dataset} has no objects to assign proposals to.")
+        raise UserError(
+            f"{dataset} has no objects to assign proposals to; choose a detection data set."
+        )
     mapper = SparseRCNNDatasetMapper(
         True,
         augmentations=utils.build_augmentation(cfg, is_train=False),
@@ -67,23 +71,23 @@ def load_annotated_image(cfg, dataset, index):
 
 @torch.no_grad()
 def assign(model, annotated_image):
-    """Let a model's matcher assign its proposals to the objects of an image, stage by stage.
+    """Assign the proposals of each stage to the objects of an image, with the model's matcher.
 
-    The model is as in inference; all stages are assigned, with losses or without.
+    The model runs as in inference; all stages are assigned, including those without a loss.
 
     Args:
         model (SparseRCNN): in evaluation mode.
-        annotated_image (dict): as of :func:`load_annotated_image`.
+        annotated_image (dict): from :func:`load_annotated_image`.
 
     Returns:
         list[StageAssignment]: one for each stage.
 
     Raises:
-        UserError: the model is no SparseRCNN.
+        UserError: the model is not a SparseRCNN.
     """
     if not isinstance(model, SparseRCNN):
         raise UserError(
-            "There is no matcher in this model: it takes MODEL.META_ARCHITECTURE SparseRCNN."
+            "This model has no matcher; use a config with MODEL.META_ARCHITECTURE SparseRCNN."
         )
     images, image_sizes = model.preprocess_images([annotated_image])
     maps = model.backbone(images.tensor)
@@ -103,25 +107,25 @@ _MAX_COLUMNS = 4
 
 
 def draw_assignment(image, stages, instances, names=(), title=""):
-    """Draw a panel for each stage: objects as thick dashed boxes, and in the colour of its object
-    each proposal that answers for one.
+    """Draw a panel for each stage: objects as thick dashed boxes, and the proposals assigned to an
+    object in its colour.
 
     Args:
-        image (ndarray): (H, W, 3), uint8, RGB, of the size of the network's input.
-        stages (list[StageAssignment]): as :func:`assign` gives them.
+        image (ndarray): (H, W, 3), uint8, RGB, in the size of the network's input.
+        stages (list[StageAssignment]): from :func:`assign`.
         instances (Instances): the objects, with `gt_boxes` and `gt_classes`.
-        names (sequence[str]): of the classes.
-        title (str): above the picture.
+        names (sequence[str]): names of the classes.
+        title (str): title of the figure.
 
     Returns:
-        matplotlib.figure.Figure: with a `savefig`.
+        matplotlib.figure.Figure: the figure; write it with `savefig`.
     """
     height, width = image.shape[:2]
     rows = math.ceil(len(stages) / _MAX_COLUMNS)
     columns = math.ceil(len(stages) / rows)
     panel = _INCHES * height / width + 0.5
     figure = Figure((_INCHES * columns + 0.3, panel * rows + 0.5), dpi=130, layout="constrained")
-    # Without its colours, so that those of the boxes can be read.
+    # In grey, so that the colours of the boxes stand out.
     shades = image.mean(axis=2)
     for i, stage in enumerate(stages):
         axes = figure.add_subplot(rows, columns, i + 1)

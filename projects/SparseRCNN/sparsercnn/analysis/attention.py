@@ -1,4 +1,4 @@
-"""What the CBAM of a dual-attention detector looks at, recorded and drawn."""
+"""Recording and drawing of the CBAM attention of a dual-attention detector."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ class StageAttention:
 
 
 class AttentionRecorder:
-    """Watches a model while it detects on one image.
+    """Records the attention of a model during inference on one image.
 
     .. code-block:: python
 
@@ -44,7 +44,7 @@ class AttentionRecorder:
             model (SparseRCNN): in evaluation mode.
 
         Raises:
-            UserError: its interaction has no CBAM.
+            UserError: the model's interaction has no CBAM.
         """
         stages = getattr(getattr(model, "head", None), "head_series", [])
         interactions = [getattr(stage, "inst_interact", None) for stage in stages]
@@ -52,8 +52,8 @@ class AttentionRecorder:
             isinstance(x, DualAttention) and x.cbam for x in interactions
         ):
             raise UserError(
-                "There is no channel and position attention in this model: it takes "
-                "MODEL.SparseRCNN.INTERACTION 'dual_attention' with DUAL_ATTENTION.NUM_CBAM of 1 "
+                "This model has no channel and position attention; use a config with "
+                "MODEL.SparseRCNN.INTERACTION 'dual_attention' and DUAL_ATTENTION.NUM_CBAM of 1 "
                 "or more."
             )
         self._model = model
@@ -65,7 +65,7 @@ class AttentionRecorder:
         self._image_size = None
         self._head_output = None
         self._boxes = [None for _ in stages]
-        # By stage and repetition: lists, since a cap on RoIs calls a gate several times.
+        # For each stage and repetition, lists: with ROI_CHUNK, a gate is called several times.
         self._gates = [[([], []) for _ in stage.inst_interact.cbam] for stage in stages]
 
     def __enter__(self):
@@ -88,7 +88,7 @@ class AttentionRecorder:
 
     def _see_inputs(self, model, args):
         if len(args[0]) != 1 or self._image_size is not None:
-            raise ValueError("An AttentionRecorder watches one call with one image.")
+            raise ValueError("An AttentionRecorder records a single call with one image.")
         self._image_size = tuple(args[0][0]["image"].shape[-2:])
 
     def _see_output(self, head, args, output):
@@ -104,10 +104,10 @@ class AttentionRecorder:
     def detection(self, index):
         """
         Args:
-            index (int): among the image's detections, 0 the best.
+            index (int): rank of the detection, 0 for the best.
 
         Returns:
-            tuple: Instances of that detection alone, in pixels of the network's input, and a
+            tuple: Instances with only that detection, in pixels of the network's input, and
             list[StageAttention], one for each stage.
 
         Raises:
@@ -119,9 +119,11 @@ class AttentionRecorder:
         logits, boxes = (x[-1] for x in self._head_output)
         (found,) = self._model.inference(logits, boxes, [self._image_size])
         if not 0 <= index < len(found):
-            raise UserError(f"There is no detection {index}: the image has {len(found)}.")
+            raise UserError(
+                f"There is no detection {index}: the image has {len(found)} detections, from 0."
+            )
         found = found[index : index + 1]
-        # A detection is the box of a proposal as it is, whichever class it has.
+        # The box of a detection equals that of its proposal, whatever the class.
         proposal = (boxes[0] == found.pred_boxes.tensor).all(1).nonzero()[0, 0]
         return found.to("cpu"), [self._attention(i, proposal) for i in range(len(self._boxes))]
 
@@ -154,15 +156,15 @@ def draw_attention(image, stages, title=""):
     """Draw a row for each stage: the image with the RoI, and for each repetition of the CBAM its
     position attention over the RoI and its channel attention as a strip.
 
-    Colours run from 0 to 1 in all panels, so that stages and repetitions compare.
+    The colour scale is 0 to 1 in all panels.
 
     Args:
         image (ndarray): (H, W, 3), uint8, RGB, the whole image in any size.
-        stages (list[StageAttention]): as :meth:`AttentionRecorder.detection` gives them.
-        title (str): above the picture.
+        stages (list[StageAttention]): from :meth:`AttentionRecorder.detection`.
+        title (str): title of the figure.
 
     Returns:
-        matplotlib.figure.Figure: with a `savefig`.
+        matplotlib.figure.Figure: the figure; write it with `savefig`.
     """
     repetitions = len(stages[0].channels)
     size = (_INCHES * (repetitions + 1.4), _INCHES * 1.3 * len(stages) + 1.0)
@@ -193,7 +195,7 @@ def draw_attention(image, stages, title=""):
 
 
 def _draw_roi(axes, image, stage):
-    """The whole image with the RoI; gives the RoI in pixels, one at least each way."""
+    """Draw the whole image with the RoI; returns the RoI in pixels, at least 1 x 1."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = (stage.box.numpy() * np.array([width, height, width, height])).tolist()
     x2, y2 = max(x2, x1 + 1), max(y2, y1 + 1)
@@ -210,8 +212,8 @@ def _draw_roi(axes, image, stage):
 def _draw_positions(axes, image, box, positions):
     x1, y1, x2, y2 = box
     height, width = image.shape[:2]
-    axes.set_facecolor("0.8")  # where the RoI leaves the image
-    # Without its colours, so that those of the map can be read.
+    axes.set_facecolor("0.8")  # visible where the RoI reaches beyond the image
+    # In grey, so that the colours of the map stand out.
     axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
     shades = axes.imshow(positions, extent=(x1, x2, y2, y1), vmin=0, vmax=1, alpha=0.5)
     axes.set_xlim(x1, x2)

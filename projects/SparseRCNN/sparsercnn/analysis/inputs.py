@@ -1,21 +1,21 @@
-"""Made-up batches that any of detectron2's meta-architectures takes, in training or inference."""
+"""Synthetic batches for any of detectron2's meta-architectures, in training and inference."""
 
 import torch
 from detectron2.structures import Boxes, Instances, PolygonMasks
 
 __all__ = ["input_size", "make_batch"]
 
-_ASPECT = 1216 / 800  # the usual size at which detectors for COCO are compared
-_STEP = 32  # sizes are multiples of it, so that no pyramid pads them
+_ASPECT = 1216 / 800  # of the size at which detectors for COCO are usually compared
+_STEP = 32  # sizes are multiples of it, which pyramids do not pad
 _OBJECTS = 7  # per image, about COCO's average
 
 
 def input_size(cfg):
-    """The size at which a config's model is measured: 800 x 1216 where MIN_SIZE_TEST is 800.
+    """The input size for measuring a config's model: 800 x 1216 if MIN_SIZE_TEST is 800.
 
     Returns:
-        tuple[int, int]: INPUT.MIN_SIZE_TEST, or 800 where that leaves images as they are, and
-        1.52 times that, at most MAX_SIZE_TEST; multiples of 32.
+        tuple[int, int]: height and width: INPUT.MIN_SIZE_TEST, or 800 if that is 0, and 1.52 times
+        the height, at most MAX_SIZE_TEST; rounded down to multiples of 32.
     """
     height = cfg.INPUT.MIN_SIZE_TEST or 800
     width = min(height * _ASPECT, cfg.INPUT.MAX_SIZE_TEST)
@@ -23,13 +23,13 @@ def input_size(cfg):
 
 
 def make_batch(size, num_images=1, device="cpu", seed=0):
-    """Random pixels, with boxes, masks and a semantic map, all of class 0.
+    """Random images with boxes, masks and a label map, all of class 0.
 
     Args:
         size (tuple[int, int]): height and width in pixels.
         num_images (int): B.
-        device (str | torch.device): of everything but the masks.
-        seed (int): the same seed makes the same batch.
+        device (str | torch.device): device of everything except the masks.
+        seed (int): seed of the batch.
 
     Returns:
         list[dict]: one per image, in detectron2's format, without "height" and "width".

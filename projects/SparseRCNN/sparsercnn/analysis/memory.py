@@ -10,14 +10,14 @@ __all__ = ["StepMemory", "bytes_kept_for_backward", "measure_step"]
 
 @dataclass
 class StepMemory:
-    """Bytes of a training step in float32.
+    """Memory of a training step in float32, in bytes.
 
     Attributes:
         weights (int): parameters and buffers.
-        moments (int): what the optimizer remembers of each trained parameter.
-        gradients (int): of the trained parameters.
+        moments (int): the optimizer's moments.
+        gradients (int): gradients of the trained parameters.
         kept (int): activations that the forward pass keeps for the backward pass.
-        measured (int): the most that tensors held at any time; None where it was not measured.
+        measured (int): peak memory of all tensors; None if not measured.
     """
 
     weights: int
@@ -28,24 +28,23 @@ class StepMemory:
 
     @property
     def needed(self):
-        """What the step needs at least, less the operators' own workspace.
+        """Lower bound on the memory of the step, without the workspace of operators.
 
-        Before the backward pass there are all activations and no gradients, after it all
-        gradients and no activations; between, one makes room for the other.
+        Activations are freed during the backward pass while gradients are allocated, so only the
+        larger of the two counts.
         """
         return self.weights + self.moments + max(self.gradients, self.kept)
 
 
 def bytes_kept_for_backward(forward, *, without=()):
-    """Run something and add up what its result holds for the backward pass.
+    """Run a forward pass and add up the memory that it keeps for the backward pass.
 
-    It follows from the operators alone, so that it is the same on all devices that have the same
-    ones. A storage that several operators keep counts once, and counts as a whole even where a
-    view of it is kept.
+    The result depends only on the operators, not on the device. A storage that several operators
+    keep counts once, and counts as a whole even if only a view of it is kept.
 
     Args:
-        forward (callable): takes nothing and returns what has a graph.
-        without (iterable[Tensor]): tensors that are there anyway: weights and buffers.
+        forward (callable): takes no arguments and returns tensors with a graph.
+        without (iterable[Tensor]): tensors not to count: weights and buffers.
 
     Returns:
         int: bytes.
@@ -56,11 +55,11 @@ def bytes_kept_for_backward(forward, *, without=()):
     def keep(x):
         if _address(x) not in skipped:
             sizes[_address(x)] = x.untyped_storage().nbytes()
-        return x.detach()  # an operator that keeps its own output would hold itself for ever
+        return x.detach()  # avoids a reference cycle if an operator keeps its own output
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         result = forward()
-    # Until here the graph holds all of them, so that no address is seen twice for two storages.
+    # The graph keeps all storages alive until here: no address belongs to two of them.
     del result
     return sum(sizes.values())
 
@@ -70,24 +69,21 @@ def _address(x):
 
 
 def measure_step(model, inputs, optimizer):
-    """One training step: losses, backward pass, optimizer.
+    """Memory of one training step: losses, backward pass, optimizer.
 
-    On CUDA two steps are made, and the peak of the second is measured. Elsewhere the forward pass
-    alone is run, and nothing is measured.
+    On CUDA, two steps are run and the peak of the second is measured. On other devices, only the
+    forward pass is run, and the peak is not measured.
 
     Args:
-        model (nn.Module): in training mode; it gives a dict of losses.
+        model (nn.Module): in training mode; returns a dict of losses.
         inputs (list[dict]): see :func:`~sparsercnn.analysis.inputs.make_batch`.
         optimizer (torch.optim.Optimizer): over the model's parameters.
-
-    Returns:
-        StepMemory:
     """
     tensors = [*model.parameters(), *model.buffers()]
     trained = sum(_bytes(p) for p in model.parameters() if p.requires_grad)
     moments = 2 if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)) else 1
     step = StepMemory(sum(_bytes(x) for x in tensors), moments * trained, trained, kept=0)
-    with EventStorage():  # detectron2's heads log what they sample
+    with EventStorage():  # detectron2's heads log statistics
         step.kept = bytes_kept_for_backward(lambda: sum(model(inputs).values()), without=tensors)
         if next(model.parameters()).is_cuda:
             step.measured = _peak_on_cuda(model, inputs, optimizer)

@@ -1,4 +1,4 @@
-"""What the models of configs cost, as a table."""
+"""Cost of the models of configs, as a table."""
 
 import itertools
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _PARTS = ("backbone", "neck", "proposals", "head", "interaction", "other")
 
 @dataclass
 class ModelCost:
-    """What a config's model costs, at one image of `size` (height, width)."""
+    """Cost of a config's model for one image of `size` (height, width)."""
 
     size: tuple
     trainable: int
@@ -32,16 +32,16 @@ class ModelCost:
 
 
 def find_configs(folder):
-    """The YAML files of models below a folder: not those that others are based on, nor sweeps.
+    """Find the configs of models below a folder, without base files and sweeps.
 
     Args:
-        folder (Path): "configs".
+        folder (Path): the folder "configs".
 
     Returns:
         list[Path]: sorted.
 
     Raises:
-        UserError: there are none.
+        UserError: the folder has no config.
     """
     found = sorted(
         path
@@ -49,29 +49,26 @@ def find_configs(folder):
         if not path.name.startswith("Base") and "sweeps" not in path.relative_to(folder).parts
     )
     if not found:
-        raise UserError(f"There is no config below {folder}.")
+        raise UserError(f"There is no config below {folder}; give files with --config-file.")
     return found
 
 
 def measure_model(cfg, size=None, device="cpu"):
     """Build a config's model with random weights and measure it.
 
-    Operations are counted on the CPU, where RoI pooling skips no work by other means than
-    leaving it out. Memory is that of a training step of one image in float32, with the config's
-    optimizer and activation checkpointing.
+    Operations are counted on the CPU, where RoI pooling runs only on the boxes of each level; on a
+    GPU, it would skip samples inside the kernel. Memory is that of a training step of one image in
+    float32, with the config's optimizer and activation checkpointing.
 
     Args:
-        cfg (CfgNode): MODEL.DEVICE and MODEL.WEIGHTS have no say.
+        cfg (CfgNode): the whole config; MODEL.DEVICE and MODEL.WEIGHTS are ignored.
         size (tuple[int, int]): height and width; None: see :func:`input_size`.
-        device (str): of the training step. On CUDA its peak is measured.
-
-    Returns:
-        ModelCost:
+        device (str): device of the training step. On CUDA, its peak memory is measured.
     """
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
-    # Random weights are sure of nothing, and a mask head works on what passes the threshold.
+    # With random weights, scores are low, and the mask head runs only on detections above it.
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
     size = size or input_size(cfg)
     torch.manual_seed(0)
@@ -88,8 +85,8 @@ def measure_model(cfg, size=None, device="cpu"):
 
 
 def _keep_features_finite(model):
-    # Statistics of no training let a deep ResNet's features grow from block to block, at last to
-    # infinity, and then nothing is detected and no head has any work.
+    # With untrained statistics, the features of a deep ResNet grow from block to block to infinity:
+    # nothing is detected then, and the heads have nothing to compute.
     for module in model.modules():
         if isinstance(module, FrozenBatchNorm2d):
             module.weight.fill_(0.5)
@@ -98,10 +95,10 @@ def _keep_features_finite(model):
 def format_costs(costs):
     """
     Args:
-        costs (dict[str, ModelCost]): by the name of the config.
+        costs (dict[str, ModelCost]): by name of the config.
 
     Returns:
-        str: Markdown: a table with a row for each, and what its columns mean.
+        str: Markdown table with a row for each config, and a legend of the columns.
     """
     parts = [p for p in _PARTS if any(p in cost.forward.flops for cost in costs.values())]
     measured = any(cost.step.measured is not None for cost in costs.values())
@@ -111,7 +108,7 @@ def format_costs(costs):
     table = markdown_table(header, rows)
     uncounted = set(itertools.chain.from_iterable(c.forward.uncounted for c in costs.values()))
     free = ", ".join(sorted(uncounted))
-    return f"{table}\n\n{_LEGEND}\n\nOperators met that count as free: {free}.\n"
+    return f"{table}\n\n{_LEGEND}\n\nOperators counted as free: {free}.\n"
 
 
 def _cells(cost, parts, measured):
@@ -138,17 +135,18 @@ def _mebibytes(n):
 
 
 _LEGEND = """\
-All for one image of the given height and width, with random weights, and as many detections as the
-config lets through.
+All figures are for one image of the given height and width, with random weights and as many
+detections as the config allows.
 
 - **trained**, **all**: parameters in millions. Frozen batch norms are buffers and do not count.
-- **GFLOPs**: of inference, 10^9 multiply-adds, and their parts in the columns that follow; **head**
-  is without **interaction**, which has a column of its own. Counted are convolutions, matrix
-  products, attention (without its softmax), norms, resizing, average pooling and RoIAlign.
-- **activations**: values that convolutions, matrix products and attention give, in millions.
+- **GFLOPs**: 10^9 multiply-adds of inference; the following columns are its parts. **head** is
+  without **interaction**, which has its own column. Convolutions, matrix products, attention
+  (without its softmax), norms, resizing, average pooling and RoIAlign are counted.
+- **activations**: output values of convolutions, matrix products and attention, in millions.
 - **state**: weights, gradients and optimizer moments of a training step in float32.
 - **kept**: activations that the forward pass of the step keeps for the backward pass, each storage
-  once. It follows from the operators, not from the machine.
-- **step**: what the step needs at least, less the operators' own workspace: weights, moments, and
-  activations or gradients, whichever is more, since the former go as the latter come.
-- **measured**, where there was a GPU: the most that tensors held on it during a step."""
+  once. They depend only on the operators, not on the machine.
+- **step**: lower bound on the memory of the step, without the workspace of operators: weights,
+  moments, and the larger of activations and gradients, since activations are freed while gradients
+  are allocated.
+- **measured**, on a GPU: peak memory of all tensors during a step."""

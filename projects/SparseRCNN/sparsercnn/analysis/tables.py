@@ -37,15 +37,12 @@ def probability(p):
 
 
 def markdown_table(header, rows, text_columns=1):
-    """
-    Args:
-        header (sequence[str]): names of the columns.
-        rows (iterable[sequence]): cells, as `str` has them.
-        text_columns (int): how many columns, from the left, hold text; the others, aligned to the
-            right, hold numbers.
+    """Format a Markdown table, without a newline at its end.
 
-    Returns:
-        str: without a newline at its end.
+    Args:
+        header (sequence[str]): column names.
+        rows (iterable[sequence]): cells, converted by :func:`str`.
+        text_columns (int): number of leading text columns, aligned left; others are aligned right.
     """
     align = ["left"] * text_columns + ["right"] * (len(header) - text_columns)
     rows = [[str(cell) for cell in row] for row in rows]

@@ -1,5 +1,5 @@
-"""Speed and memory, one module for each comparison.
+"""Benchmarks of speed and memory, one module for each comparison.
 
-A module has a docstring, whose first line is its help; ``SHORT``, whether it is run when nothing
-is asked for; ``add_arguments(parser)``; and ``run(args)``, which gives a Markdown table.
+A module has a docstring, whose first line is its help text; ``SHORT``, whether it runs by default;
+``add_arguments(parser)``; and ``run(args)``, which returns a Markdown table.
 """

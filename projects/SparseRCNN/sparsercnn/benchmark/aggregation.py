@@ -1,4 +1,4 @@
-"""Each way to join the levels of a pyramid against the sum: operations, time and memory."""
+"""Each feature aggregation of a pyramid compared with the sum: operations, time and memory."""
 
 from dataclasses import dataclass, field
 
@@ -26,16 +26,16 @@ _REFERENCE = "sum"
 
 @dataclass
 class NeckResult:
-    """One aggregation.
+    """Measurements of one aggregation.
 
     Attributes:
-        parameters (int): of the neck.
-        flops (int): of the neck's forward pass, multiply-adds.
+        parameters (int): parameters of the neck.
+        flops (int): multiply-adds of the neck's forward pass.
         kept (int): bytes of activations that its forward pass keeps for the backward pass.
-        peak (int): bytes allocated at most in a forward and backward pass of the neck; None on
-            the CPU, where it cannot be told.
-        seconds (dict[str, list[float]]): of each round: "forward" and "both" passes of the neck,
-            and "backbone", both passes of the bottom-up network and the neck.
+        peak (int): peak bytes allocated in a forward and backward pass of the neck; None on the
+            CPU, where it cannot be measured.
+        seconds (dict[str, list[float]]): time of each round: "forward" and "both" passes of the
+            neck, and "backbone", both passes of the bottom-up network and the neck.
     """
 
     parameters: int
@@ -46,16 +46,12 @@ class NeckResult:
 
 
 def add_arguments(parser):
-    """Add this benchmark's options.
-
-    Args:
-        parser (argparse.ArgumentParser):
-    """
+    """Add the options of this benchmark to an :class:`argparse.ArgumentParser`."""
     parser.add_argument(
         "--config-file",
         default="configs/attention_fpn/cascade_mask_rcnn.res50.sum.1x.yaml",
         metavar="FILE",
-        help="whose backbone to build with each aggregation (%(default)s)",
+        help="config whose backbone is built with each aggregation (%(default)s)",
     )
     parser.add_argument(
         "--size",
@@ -63,38 +59,31 @@ def add_arguments(parser):
         type=int,
         default=(800, 1216),
         metavar=("HEIGHT", "WIDTH"),
-        help="of the image, in pixels (%(default)s)",
+        help="size of the image in pixels (%(default)s)",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="over all of them (%(default)s)")
-    add_device_argument(parser, "where to measure")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds (%(default)s)")
+    add_device_argument(parser, "device to measure on")
 
 
 def run(args):
-    """Measure and report.
-
-    Args:
-        args (argparse.Namespace): with :func:`add_arguments`' options.
-
-    Returns:
-        str: Markdown.
-    """
+    """Run the benchmark with the options of :func:`add_arguments`; returns a Markdown table."""
     cfg = load_config(args.config_file, register=False)
     results = measure_necks(cfg, tuple(args.size), args.device, rounds=args.rounds)
     return (
         f"{args.config_file}, one image of {args.size[0]}x{args.size[1]}, float32, "
-        f"{describe_place(args.device)}; least time of {args.rounds} rounds, all in turn."
+        f"{describe_place(args.device)}; shortest time of {args.rounds} rounds over all variants."
         f"\n\n{_format(results)}"
     )
 
 
 def measure_necks(cfg, size, device, *, rounds=3):
-    """Build a config's backbone with each aggregation; time them in turn in every round.
+    """Build a config's backbone with each aggregation, and time all of them in every round.
 
     Args:
-        cfg (CfgNode): its backbone is `build_resnet_attention_fpn_backbone`.
+        cfg (CfgNode): the whole config, with backbone `build_resnet_attention_fpn_backbone`.
         size (tuple[int, int]): height and width of the image.
-        device (str): where to measure.
-        rounds (int): timed ones, after one that is not.
+        device (str): device to measure on.
+        rounds (int): timed rounds, after an untimed one.
 
     Returns:
         dict[str, NeckResult]: by aggregation.
@@ -127,7 +116,7 @@ def measure_necks(cfg, size, device, *, rounds=3):
 
 
 class _Detector(nn.Module):
-    """A backbone that takes what detectors take, for :func:`count_forward`."""
+    """A backbone with the inputs of a detector, for :func:`count_forward`."""
 
     def __init__(self, backbone):
         super().__init__()
@@ -138,7 +127,7 @@ class _Detector(nn.Module):
 
 
 class _Neck:
-    """A call without arguments: the pyramid's levels from given maps of the bottom-up network."""
+    """Callable without arguments that computes the pyramid from given bottom-up maps."""
 
     def __init__(self, backbone, maps):
         self.backbone = backbone
@@ -163,7 +152,7 @@ class _Given(nn.Module):
 
 
 def _time_passes(forward, device):
-    """Seconds of the forward pass, and of it and the backward pass."""
+    """Seconds of the forward pass, and of forward and backward pass together."""
     begin = elapsed_seconds(device)
     levels = forward()
     middle = elapsed_seconds(device)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: where they run, the clock, and how they say it."""
+"""Device option, clocks and description of the machine for all benchmarks."""
 
 import time
 
@@ -8,12 +8,7 @@ __all__ = ["add_device_argument", "describe_place", "elapsed_seconds", "processo
 
 
 def add_device_argument(parser, what):
-    """Add ``--device``, a GPU where there is one.
-
-    Args:
-        parser (argparse.ArgumentParser):
-        what (str): its help.
-    """
+    """Add ``--device`` with the help text `what`; the default is a GPU if there is one."""
     parser.add_argument(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
@@ -22,13 +17,7 @@ def add_device_argument(parser, what):
 
 
 def describe_place(device):
-    """
-    Args:
-        device (str):
-
-    Returns:
-        str: the GPU, or the CPU's number of threads, and the version of PyTorch.
-    """
+    """The name of the GPU, or the number of CPU threads, and the version of PyTorch."""
     if device.startswith("cuda"):
         where = torch.cuda.get_device_name(device)
     else:
@@ -37,25 +26,14 @@ def describe_place(device):
 
 
 def elapsed_seconds(device):
-    """
-    Args:
-        device (str): which must be done with its work first.
-
-    Returns:
-        float: of the clock.
-    """
+    """The time of a clock, after waiting for `device`."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def processor_seconds(device):
-    """
-    Args:
-        device (str): which must be done with its work first.
-
-    Returns:
-        float: on a GPU of the clock; on the CPU of the processor, all threads together, so that
-        what else the machine does is not in it.
+    """:func:`elapsed_seconds` on a GPU; on the CPU, processor time of all threads of this process,
+    which other load of the machine does not affect.
     """
     return elapsed_seconds(device) if device.startswith("cuda") else time.process_time()

@@ -25,7 +25,7 @@ __all__ = ["SHORT", "StepResult", "add_arguments", "measure_steps", "run"]
 SHORT = True
 
 _REFERENCE = "dynamic_conv"
-# For each RoI size the reference, and the published shape of dual attention that has that size.
+# For each RoI size, the reference and the published shape of dual attention with that size.
 VARIANTS = {
     (_REFERENCE, 7): {},
     ("dual_attention", 7): {"NUM_CBAM": 4, "NUM_TRANSFORMER": 1, "PRE_NORM": True},
@@ -36,12 +36,12 @@ VARIANTS = {
 
 @dataclass
 class StepResult:
-    """A training step of one variant.
+    """Measurements of a training step of one variant.
 
     Attributes:
-        parameters (int): that are trained.
-        seconds (list[float]): of each timed step; on the CPU processor time of all threads.
-        memory (StepMemory): of a step.
+        parameters (int): number of trained parameters.
+        seconds (list[float]): time of each timed step; on the CPU, processor time of all threads.
+        memory (StepMemory): memory of a step.
     """
 
     parameters: int
@@ -54,11 +54,7 @@ class StepResult:
 
 
 def add_arguments(parser):
-    """Add this benchmark's options.
-
-    Args:
-        parser (argparse.ArgumentParser):
-    """
+    """Add the options of this benchmark to an :class:`argparse.ArgumentParser`."""
     parser.add_argument(
         "--config-file",
         default="configs/quickstart/sparsercnn.yaml",
@@ -66,41 +62,34 @@ def add_arguments(parser):
         help="the detector; its interaction and RoI size are replaced (%(default)s)",
     )
     parser.add_argument("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="in pixels")
-    parser.add_argument("--images", type=int, default=2, help="per step (%(default)s)")
-    parser.add_argument("--steps", type=int, default=3, help="per round (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="over all variants (%(default)s)")
-    add_device_argument(parser, "where to train")
+    parser.add_argument("--images", type=int, default=2, help="images per step (%(default)s)")
+    parser.add_argument("--steps", type=int, default=3, help="steps per round (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds (%(default)s)")
+    add_device_argument(parser, "device to train on")
 
 
 def run(args):
-    """Measure and report.
-
-    Args:
-        args (argparse.Namespace): with :func:`add_arguments`' options.
-
-    Returns:
-        str: Markdown.
-    """
+    """Run the benchmark with the options of :func:`add_arguments`; returns a Markdown table."""
     cfg = load_config(args.config_file, register=False)
     size = tuple(args.size) if args.size else input_size(cfg)
     batch = make_batch(size, args.images, args.device)
     results = measure_steps(cfg, batch, args.device, steps=args.steps, rounds=args.rounds)
     return (
         f"{args.config_file}, batch of {args.images} at {size[0]}x{size[1]}, float32, "
-        f"{describe_place(args.device)}; median of {args.steps * args.rounds}, the variants in "
-        f"turn.\n\n{_format(results)}"
+        f"{describe_place(args.device)}; median of {args.steps * args.rounds} steps, "
+        f"variants in turn.\n\n{_format(results)}"
     )
 
 
 def measure_steps(cfg, batch, device, *, steps=3, rounds=3):
-    """Train each variant of a detector for a few steps, all of them in turn in every round.
+    """Train each variant of a detector for a few steps in every round.
 
     Args:
-        cfg (CfgNode): of the detector.
+        cfg (CfgNode): config of the detector.
         batch (list[dict]): see :func:`~sparsercnn.analysis.inputs.make_batch`.
-        device (str): that of the batch.
-        steps (int): timed ones per round, after one that is not.
-        rounds (int): in which each variant is built anew.
+        device (str): device of the batch.
+        steps (int): timed steps per round, after an untimed one.
+        rounds (int): number of rounds; each variant is built anew in each.
 
     Returns:
         dict[tuple[str, int], StepResult]: by interaction and RoI size.
@@ -119,7 +108,7 @@ def measure_steps(cfg, batch, device, *, steps=3, rounds=3):
             seconds = [_time_step(model, optimizer, batch) for _ in range(1 + steps)]
             results[interaction, resolution].seconds += seconds[1:]
             del model, optimizer
-            gc.collect()  # so that no two variants are in memory at a time
+            gc.collect()  # free the variant before the next one is built
     return results
 
 
@@ -161,7 +150,7 @@ def _format(results):
 
 
 _LEGEND = """\
-Ratios are to dynamic convolution at the same RoI size. **s/step**: on the GPU elapsed, on the CPU
-processor time of all threads together. **kept**: activations that the forward pass keeps for the
-backward pass. **step**: the peak of the whole step; on the GPU as measured, on the CPU weights,
-moments, and activations or gradients, whichever is more."""
+Ratios are to dynamic convolution at the same RoI size. **s/step**: elapsed time on a GPU, processor
+time of all threads on the CPU. **kept**: activations that the forward pass keeps for the backward
+pass. **step**: peak memory of the whole step, measured on a GPU; on the CPU, weights, moments, and
+the larger of activations and gradients."""

@@ -1,4 +1,4 @@
-"""Label assignment: Hungarian, optimal transport, and the latter one problem after the other."""
+"""Label assignment: Hungarian, batched optimal transport, and the same solved one by one."""
 
 import statistics
 from dataclasses import dataclass, field
@@ -19,18 +19,18 @@ __all__ = ["SHORT", "Timing", "add_arguments", "make_problem", "measure", "plain
 SHORT = True
 
 _SIZE = 800  # side of the images in pixels
-_TOLERANCE = 1e-3  # marginal error at which the plain solver stops ...
-_MAX_SWEEPS = 200  # ... or gives up
+_TOLERANCE = 1e-3  # marginal error at which the plain solver stops
+_MAX_SWEEPS = 200  # number of sweeps after which it gives up
 _SWEEPS_PER_CHECK = 10
 
 
 @dataclass
 class Timing:
-    """Seconds that the matchers took for one batch, round by round, and how well they did.
+    """Seconds of each matcher for one batch, per round, and the errors of the solvers.
 
     Attributes:
-        hungarian, ours, plain, one_by_one (list[float]): see the report's legend.
-        error, plain_error (float): largest marginal error, of ours and of the plain solver.
+        hungarian, ours, plain, one_by_one (list[float]): see the legend of the report.
+        error, plain_error (float): largest marginal error of our and of the plain solver.
     """
 
     hungarian: list = field(default_factory=list)
@@ -42,11 +42,7 @@ class Timing:
 
 
 def add_arguments(parser):
-    """Add this benchmark's options.
-
-    Args:
-        parser (argparse.ArgumentParser):
-    """
+    """Add the options of this benchmark to an :class:`argparse.ArgumentParser`."""
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 2, 16], metavar="B")
     parser.add_argument("--objects", nargs="+", type=int, default=[10, 100], metavar="M")
     parser.add_argument("--proposals", nargs="+", type=int, default=[100, 300], metavar="N")
@@ -58,21 +54,14 @@ def add_arguments(parser):
         type=int,
         default=4,
         metavar="P",
-        help="of the stages x images, so many are solved one after the other, and the time is "
-        "scaled up (%(default)s)",
+        help="number of the stages x images that are solved one by one; the time is scaled up to "
+        "all of them (%(default)s)",
     )
-    add_device_argument(parser, "where the predictions are")
+    add_device_argument(parser, "device of the predictions")
 
 
 def run(args):
-    """Measure and report.
-
-    Args:
-        args (argparse.Namespace): with :func:`add_arguments`' options.
-
-    Returns:
-        str: Markdown.
-    """
+    """Run the benchmark with the options of :func:`add_arguments`; returns a Markdown table."""
     header = ["images", "objects", "proposals", "Hungarian ms", "ours ms", "plain loop ms"]
     header += ["loop / ours", "ours 1 by 1 / ours", "error", "plain error"]
     rows = []
@@ -83,18 +72,18 @@ def run(args):
         rows.append(_row(batch, num_objects, num_proposals, timing))
     return (
         f"{args.stages} stages, {args.classes} classes, {describe_place(args.device)}; medians of "
-        f"{args.rounds} rounds in which all take turns.\n\n"
+        f"{args.rounds} rounds, matchers in turn.\n\n"
         f"{markdown_table(header, rows, text_columns=0)}\n\n{_LEGEND}"
     )
 
 
 def make_problem(num_stages, batch, num_proposals, num_classes, num_objects, *, device, seed=0):
-    """Predictions such as half-way through a training, drawn from a seed.
+    """Random predictions similar to those half-way through a training.
 
-    Half of the proposals are near an object and score it; the others are anywhere.
+    Half of the proposals are near an object and score its class; the others are random.
 
     Returns:
-        tuple: class logits (S, B, N, K), boxes (S, B, N, 4) and Targets of 3/4 to all of
+        tuple: class logits (S, B, N, K), boxes (S, B, N, 4), and Targets with 3/4 to all of
         `num_objects` objects per image.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -128,15 +117,12 @@ def make_problem(num_stages, batch, num_proposals, num_classes, num_objects, *, 
 
 
 def measure(class_logits, boxes, targets, *, rounds=3, loop_problems=4):
-    """Time the matchers on one batch, all of them in turn in every round.
+    """Time all matchers on one batch in every round.
 
     Args:
-        class_logits, boxes, targets: as of :func:`make_problem`.
-        rounds (int): after calls that do not count.
+        class_logits, boxes, targets: from :func:`make_problem`.
+        rounds (int): timed rounds, after an untimed call.
         loop_problems (int): see :func:`add_arguments`.
-
-    Returns:
-        Timing:
     """
     S, B = boxes.shape[:2]
     hungarian, ours = HungarianMatcher(), OptimalTransportMatcher()
@@ -159,16 +145,16 @@ def measure(class_logits, boxes, targets, *, rounds=3, loop_problems=4):
 
 
 def plain_sinkhorn(cost, supply, epsilon, num_iterations=None):
-    """Sinkhorn-Knopp in the log domain as textbooks have it, for one problem.
+    """Textbook Sinkhorn-Knopp in the log domain, for one problem.
 
-    Epsilon is annealed from the same start as in :func:`sinkhorn`, by a fifth per sweep. It looks
-    at the marginals to stop, as it may where there is no device to wait for.
+    Epsilon starts as in :func:`sinkhorn` and is reduced by a fifth per sweep. The marginals decide
+    when to stop, which would wait for a GPU.
 
     Args:
         cost: (R, N).
-        supply: (R,), as of :func:`sinkhorn`.
-        epsilon (float): the regularisation at last.
-        num_iterations: not looked at.
+        supply: (R,), as for :func:`sinkhorn`.
+        epsilon (float): final regularisation.
+        num_iterations: unused.
 
     Returns:
         Tensor: (R, N).
@@ -191,7 +177,7 @@ def plain_sinkhorn(cost, supply, epsilon, num_iterations=None):
 
 @torch.no_grad()
 def _one_by_one(solve, matcher, class_logits, boxes, targets, problems):
-    """Costs, supplies, plan and rounding of each problem by itself, without padding.
+    """Compute costs, supplies, plan and rounding of each problem separately, without padding.
 
     Returns:
         float: the largest marginal error.
@@ -233,8 +219,8 @@ def _row(batch, num_objects, num_proposals, timing):
 
 
 _LEGEND = f"""\
-**ours**: optimal transport as configured by default, all stages of all images at once. **plain
-loop**: the same costs, supplies and rounding, and log-domain Sinkhorn-Knopp with the same epsilon,
-for each stage of each image in turn, until the marginals are within {_TOLERANCE:g} or
-{_MAX_SWEEPS:,} sweeps are done. **ours 1 by 1**: our solver in such a loop, so what the batching
-alone gives. **error**: largest difference of a row of a plan and its supply, in units."""
+**ours**: optimal transport with default settings, all stages of all images at once. **plain loop**:
+the same costs, supplies and rounding, with log-domain Sinkhorn-Knopp at the same epsilon, for each
+stage of each image in a loop, until the marginals are within {_TOLERANCE:g} or {_MAX_SWEEPS:,}
+sweeps are done. **ours 1 by 1**: our solver in such a loop, which shows the gain from batching
+alone. **error**: largest difference between the sum of a plan's row and its supply, in units."""

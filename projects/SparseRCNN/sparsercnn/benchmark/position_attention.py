@@ -1,4 +1,4 @@
-"""Position attention against the explicit matrix of all pairs: time and peak memory."""
+"""Position attention compared with the explicit matrix of all pairs: time and peak memory."""
 
 import multiprocessing
 import os
@@ -17,7 +17,7 @@ SHORT = True
 
 
 def explicit_attention(query, key, value):
-    """softmax(Q K^T) V by its definition; see
+    """softmax(Q K^T) V with the explicit matrix; see
     :func:`~sparsercnn.modeling.segmentation.danet_attention.attend_positions`."""
     return torch.bmm(torch.bmm(query, key.transpose(1, 2)).softmax(dim=-1), value)
 
@@ -27,13 +27,13 @@ FORMS = {"explicit": explicit_attention, "ours": attend_positions}
 
 @dataclass
 class AttentionResult:
-    """One form on one map.
+    """Measurements of one form on one map.
 
     Attributes:
-        seconds (tuple[float, float]): of the forward and of the backward pass; on the CPU, of the
-            processor, all threads together.
-        peaks (tuple[int, int]): bytes above those of the inputs, at most, in the forward pass and
-            in both.
+        seconds (tuple[float, float]): time of forward and backward pass; on the CPU, processor
+            time of all threads.
+        peaks (tuple[int, int]): peak bytes above those of the inputs, in the forward pass and in
+            both passes.
         values (list[Tensor]): the output and the gradients of query, key and value, on the CPU.
     """
 
@@ -43,36 +43,26 @@ class AttentionResult:
 
 
 def add_arguments(parser):
-    """Add this benchmark's options.
-
-    Args:
-        parser (argparse.ArgumentParser):
-    """
+    """Add the options of this benchmark to an :class:`argparse.ArgumentParser`."""
     parser.add_argument(
         "--sides",
         type=int,
         nargs="+",
         default=[64, 96, 128],
-        help="of square maps, in positions (%(default)s)",
+        help="sides of square maps, in positions (%(default)s)",
     )
     parser.add_argument(
         "--channels",
         type=int,
         default=128,
-        help="of the values; queries and keys have an eighth, as in the paper (%(default)s)",
+        help="channels of values; queries and keys have an eighth of them, as in the paper "
+        "(%(default)s)",
     )
-    add_device_argument(parser, "where to measure")
+    add_device_argument(parser, "device to measure on")
 
 
 def run(args):
-    """Measure and report.
-
-    Args:
-        args (argparse.Namespace): with :func:`add_arguments`' options.
-
-    Returns:
-        str: Markdown.
-    """
+    """Run the benchmark with the options of :func:`add_arguments`; returns a Markdown table."""
     header = ["positions", "form", "forward s", "backward s", "forward MiB", "both MiB"]
     rows = []
     for side in args.sides:
@@ -90,30 +80,27 @@ def run(args):
 
 
 _LEGEND = """\
-Seconds are of the clock on the GPU; on the CPU they are the processor's, all threads together. MiB
-are the peak above the inputs, of the whole process on the CPU and as allocated on the GPU.
-"difference" is the largest of output and gradients to the explicit form, relative to the largest
-value of each."""
+Seconds are elapsed time on a GPU, processor time of all threads on the CPU. MiB are the peak above
+the inputs: of the whole process on the CPU, of allocated memory on a GPU. "difference" is the
+largest difference of output and gradients from the explicit form, relative to the largest value of
+each."""
 
 
 def measure(form, side, channels, device):
-    """Run one form once, forward and backward; on the CPU in a process of its own.
+    """Run one form once, forward and backward; on the CPU in a separate process.
 
     Args:
-        form (str): in FORMS.
-        side (int): of the map, in positions.
-        channels (int): of the values, a multiple of 8.
-        device (str): where to.
-
-    Returns:
-        AttentionResult:
+        form (str): a key of FORMS.
+        side (int): side of the map, in positions.
+        channels (int): channels of the values, a multiple of 8.
+        device (str): device to measure on.
 
     Raises:
-        RuntimeError: the process failed, most likely for want of memory.
+        RuntimeError: the process failed, most likely because memory ran out.
     """
     if device != "cpu":
         return AttentionResult(**_measure(form, side, channels, device))
-    # A process that has freed memory does not give it all back: each starts afresh.
+    # A process does not return all freed memory to the system, so each form gets a new one.
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "result.pth")
         arguments = (form, side, channels, device, torch.get_num_threads(), path)
@@ -123,14 +110,14 @@ def measure(form, side, channels, device):
         if process.exitcode != 0:
             raise RuntimeError(
                 f"The measurement of '{form}' at {side}x{side} positions ended with status "
-                f"{process.exitcode}; if memory was short, give smaller --sides."
+                f"{process.exitcode}. If memory ran out, use smaller --sides."
             )
         return AttentionResult(**torch.load(path, weights_only=True))
 
 
 def _save(form, side, channels, device, num_threads, path):
     torch.set_num_threads(num_threads)
-    _measure(form, 8, channels, device)  # loads what the first call loads
+    _measure(form, 8, channels, device)  # the first call loads libraries
     torch.save(_measure(form, side, channels, device), path)
 
 
@@ -138,7 +125,7 @@ def _measure(form, side, channels, device):
     generator = torch.Generator().manual_seed(0)
     widths = (channels // 8, channels // 8, channels)
     inputs = [torch.randn(1, side * side, width, generator=generator) for width in widths]
-    # Products of variance 1: neither nearly equal weights nor nearly a single one.
+    # Products have variance 1: weights are neither nearly equal nor concentrated on one position.
     scales = (widths[0] ** -0.25, widths[0] ** -0.25, 1)
     inputs = [
         (x * scale).to(device).requires_grad_() for x, scale in zip(inputs, scales, strict=True)
@@ -166,7 +153,7 @@ def _difference(result, reference):
 
 
 def _reset_peak(device):
-    """Forget the highest use of memory so far; returns what is used now, in bytes."""
+    """Reset the peak of memory use; returns the current use in bytes."""
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()

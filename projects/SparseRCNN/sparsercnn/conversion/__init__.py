@@ -1,4 +1,4 @@
-"""Weights of other code bases under our names, and back."""
+"""Conversion of weights between other code bases and this one."""
 
 from .files import convert_file, read_weights
 from .layouts import LAYOUTS

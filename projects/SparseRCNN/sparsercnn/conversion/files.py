@@ -1,4 +1,4 @@
-"""From a file of weights to another."""
+"""Conversion of weight files."""
 
 import os
 
@@ -14,7 +14,7 @@ __all__ = ["convert_file", "read_weights"]
 
 # Keys of the weights in the files of mmdetection, detectron2 and timm.
 _WEIGHTS = ("state_dict", "model")
-# What else such files hold, and what a file of weights alone has no place for.
+# Other keys of such files, which are not converted.
 _LEFT_OUT = {
     "__author__", "amp", "arch", "args", "epoch", "iteration", "lr_scheduler",
     "matching_heuristics", "message_hub", "meta", "metric", "optimizer", "param_schedulers",
@@ -33,27 +33,27 @@ def convert_file(
     reverse=False,
     allow_unsafe=False,
 ):
-    """Convert a file of weights into one for our models, ``{"model": weights}``.
+    """Convert a weight file to one for our models, ``{"model": weights}``.
 
     Args:
         source (str): a ``.pth`` or ``.pkl`` file.
         target (str): the ``.pth`` file to write.
-        layout (str): a name in LAYOUTS, the code base whose names the weights have.
-        backbone (str): what the names of our backbone begin with: "backbone.bottom_up." below a
-            neck, "backbone." without. For ResNets alone.
-        mask_stage (int): which mask head of a cascade to take, 0 to 2, for a model that has one;
-            None: all.
+        layout (str): the code base of the weights, a name in LAYOUTS.
+        backbone (str): prefix of our backbone's names: "backbone.bottom_up." with a neck,
+            "backbone." without. Only used by layouts of image classifiers.
+        mask_stage (int): the mask head of a cascade to convert, 0 to 2, for a model with a single
+            one; None: all.
         only (iterable[str]): convert only weights whose names begin with one of these; (): all.
-        reverse (bool): from our names to those of the layout.
-        allow_unsafe (bool): load any pickle; it may run code.
+        reverse (bool): convert from our names to those of the layout.
+        allow_unsafe (bool): load any pickle, which may run code.
 
     Returns:
-        Converted: what was written, and how much was left out, and why.
+        Converted: the written weights, and the number of weights left out by reason.
 
     Raises:
-        CheckpointError: the source is damaged, or holds what is refused.
-        ConversionError: no rule covers some of the weights, or something else in the file; or
-            there are no weights. Nothing is written.
+        CheckpointError: the source is damaged or refused as unsafe.
+        ConversionError: the file has no weights, weights that no rule covers, or other unknown
+            content. Nothing is written.
         OSError: a file cannot be read or written.
     """
     weights = read_weights(source, allow_unsafe)
@@ -67,7 +67,7 @@ def convert_file(
     except ConversionError as error:
         raise ConversionError(f"{source}: {error}", error.keys) from error
     if len(kept) < len(weights):
-        result.dropped["not asked for"] += len(weights) - len(kept)
+        result.dropped["not selected"] += len(weights) - len(kept)
     section = LAYOUTS[layout].section if reverse else "model"
     data = {section: result.weights} if section else result.weights
     with write_atomically(target) as file:
@@ -76,17 +76,17 @@ def convert_file(
 
 
 def read_weights(path, allow_unsafe=False):
-    """The weights in a file, without the optimizer's state and other known company.
+    """The weights in a file, without optimizer state and other known entries.
 
     Args:
-        path (str): a ``.pth`` or ``.pkl`` file; a dict of weights, or one that has such a dict.
-        allow_unsafe (bool): load any pickle; it may run code.
+        path (str): a ``.pth`` or ``.pkl`` file that holds a dict of weights, possibly nested.
+        allow_unsafe (bool): load any pickle, which may run code.
 
     Returns:
-        dict[str, Tensor]:
+        dict[str, Tensor]: weights by name.
 
     Raises:
-        ConversionError: the file has parts of unknown meaning.
+        ConversionError: the file has unknown entries.
     """
     read = read_pickle if os.path.splitext(path)[1] == ".pkl" else read_torch_file
     data = read(path, allow_unsafe)
@@ -97,7 +97,7 @@ def read_weights(path, allow_unsafe=False):
         unknown += [key for key in data if key != section and key not in _LEFT_OUT]
     if unknown:
         raise ConversionError(
-            f"{path} has parts of unknown meaning beside its weights: "
+            f"{path} has unknown entries besides its weights: "
             f"{', '.join(map(str, unknown))}. Remove them from the file if they are not needed.",
             unknown,
         )

@@ -1,4 +1,4 @@
-"""The code bases whose weights can be converted."""
+"""Code bases whose weights can be converted."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ and one of its style "caffe":
 class Layout:
     """
     Attributes:
-        rules: ``rules(names, backbone, mask_stage, wanted=None)``, of the names of all weights,
-            what the names of our backbone begin with, which mask head of a cascade to take (None:
-            all), and the names of the weights to convert (None: all); returns a list of rules.
-        settings: what the config of a model with such weights has to say.
-        section: the key of the weights in this code base's files; None: they are the file.
+        rules: ``rules(names, backbone, mask_stage, wanted=None)`` returns a list of rules, from
+            the names of all weights, the prefix of our backbone's names, the mask head of a
+            cascade to convert (None: all), and the names of the weights to convert (None: all).
+        settings: config settings that a model with such weights needs.
+        section: key of the weights in this code base's files; None: the file holds only weights.
     """
 
     rules: Callable[..., list]
@@ -46,7 +46,7 @@ def _mmdetection(names, backbone, mask_stage, wanted=None):
     return mmdetection_rules(names, mask_stage, wanted)
 
 
-# timm's plain ResNets and ResNeXts have torchvision's names.
+# The plain ResNets and ResNeXts of timm have torchvision's names.
 LAYOUTS = {
     "mmdetection": Layout(_mmdetection, _MMDETECTION, section="state_dict"),
     "torchvision": Layout(_image_classifier, f"such a backbone:\n{_SETTINGS_RGB}"),

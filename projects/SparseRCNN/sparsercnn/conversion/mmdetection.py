@@ -1,8 +1,7 @@
-"""Names of mmdetection's models, and of those that were built on it.
+"""Rules for weights of mmdetection, and of models built on it.
 
-Sparse R-CNN and its heads are in mmdetection since version 2.8. The head of Dual-Attention Sparse
-R-CNN is that of github.com/sangwooP/dual_attn_sparse_rcnn, the necks are those of
-github.com/XiongweiWu/MSCA-SA.
+Sparse R-CNN has been in mmdetection since version 2.8. The head of Dual-Attention Sparse R-CNN is
+from github.com/sangwooP/dual_attn_sparse_rcnn, the necks are from github.com/XiongweiWu/MSCA-SA.
 """
 
 import re
@@ -17,27 +16,27 @@ __all__ = ["mmdetection_rules"]
 
 _STAGE, _OUR_STAGE = "roi_head.bbox_head.{i}", "head.head_series.{i}"
 _MASK, _OUR_MASK = "roi_head.mask_head", "roi_heads.mask_head"
-# Of the three stages of a cascade: standard deviations of the box deltas as mmdetection has them,
-# and their inverses as detectron2 has them in ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS.
+# For the three stages of a cascade: mmdetection's standard deviations of the box deltas, and
+# detectron2's ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS, their inverses.
 _CASCADE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 _CASCADE_WEIGHTS = ((10, 10, 5, 5), (20, 20, 10, 10), (30, 30, 15, 15))
 
 
 def mmdetection_rules(names, mask_stage=None, wanted=None):
-    """The rules for one model, of which the names of its weights tell the kind.
+    """The rules for one model, whose kind is recognised from the names of its weights.
 
     Args:
-        names (iterable[str]): of all weights, on either side.
-        mask_stage (int): which of the three mask heads of a cascade to take, for a model that has
-            one, as detectron2's own cascade; None: all of them.
-        wanted (iterable[str]): of the weights that are to be converted; None: all.
+        names (iterable[str]): names of all weights, theirs or ours.
+        mask_stage (int): which of a cascade's three mask heads to convert, for a model with a
+            single one, as in detectron2's own cascade; None: all.
+        wanted (iterable[str]): names of the weights to convert; None: all.
 
     Returns:
-        list[Rule | Drop]:
+        list[Rule | Drop]: in the order in which to try them.
 
     Raises:
-        ConversionError: a single mask head of ours that is of no stage, or an FPN that does not
-            start at res2.
+        ConversionError: our model has a single mask head but `mask_stage` is None, or the FPN does
+            not start at res2.
     """
     names = list(names)
     wanted = names if wanted is None else list(wanted)
@@ -60,8 +59,8 @@ def mmdetection_rules(names, mask_stage=None, wanted=None):
         single = [x for x in wanted if re.match(rf"{re.escape(_OUR_MASK)}\.\D", x)]
         if single and mask_stage is None:
             raise ConversionError(
-                "There is one mask head, where mmdetection's cascade has three: say which of them "
-                "it is to be with --mask-stage 0, 1 or 2.",
+                "The model has one mask head, but mmdetection's cascade has three: choose the "
+                "stage to write it to with --mask-stage 0, 1 or 2.",
                 single,
             )
         rules += _rpn_rules() + _cascade_rules() + _mask_rules(mask_stage)
@@ -74,14 +73,14 @@ def _pairs(theirs, ours, names):
 
 
 def _check_neck(names):
-    # lateral_convs.0 is of res2 with four of them; RetinaNet's, FCOS' and ATSS' necks have three,
-    # from res3 on, and would end up one level off.
+    # With four laterals, lateral_convs.0 reads res2. The necks of RetinaNet, FCOS and ATSS have
+    # three and start at res3: their levels would be shifted by one.
     laterals = [name for name in names if name.startswith("neck.lateral_convs.")]
     num_levels = len({name.split(".")[2] for name in laterals})
     if laterals and num_levels != 4:
         raise ConversionError(
-            f"The neck has {num_levels} lateral convolutions; detectron2's FPN over res2 to res5 "
-            "has 4. To leave it out, name what to convert: --only backbone.",
+            f"The neck has {num_levels} lateral convolutions, but detectron2's FPN over res2 to "
+            "res5 has 4. To convert only the backbone, use --only backbone.",
             laterals,
         )
 
@@ -114,7 +113,7 @@ def _neck_rules(cross):
 
 
 def _proposal_rules():
-    # Both have centre and size as fractions of the image's size.
+    # On both sides, boxes are centre and size as fractions of the image's size.
     return [
         Rule(f"rpn_head.init_proposal_{x}.weight", f"init_proposal_{y}.weight")
         for x, y in (("bboxes", "boxes"), ("features", "features"))
@@ -122,10 +121,10 @@ def _proposal_rules():
 
 
 def _stage_rules():
-    """What the stages of both Sparse R-CNNs have.
+    """Layers that the stages of Sparse R-CNN and Dual-Attention Sparse R-CNN share.
 
-    Boxes need no change: standard deviations of 0.5, 0.5, 1, 1 there are weights of 2, 2, 1, 1
-    here. Nor do classes: with a softmax, "no object" is the last one on both sides.
+    Values stay unchanged: mmdetection's standard deviations of box deltas, 0.5, 0.5, 1, 1, equal
+    our weights 2, 2, 1, 1, and with a softmax, "no object" is the last class on both sides.
     """
     modules = {
         "ffn.layers.0.0": "linear1",
@@ -140,7 +139,7 @@ def _stage_rules():
 
 
 def _dynamic_conv_rules():
-    """As on our side, the first half of what `dynamic_layer` gives is the first matrix, C x D."""
+    """On both sides, the first half of `dynamic_layer`'s output is the first matrix, C x D."""
     theirs, ours = f"{_STAGE}.instance_interactive_conv", f"{_OUR_STAGE}.inst_interact"
     modules = {
         "dynamic_layer": "dynamic_layer",
@@ -194,23 +193,20 @@ def _cbam_rules(static):
     norm = Rule(
         f"{_STAGE}.ch_attn_ffn.{{j}}.1.{{leaf}}",
         f"{ours}.channel_gate.norm.{{leaf}}",
-        to_ours=lambda x, _: x.flatten(),  # of mean- and max-pooled channels, (2, C)
+        to_ours=lambda x, _: x.flatten(),  # (2, C), for mean- and max-pooled channels
         to_theirs=lambda x, _: x.unflatten(0, (2, -1)),
     )
     return [norm, *_pairs(_STAGE, ours, modules)]
 
 
 def _rpn_rules():
-    # Anchors of a position come in the same order: height over width 0.5, 1, 2.
+    # The anchors of a position have the same order on both sides: height over width 0.5, 1, 2.
     modules = {"rpn_conv": "conv", "rpn_cls": "objectness_logits", "rpn_reg": "anchor_deltas"}
     return _pairs("rpn_head", "proposal_generator.rpn_head", modules)
 
 
 def _cascade_rules():
-    """Box heads of a cascade of three stages.
-
-    The classes' order is that of mmdetection 2, background last.
-    """
+    """Box heads of a cascade with three stages; background is the last class (mmdetection 2)."""
     stage, predictor = "roi_head.bbox_head.{stage}", "roi_heads.box_predictor.{stage}"
     return [
         Rule(f"{stage}.shared_fcs.{{j}}.{{leaf}}", "roi_heads.box_head.{stage}.fc{j+1}.{leaf}"),
@@ -225,7 +221,8 @@ def _cascade_rules():
 
 
 def _delta_scale(tensor, fields):
-    """Detectron2's deltas over mmdetection's: 1, but for the third stage, which rounds 1 / 30."""
+    """Ratio of detectron2's deltas to mmdetection's: 1 except in the third stage, where
+    mmdetection rounds 1 / 30 and 1 / 15."""
     stage = int(fields["stage"])
     scale = torch.tensor(_CASCADE_STDS[stage]) * torch.tensor(_CASCADE_WEIGHTS[stage])
     scale = scale.to(tensor).repeat(len(tensor) // 4)
@@ -233,7 +230,7 @@ def _delta_scale(tensor, fields):
 
 
 def _mask_rules(stage):
-    """The mask heads of a cascade, one for each stage; or one of them, for a model that has one."""
+    """Mask heads of a cascade, one per stage; or only that of `stage`, for a model with one."""
     modules = {"upsample": "deconv", "conv_logits": "predictor"}
     if stage is None:
         theirs, ours, others = f"{_MASK}.{{stage}}", f"{_OUR_MASK}.{{stage}}", []

@@ -1,4 +1,4 @@
-"""Names of ResNets: torchvision's, which timm and mmdetection share, and detectron2's."""
+"""Rules for ResNets, from torchvision's names (shared by timm and mmdetection) to detectron2's."""
 
 from .rules import Drop, Rule
 
@@ -6,16 +6,13 @@ __all__ = ["classifier_rules", "counter_rules", "resnet_rules"]
 
 
 def resnet_rules(theirs, ours):
-    """Stem and residual blocks, with or without groups, of any depth.
+    """Rules for stem and residual blocks of any depth, with or without groups.
 
-    Not covered are stems of three convolutions, average pooling before a shortcut's convolution,
-    and attention inside blocks: detectron2's ResNet has none of them.
+    Stems of three convolutions, average pooling in shortcuts and attention inside blocks are not
+    covered, since detectron2's ResNet has none of them.
 
     Args:
-        theirs, ours (str): what the names begin with on either side.
-
-    Returns:
-        list[Rule]:
+        theirs, ours (str): prefix of the names on either side.
     """
     block, our_block = f"{theirs}layer{{i}}.{{j}}", f"{ours}res{{i+1}}.{{j}}"
     return [
@@ -29,13 +26,13 @@ def resnet_rules(theirs, ours):
 
 
 def counter_rules():
-    """The count of batches that a batch norm has seen.
+    """Drop the batch counters of batch norms.
 
-    A frozen norm, which detectron2 uses, has none; for others, loading starts it again.
+    Detectron2's frozen norms have none; for others, the counter restarts.
     """
     return [Drop("{rest}.num_batches_tracked", "counters of batch norms")]
 
 
 def classifier_rules():
-    """The classifier of a network for ImageNet."""
+    """Drop the classifier of an ImageNet network."""
     return [Drop("fc.{leaf}", "classifier of images")]

@@ -1,11 +1,12 @@
-"""Renaming weights by rules, such that none is lost in silence.
+"""Renaming of weights by rules; a weight that no rule covers is an error.
 
 A rule pairs two templates of names, and works in both directions:
 
     Rule("layer{i}.{j}.bn{k}.{leaf}", "res{i+1}.{j}.conv{k}.norm.{leaf}")
 
-A field stands for a number, {leaf} for a word without digits, as "weight" or "running_mean" are,
-{rest} for anything. With an offset, as in {i+1}, the number in the name is that much larger.
+A field stands for a number, except {leaf}, a word without digits such as "weight" or
+"running_mean", and {rest}, any text. With an offset, as in {i+1}, the number in the name is larger
+by it.
 """
 
 import re
@@ -21,8 +22,8 @@ from ..errors import ConversionError
 __all__ = ["ConversionError", "Converted", "Drop", "Rule", "convert"]
 
 _FIELD = re.compile(r"\{(\w+?)([+-]\d+)?\}")
-# What the fields stand for; those not named here, for numbers. A pyramid has levels p2 to p5, a
-# cascade three stages.
+# Patterns of fields; all other fields are numbers. A pyramid has levels p2 to p5, a cascade three
+# stages.
 _PATTERNS = {"leaf": "[a-z_]+", "rest": ".+", "level": "[0-3]", "stage": "[0-2]"}
 _NUMBER = r"\d+"
 
@@ -42,7 +43,7 @@ class _Template:
         self.regex = re.compile(pattern)
 
     def parse(self, name):
-        """The values of the fields in a name, or None if it is not of this form."""
+        """The values of the fields in a name, or None if the name does not match."""
         match = self.regex.fullmatch(name)
         if match is None:
             return None
@@ -55,7 +56,7 @@ class _Template:
         return values
 
     def fill(self, values):
-        """The name that has these values in its fields."""
+        """The name with these values in its fields."""
 
         def value_of(match):
             value, offset = values[match[1]], match[2]
@@ -73,8 +74,8 @@ class Rule:
 
     Attributes:
         theirs, ours: templates with the same fields.
-        to_ours, to_theirs: None, or ``f(tensor, fields)`` that changes the values as well, with
-            the fields' values as text; each the inverse of the other.
+        to_ours, to_theirs: None, or ``f(tensor, fields)`` that converts the tensor, given the
+            values of the fields as text; the two are inverse to each other.
     """
 
     theirs: str
@@ -83,7 +84,7 @@ class Rule:
     to_theirs: Callable[[Tensor, dict], Tensor] | None = None
 
     def apply(self, name, tensor, reverse):
-        """The other name and the tensor's values there; None if the rule is not for this name."""
+        """The converted name and tensor, or None if the rule does not cover the name."""
         source, target = (self.ours, self.theirs) if reverse else (self.theirs, self.ours)
         fields = _template(source).parse(name)
         if fields is None:
@@ -94,11 +95,11 @@ class Rule:
 
 @dataclass
 class Drop:
-    """Weights that have no place on the other side, in either direction.
+    """Weights that are left out in both directions.
 
     Attributes:
-        name: a template.
-        reason: why they can be left out.
+        name: template of their names.
+        reason: short text for the summary.
     """
 
     name: str
@@ -112,8 +113,8 @@ class Drop:
 class Converted:
     """
     Attributes:
-        weights: by their new names.
-        dropped: how many were left out, by the reason why.
+        weights: weights by their new names.
+        dropped: number of weights left out, by reason.
     """
 
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -121,19 +122,16 @@ class Converted:
 
 
 def convert(weights, rules, reverse=False):
-    """Give weights other names, each by the first rule that covers its name.
+    """Convert each weight by the first rule that covers its name.
 
     Args:
         weights (dict[str, Tensor]): a state dict.
-        rules (list[Rule | Drop]): in the order in which they are tried.
-        reverse (bool): from our names to theirs.
-
-    Returns:
-        Converted:
+        rules (list[Rule | Drop]): in the order in which to try them.
+        reverse (bool): convert from our names to theirs.
 
     Raises:
-        ConversionError: no rule covers some names (the message has all of them), or two weights
-            would get the same name.
+        ConversionError: no rule covers some names (all are in the message), or two weights would
+            get the same name.
     """
     result, uncovered, origin = Converted(), [], {}
     for name, tensor in weights.items():
@@ -158,8 +156,8 @@ def convert(weights, rules, reverse=False):
     if uncovered:
         lines = "\n".join(f"  {name} {tuple(weights[name].shape)}" for name in uncovered)
         raise ConversionError(
-            f"No rule covers {len(uncovered)} of {len(weights)} weights. If the rest is of use "
-            f"without them, name what to convert (--only).\n{lines}",
+            f"No rule covers {len(uncovered)} of {len(weights)} weights. To convert only a part, "
+            f"select it by the beginning of its names (--only).\n{lines}",
             uncovered,
         )
     return result

@@ -1,4 +1,4 @@
-"""Data sets and their loaders. Importing this registers the sets ``shapes`` and CrowdHuman."""
+"""Data sets and their loaders. Importing this module registers ``shapes`` and CrowdHuman."""
 
 from ..errors import DataError
 from .build import build_test_loader, build_train_loader, check_test_sets

@@ -1,4 +1,4 @@
-"""Detectron2's data loaders, over data that was checked."""
+"""Loaders for training and evaluation, with checked data."""
 
 import logging
 
@@ -36,18 +36,18 @@ __all__ = ["build_test_loader", "build_train_loader", "check_test_sets"]
 
 
 def build_train_loader(cfg):
-    """Batches of DATASETS.TRAIN.
+    """Build the loader of DATASETS.TRAIN.
 
     Args:
-        cfg (CfgNode): the whole config. The order of the images and their augmentation follow from
-            SEED; a negative one stands for another each time.
+        cfg (CfgNode): the whole config. SEED determines the order of the images and their
+            augmentation; if it is negative, a new seed is drawn for each run.
 
     Returns:
         TrainLoader: iterable[list[dict]], endless batches for this worker.
 
     Raises:
-        DataError: invalid data, see :func:`sparsercnn.data.leave_out_invalid`; or no image is
-            left to train on.
+        DataError: the data is invalid, see :func:`sparsercnn.data.leave_out_invalid`, or no image
+            is left to train on.
     """
     records = []
     for index, name in enumerate(cfg.DATASETS.TRAIN):
@@ -58,7 +58,7 @@ def build_train_loader(cfg):
     has_objects = all("annotations" in record for record in records)
     if has_objects and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         records = filter_images_with_only_crowd_annotations(records)
-        remedy = " with objects; DATALOADER.FILTER_EMPTY_ANNOTATIONS False keeps the others"
+        remedy = " with objects; DATALOADER.FILTER_EMPTY_ANNOTATIONS False keeps empty images"
         _require(records, "DATASETS.TRAIN", cfg.DATASETS.TRAIN, remedy)
     if has_objects:
         _print_histogram(records, cfg.DATASETS.TRAIN)
@@ -79,21 +79,21 @@ def build_train_loader(cfg):
 
 
 def build_test_loader(cfg, name):
-    """Detectron2's loader for evaluation on one data set.
+    """Build detectron2's loader for evaluation on one data set.
 
-    With DATASETS.SKIP_INVALID every image is decoded once beforehand, and the evaluator's ground
-    truth (`json_file` in the metadata) is replaced by one without what was left out. An evaluator
-    must therefore be built after the loader.
+    With DATASETS.SKIP_INVALID, every image is decoded once beforehand, and invalid images and
+    annotations are also removed from the evaluator's ground truth (`json_file` in the metadata).
+    The evaluator must therefore be built after the loader.
 
     Args:
         cfg (CfgNode): the whole config.
-        name (str): of DATASETS.TEST.
+        name (str): an entry of DATASETS.TEST.
 
     Returns:
-        iterable[list[dict]]: each image once, over all workers.
+        iterable[list[dict]]: each image once, distributed over all workers.
 
     Raises:
-        DataError: as of :func:`build_train_loader`.
+        DataError: see :func:`build_train_loader`.
     """
     proposals = None
     if cfg.MODEL.LOAD_PROPOSALS:
@@ -110,13 +110,13 @@ def build_test_loader(cfg, name):
 
 
 def check_test_sets(cfg):
-    """Find out now what :func:`build_test_loader` would only find at the first evaluation.
+    """Raise at the start the DataError that the first evaluation would raise.
 
     Args:
         cfg (CfgNode): the whole config.
 
     Raises:
-        DataError: as of :func:`build_test_loader`.
+        DataError: see :func:`build_test_loader`.
     """
     for name in cfg.DATASETS.TEST:
         _require(_load(cfg, name, None, is_train=False)[0], "DATASETS.TEST", [name])
@@ -131,16 +131,16 @@ def _load(cfg, name, proposal_files, is_train):
         filter_empty=False,
         min_keypoints=keypoint_head.MIN_KEYPOINTS_PER_IMAGE if with_keypoints else 0,
         proposal_files=proposal_files,
-        check_consistency=False,  # it fails on what is to be left out
+        check_consistency=False,  # it would fail on records that are left out below
     )
     skip_invalid = cfg.DATASETS.SKIP_INVALID
-    mask_format = cfg.INPUT.MASK_FORMAT if is_train else "bitmask"  # evaluation takes both
+    mask_format = cfg.INPUT.MASK_FORMAT if is_train else "bitmask"  # evaluation reads both formats
     return leave_out_invalid(
         list(records),
         name,
         skip_invalid=skip_invalid,
         mask_format=mask_format if cfg.MODEL.MASK_ON else None,
-        # A loader for evaluation cannot pass over an image that turns out to be broken.
+        # A loader for evaluation cannot skip a broken image later.
         extra_check=_decoding_check(cfg, name) if skip_invalid and not is_train else None,
     )
 
@@ -172,7 +172,7 @@ def _print_histogram(records, names):
 
 
 def _build_sampler(cfg, records, seed):
-    """Detectron2's of that name, in an order that follows from the seed."""
+    """Build detectron2's sampler of the configured name, with an order determined by the seed."""
     loader = cfg.DATALOADER
     if loader.SAMPLER_TRAIN == "TrainingSampler":
         return TrainingSampler(len(records), seed=seed)
@@ -197,14 +197,14 @@ def _build_mapper(cfg, is_train):
 
 
 def _match_ground_truth(name, records, num_left_out):
-    """Let the evaluator see the ground truth of just these records."""
+    """Restrict the evaluator's ground truth to these records."""
     metadata = MetadataCatalog.get(name)
     from_json = metadata.get("evaluator_type") in ("coco", "crowdhuman")
     if not from_json or metadata.get("json_file") is None:
-        # Evaluators of segmentation look at the label maps of those images that they are given.
+        # Evaluators of segmentation read only the label maps of the images that they receive.
         if num_left_out and "sem_seg" not in metadata.get("evaluator_type", ""):
             logging.getLogger(__name__).warning(
-                f"{name}: its evaluator has a ground truth of its own, which still holds the "
+                f"{name}: the evaluator reads its own ground truth, which still contains the "
                 f"{num_left_out} images and annotations that were left out."
             )
         return
@@ -216,14 +216,14 @@ def _match_ground_truth(name, records, num_left_out):
             "valid", without_invalid(read_coco(PathManager.get_local_path(full)), image_ids)
         )
     if metadata.json_file != wanted:
-        del metadata.json_file  # metadata refuse to be set to another value
+        del metadata.json_file  # metadata does not allow assigning another value
         metadata.set(json_file=wanted, full_json_file=full)
 
 
 class _ReplaceUnusable:
-    """A mapper that takes another image, at random, in the place of one that cannot be used.
+    """A mapper that replaces an unusable image by a random other one.
 
-    Detectron2's own replacement fails from Python 3.11 on.
+    Detectron2's own replacement fails on Python 3.11 and later.
     """
 
     _ATTEMPTS = 100
@@ -238,4 +238,6 @@ class _ReplaceUnusable:
             if sample is not None:
                 return sample
             record = self.dataset[np.random.randint(len(self.dataset))]
-        raise DataError(f"{self._ATTEMPTS} images in a row were unusable; see the log.")
+        raise DataError(
+            f"{self._ATTEMPTS} images in a row were unusable; the log names them. Correct the data."
+        )

@@ -1,4 +1,4 @@
-"""Classes of data sets and models: what they are called, and whether they are the same."""
+"""Classes of data sets and models: their names, and checks that they agree."""
 
 import logging
 
@@ -14,7 +14,7 @@ __all__ = [
     "require_registered",
 ]
 
-# META_ARCHITECTURE -> (key of its number of classes, metadata that has their names)
+# META_ARCHITECTURE -> (key of the number of classes, metadata field of the class names)
 _CLASSES_OF = {
     "SparseRCNN": ("SparseRCNN.NUM_CLASSES", "thing_classes"),
     "GeneralizedRCNN": ("ROI_HEADS.NUM_CLASSES", "thing_classes"),
@@ -24,7 +24,7 @@ _CLASSES_OF = {
 }
 
 
-# What a checkpoint holds of its training set's metadata.
+# Metadata of the training set that a checkpoint holds.
 _DESCRIPTION = ("thing_classes", "stuff_classes", "thing_dataset_id_to_contiguous_id")
 
 
@@ -34,7 +34,7 @@ def num_classes(cfg):
         cfg (CfgNode): the whole config.
 
     Returns:
-        int: how many classes the model has; None for a META_ARCHITECTURE of another project.
+        int: number of classes of the model; None for a META_ARCHITECTURE of another project.
     """
     if cfg.MODEL.META_ARCHITECTURE not in _CLASSES_OF:
         return None
@@ -43,15 +43,15 @@ def num_classes(cfg):
 
 
 def describe_dataset(name):
-    """What a checkpoint should know about the data that it was trained on.
+    """Description of the training data, to be saved in a checkpoint.
 
     Args:
-        name (str): a registered data set. Some register their class names only when they are
-            first loaded: call this after that.
+        name (str): a registered data set. Call this after loading the data set: some set their
+            class names only then.
 
     Returns:
-        dict: plain values: "dataset", the name, and those of "thing_classes", "stuff_classes"
-        (lists of names) and "thing_dataset_id_to_contiguous_id" that the data set has.
+        dict: plain values: "dataset" (the name) and, as far as the data set has them,
+        "thing_classes", "stuff_classes" (lists of names) and "thing_dataset_id_to_contiguous_id".
     """
     metadata = MetadataCatalog.get(name)
     description = {"dataset": name}
@@ -65,32 +65,32 @@ def describe_dataset(name):
 def read_class_names(path):
     """
     Args:
-        path (str): a text file with one name a line.
+        path (str): a text file with one name per line.
 
     Returns:
         list[str]: the names.
 
     Raises:
-        DataError: it names none, or one twice.
+        DataError: the file has no names, or a name twice.
     """
     with open(path, encoding="utf-8") as file:
         names = [line.strip() for line in file if line.strip()]
     if not names or len(set(names)) < len(names):
-        raise DataError(f"{path}: needs one class a line, each once; it has {names}.")
+        raise DataError(f"{path}: must have one class per line, each only once; it has {names}.")
     return names
 
 
 def check_num_classes(cfg):
     """Compare the model's number of classes with each data set of TRAIN and TEST.
 
-    Data sets whose metadata say their classes are not loaded for it.
+    A data set is loaded only if its metadata lacks the class names.
 
     Args:
-        cfg (CfgNode): the whole config, its entries registered.
+        cfg (CfgNode): the whole config; entries of DATASETS must be registered.
 
     Raises:
-        DataError: the numbers differ, two data sets differ in their classes or their order, or a
-            data set is not registered.
+        DataError: the numbers differ, two data sets differ in their classes or the order of these,
+            or a data set is not registered.
     """
     if cfg.MODEL.META_ARCHITECTURE not in _CLASSES_OF:
         return
@@ -101,13 +101,12 @@ def check_num_classes(cfg):
         classes = _classes(dataset_name, kind)
         if classes is None:
             logging.getLogger(__name__).warning(
-                f"{dataset_name} does not say its classes (metadata {kind}), so that MODEL.{key} "
-                "cannot be checked."
+                f"MODEL.{key} cannot be checked against {dataset_name}: its metadata has no {kind}."
             )
             continue
         if len(classes) != number:
             raise DataError(
-                f"MODEL.{key} is {number}, and {dataset_name} has {len(classes)} classes: "
+                f"MODEL.{key} is {number}, but {dataset_name} has {len(classes)} classes: "
                 f"{abbreviate(classes)}. Set MODEL.{key} {len(classes)}."
             )
         known[dataset_name] = classes
@@ -115,10 +114,10 @@ def check_num_classes(cfg):
 
 
 def require_registered(dataset_name):
-    """Raise DataError for a name that detectron2 does not know."""
+    """Raise DataError for a name that is not in detectron2's catalog."""
     if dataset_name not in DatasetCatalog:
         raise DataError(
-            f"The data set '{dataset_name}' is not registered. Without code, name it "
+            f"The data set '{dataset_name}' is not registered. Register it, or use an entry "
             "coco:ANNOTATIONS.json@IMAGE_DIR, voc:ROOT@SPLIT or semseg:IMAGES@LABELS."
         )
 
@@ -139,6 +138,6 @@ def _check_same(known):
             if one != other:
                 raise DataError(
                     f"{first_name} and {dataset_name} differ in their classes: class {index} is "
-                    f"'{one}' in one and '{other}' in the other. The same list, in the same "
-                    "order, is needed; for voc: and semseg: entries a classes.txt gives it."
+                    f"'{one}' in one and '{other}' in the other. Both need the same list in the "
+                    "same order; for voc: and semseg: entries, set it in a classes.txt."
                 )

@@ -1,4 +1,4 @@
-"""Object annotations in COCO's json format: read, checked, loaded."""
+"""Reading, checking and loading of object annotations in COCO's json format."""
 
 import json
 
@@ -14,9 +14,9 @@ _NUMBER = (int, float)
 
 
 def read_coco(path):
-    """Read an annotation file and check that it has COCO's form.
+    """Read an annotation file and check that it has COCO's format.
 
-    What is wrong with single boxes is left to :func:`sparsercnn.data.leave_out_invalid`.
+    Invalid boxes are not checked here but by :func:`sparsercnn.data.leave_out_invalid`.
 
     Args:
         path (str): a local file.
@@ -25,15 +25,15 @@ def read_coco(path):
         dict: "images", "categories" and, unless the file has no ground truth, "annotations".
 
     Raises:
-        FileNotFoundError: there is no such file.
-        DataError: the file is empty, no json, or not in COCO's format.
+        FileNotFoundError: the file does not exist.
+        DataError: the file is empty, not json, or not in COCO's format.
     """
     content = _read_json(path)
     if not isinstance(content, dict):
-        raise DataError(f"{path}: COCO's format is an object, not {_kind(content)}.")
+        raise DataError(f"{path}: COCO's format is a json object, not {_kind(content)}.")
     for key in ("images", "categories"):
         if not isinstance(content.get(key), list) or not content[key]:
-            raise DataError(f'{path}: "{key}" is missing or empty; a data set needs some.')
+            raise DataError(f'{path}: "{key}" is missing or empty; it must be a non-empty list.')
     if not isinstance(content.get("annotations", []), list):
         raise DataError(f'{path}: "annotations" is {_kind(content["annotations"])}, not a list.')
     _check_entries(path, content, "categories", {"id": int, "name": str})
@@ -64,11 +64,11 @@ def _read_json(path):
 
 
 def _kind(value):
-    return {dict: "an object", list: "a list", str: "a text"}.get(type(value), repr(value))
+    return {dict: "an object", list: "a list", str: "a string"}.get(type(value), repr(value))
 
 
 def _check_entries(path, content, section, fields):
-    """Each entry is an object with these fields, and an id that no other has."""
+    """Check that each entry is an object with these fields and a unique id."""
     seen = set()
     for number, entry in enumerate(content.get(section, []), start=1):
         where = f"{path}: number {number} of {section}"
@@ -81,7 +81,7 @@ def _check_entries(path, content, section, fields):
                 value = _kind(entry[key])
                 raise DataError(f'{where} (id {entry["id"]}): "{key}" cannot be {value}.')
         if entry["id"] in seen:
-            raise DataError(f"{where} has the id {entry['id']!r} of an earlier one.")
+            raise DataError(f"{where} repeats the id {entry['id']!r}; ids must be unique.")
         seen.add(entry["id"])
 
 
@@ -91,18 +91,18 @@ def _check_annotation(path, annotation):
     if len(box) != 4 or not all(isinstance(x, _NUMBER) for x in box):
         raise DataError(f"{where}: bbox must be four numbers, x, y, width, height; it is {box}.")
     if annotation.get("ignore", 0):
-        raise DataError(f'{where} has "ignore", which COCO does not know; use "iscrowd".')
+        raise DataError(f'{where} has "ignore", which is not in COCO\'s format; use "iscrowd".')
 
 
 def complete(content):
-    """Add what pycocotools needs for evaluation and many files lack.
+    """Add the fields that pycocotools needs for evaluation but many files lack.
 
     Args:
         content (dict): as :func:`read_coco` returns it.
 
     Returns:
-        dict: `content` itself if nothing is missing. Otherwise a copy in which "iscrowd" is 0 and
-        "area" is that of the box where they were absent.
+        dict: `content` itself if nothing is missing. Otherwise a copy in which a missing "iscrowd"
+        is 0 and a missing "area" is the area of the box.
     """
     annotations = content.get("annotations", [])
     if all("iscrowd" in x and "area" in x for x in annotations):
@@ -117,7 +117,7 @@ def without_invalid(content, image_ids):
 
     Args:
         content (dict): in COCO's format.
-        image_ids (set): of the images to keep.
+        image_ids (set): ids of the images to keep.
 
     Returns:
         dict: a copy with these images and their valid annotations.
@@ -138,15 +138,16 @@ def without_invalid(content, image_ids):
 def load_coco(name, json_file, image_root):
     """Detectron2's :func:`load_coco_json`, for a data set whose metadata has its classes.
 
-    An annotation of another category has its id as "unknown_category" in the record.
+    An annotation of a category that is not in the metadata gets a field "unknown_category", with
+    the category's name or id.
 
     Args:
         name (str): the registered data set.
-        json_file (str): annotations.
-        image_root (str): the images' folder.
+        json_file (str): annotation file.
+        image_root (str): folder of the images.
 
     Returns:
-        list[dict]: records in detectron2's format, annotations with their "id".
+        list[dict]: records in detectron2's format, whose annotations have their "id".
     """
     keys = ["id", "category_name"]
     records = load_coco_json(json_file, image_root, extra_annotation_keys=keys)
@@ -163,16 +164,16 @@ def load_coco(name, json_file, image_root):
 
 
 def register_coco(name, load, json_file, image_root, categories, evaluator_type="coco", **metadata):
-    """Register a data set of objects for evaluation by an annotation file.
+    """Register a detection data set that is evaluated against an annotation file.
 
     Args:
-        name (str): the data set's.
-        load (callable): gives its records.
-        json_file (str): annotations, which need not be there yet.
-        image_root (str): the images' folder.
-        categories (list[dict]): of COCO's format, in the order of the classes.
-        evaluator_type (str): in :data:`~sparsercnn.evaluation.EVALUATOR_REGISTRY`.
-        metadata: more of it.
+        name (str): name of the data set.
+        load (callable): returns its records.
+        json_file (str): annotation file, which need not exist yet.
+        image_root (str): folder of the images.
+        categories (list[dict]): in COCO's format, in the order of the classes.
+        evaluator_type (str): a name in :data:`~sparsercnn.evaluation.EVALUATOR_REGISTRY`.
+        metadata: further metadata.
     """
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(

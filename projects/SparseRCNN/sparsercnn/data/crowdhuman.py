@@ -1,4 +1,4 @@
-"""CrowdHuman's annotations, one json object a line ("odgt"), converted to COCO's format."""
+"""Conversion of CrowdHuman's annotations ("odgt", one json object per line) to COCO's format."""
 
 import json
 import os
@@ -14,14 +14,14 @@ __all__ = ["convert_crowdhuman", "missing_files"]
 
 
 def missing_files(root, splits=("train", "val")):
-    """What :func:`convert_crowdhuman` needs and `root` lacks.
+    """Files and folders that :func:`convert_crowdhuman` needs but `root` lacks.
 
     Args:
         root (str): the folder of the data set.
         splits (sequence[str]): "train", "val" or both.
 
     Returns:
-        list[str]: paths.
+        list[str]: their paths.
     """
     needed = []
     for split in splits:
@@ -33,9 +33,8 @@ def missing_files(root, splits=("train", "val")):
 def convert_crowdhuman(root, split):
     """Write ``annotations/SPLIT.json`` from ``annotation_SPLIT.odgt`` and ``CrowdHuman_SPLIT/``.
 
-    Boxes are those of the full body ("fbox"), also where they reach beyond the image. What is
-    tagged "mask", or to be ignored, becomes crowd. Boxes without size, or wholly outside of the
-    image, are left out.
+    Boxes are those of the full body ("fbox") and may reach beyond the image. Objects tagged "mask"
+    or "ignore" become crowd. Boxes without size or entirely outside of the image are left out.
 
     Args:
         root (str): the folder of the data set.
@@ -45,7 +44,7 @@ def convert_crowdhuman(root, split):
         dict[str, int]: counts of "images", "persons", "ignored" and "left out" boxes.
 
     Raises:
-        DataError: a line cannot be read.
+        DataError: a line is malformed.
         OSError: an image is missing or cannot be read.
     """
     path = os.path.join(root, f"annotation_{split}.odgt")
@@ -88,7 +87,7 @@ def convert_crowdhuman(root, split):
 
 
 def _parse(path, number, line):
-    """The image's name, and [x, y, width, height] and whether to ignore it for each object."""
+    """The name of the image, and ([x, y, width, height], is ignored) for each object."""
     try:
         entry = json.loads(line)
         objects = []
@@ -100,4 +99,6 @@ def _parse(path, number, line):
             objects.append((box, is_ignored))
         return entry["ID"], objects
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}, line {number}: not CrowdHuman's format: {error!r}.") from error
+        raise DataError(
+            f"{path}, line {number}: not in CrowdHuman's format: {error!r}. Download it again."
+        ) from error

@@ -1,4 +1,4 @@
-"""From a record of a data set to what the model takes."""
+"""Mapping of a data set's records to inputs of a detector."""
 
 import logging
 from importlib.util import find_spec
@@ -13,17 +13,17 @@ from .image_check import UNREADABLE
 
 __all__ = ["SparseRCNNDatasetMapper", "build_train_augmentations"]
 
-# Before a crop the image is resized to one of these, as in DETR and the original Sparse R-CNN.
+# Shorter sides to resize to before a crop, as in DETR and the original Sparse R-CNN.
 _SIZES_BEFORE_CROP = (400, 500, 600)
 
 
 class SparseRCNNDatasetMapper(DatasetMapper):
     """Detectron2's mapper with DETR's random crop, and errors that name the file.
 
-    In training an image is flipped, in half of the cases resized and cropped (with
+    In training, an image is randomly flipped, with probability 1/2 resized and cropped (with
     INPUT.CROP.ENABLED), and resized to one of INPUT.MIN_SIZE_TRAIN. In evaluation it is resized
-    to INPUT.MIN_SIZE_TEST. Crowd annotations are left out, and so are objects that the crop cut
-    off; an image that loses all its objects stays, empty. Masks are kept with MODEL.MASK_ON.
+    to INPUT.MIN_SIZE_TEST. Crowd annotations and objects outside of the crop are left out; an
+    image without remaining objects is kept. Masks are kept with MODEL.MASK_ON.
 
     ``SparseRCNNDatasetMapper(cfg, is_train=True)`` builds it from a config.
     """
@@ -32,8 +32,8 @@ class SparseRCNNDatasetMapper(DatasetMapper):
     def __init__(self, is_train, *, skip_invalid=False, **kwargs):
         """
         Args:
-            is_train (bool): random augmentations and ground truth, or neither.
-            skip_invalid (bool): give None for an image that cannot be used, and log it.
+            is_train (bool): True: apply random augmentations and add ground truth.
+            skip_invalid (bool): return None for an unusable image, and log it.
             kwargs: see :class:`detectron2.data.DatasetMapper`.
         """
         super().__init__(is_train, **kwargs)
@@ -44,7 +44,7 @@ class SparseRCNNDatasetMapper(DatasetMapper):
     def from_config(cls, cfg, is_train=True):
         """
         Raises:
-            ImportError: masks are to be cropped, which needs shapely.
+            ImportError: the config asks for cropping of masks, and shapely is not installed.
         """
         if is_train and cfg.MODEL.MASK_ON and cfg.INPUT.CROP.ENABLED and not find_spec("shapely"):
             raise ImportError(
@@ -63,18 +63,17 @@ class SparseRCNNDatasetMapper(DatasetMapper):
             dataset_dict (dict): a record in detectron2's format.
 
         Returns:
-            dict: the record with "image", (C, H, W) uint8 in the order of INPUT.FORMAT, and in
-            training "instances", with `gt_boxes` in absolute xyxy of that image, `gt_classes`
-            and maybe `gt_masks`; without "annotations". None for an unusable image, if
+            dict: the record, without "annotations", with "image", (C, H, W) uint8 in the channel
+            order of INPUT.FORMAT, and in training "instances", with `gt_boxes` in absolute xyxy of
+            that image, `gt_classes` and, with masks, `gt_masks`. None for an unusable image, if
             `skip_invalid`.
 
         Raises:
-            DataError: the image cannot be read, or is not of the annotated size.
+            DataError: the image cannot be read, or does not have the annotated size.
         """
         try:
             return super().__call__(dataset_dict)
-        # Among the ValueErrors are detectron2's about images of another size than annotated, and
-        # about masks.
+        # Detectron2 raises ValueErrors for images of another size than annotated, and for masks.
         except UNREADABLE as error:
             problem = f"{dataset_dict['file_name']}: {error}"
             if not self.skip_invalid:
@@ -90,7 +89,7 @@ class SparseRCNNDatasetMapper(DatasetMapper):
 
     def _transform_annotations(self, dataset_dict, transforms, image_shape):
         if all(x.get("iscrowd", 0) for x in dataset_dict["annotations"]):
-            # Detectron2 would look for masks to recompute the boxes from.
+            # Detectron2 would fail: it recomputes boxes from masks, and there are none.
             del dataset_dict["annotations"]
             dataset_dict["instances"] = utils.annotations_to_instances([], image_shape)
         else:
@@ -100,10 +99,10 @@ class SparseRCNNDatasetMapper(DatasetMapper):
 def build_train_augmentations(cfg):
     """
     Args:
-        cfg (CfgNode): its INPUT.
+        cfg (CfgNode): the whole config; INPUT is read.
 
     Returns:
-        list[Augmentation]: flip, maybe a crop at random, and a resize.
+        list[Augmentation]: flip, random crop if enabled, resize.
     """
     resize, *flip = utils.build_augmentation(cfg, is_train=True)
     crop = []

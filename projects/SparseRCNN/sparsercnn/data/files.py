@@ -1,4 +1,4 @@
-"""Where data sets lie, and where what is made from them is kept."""
+"""Folders of data sets and of files derived from them."""
 
 import contextlib
 import hashlib
@@ -16,17 +16,17 @@ def datasets_root():
 
 
 def cache_json(label, content):
-    """Keep `content` in the cache folder, under a name that changes with the content.
+    """Save `content` in the cache folder, under a name that contains a hash of it.
 
     Args:
-        label (str): the name's beginning, for people.
-        content: what :mod:`json` can write.
+        label (str): readable prefix of the file name.
+        content: any value that :mod:`json` can write.
 
     Returns:
         str: path of the file.
 
     Raises:
-        OSError: there is no folder to write to.
+        OSError: no folder is writable.
     """
     text = json.dumps(content)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -38,7 +38,7 @@ def cache_json(label, content):
 
 
 def _cache_folder():
-    """``.cache`` beside the data sets; without a writable one, the user's own cache folder."""
+    """``.cache`` beside the data sets, or the user's cache folder if that is not writable."""
     user_cache = os.getenv("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     candidates = [os.path.join(user_cache, "sparsercnn")]
     if os.path.isdir(datasets_root()):
@@ -49,6 +49,6 @@ def _cache_folder():
         if os.access(folder, os.W_OK):
             return folder
     raise OSError(
-        f"No folder can be written for converted annotations: tried {' and '.join(candidates)}. "
-        "Set DETECTRON2_DATASETS to an existing folder that can."
+        f"No writable folder for converted annotations: tried {' and '.join(candidates)}. "
+        "Set DETECTRON2_DATASETS to an existing folder that is writable."
     )

@@ -1,4 +1,4 @@
-"""Whether an image file can be decoded, found out before it is needed."""
+"""Checks that image files can be decoded."""
 
 import os
 from functools import cache
@@ -8,20 +8,20 @@ from PIL import Image
 __all__ = ["UNREADABLE", "image_problem", "upright_size"]
 
 UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises for files that are missing, damaged, of an unknown kind or huge."""
+"""Errors that Pillow raises for files that are missing, damaged, of an unknown type or huge."""
 
 _EXIF_ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 
 
 def image_problem(record):
-    """Decode a record's image, as small as its format allows, and compare its size.
+    """Decode the image of a record, as small as its format allows, and compare its size.
 
     Args:
         record (dict): in detectron2's format.
 
     Returns:
-        str: what is wrong with the image, None if nothing.
+        str: the problem with the image, or None.
     """
     path = record["file_name"]
     try:
@@ -35,7 +35,7 @@ def image_problem(record):
     return None
 
 
-# Evaluation comes again and again during training.
+# Cached because evaluation is repeated during training.
 @cache
 def _upright_size(path, num_bytes, modified):
     with Image.open(path) as image:
@@ -48,10 +48,10 @@ def _upright_size(path, num_bytes, modified):
 def upright_size(image):
     """
     Args:
-        image (PIL.Image.Image): opened; it need not be decoded.
+        image (PIL.Image.Image): an opened image, not necessarily decoded.
 
     Returns:
-        tuple[int, int]: its width and height once it is turned as its EXIF orientation says.
+        tuple[int, int]: width and height after rotation by its EXIF orientation.
     """
     width, height = image.size
     sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS

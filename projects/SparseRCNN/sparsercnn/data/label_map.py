@@ -1,4 +1,4 @@
-"""Label maps: the class of each pixel, in an image file of one channel."""
+"""Label maps: image files of one channel that hold the class of each pixel."""
 
 import numpy as np
 from PIL import Image
@@ -12,7 +12,7 @@ _ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16B")
 
 
 def read_label_map(path):
-    """Read the numbers of a label map, of a palette image the indices rather than the colours.
+    """Read the class numbers of a label map; from a palette image, the indices.
 
     Args:
         path (str): the file.
@@ -21,7 +21,7 @@ def read_label_map(path):
         ndarray: (H, W), of integers.
 
     Raises:
-        DataError: the file has colours, or cannot be read.
+        DataError: the file cannot be read, or has several channels.
     """
     try:
         with Image.open(path) as image:
@@ -31,48 +31,48 @@ def read_label_map(path):
         raise DataError(f"{path} cannot be read: {error}") from error
     if mode not in _ONE_CHANNEL:
         raise DataError(
-            f"{path} has channels {mode}: a label map has one, which holds the numbers of "
-            "classes. Convert colours to numbers first."
+            f"{path} has channels {mode}, but a label map must have one channel of class numbers. "
+            "Convert colours to class numbers first."
         )
     return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 
 def label_map_problem(labels, num_classes, ignore_label, size=None):
-    """What makes a label map unusable.
+    """Check the size and values of a label map.
 
     Args:
         labels: (H, W), of integers.
         num_classes (int): K.
-        ignore_label (int): value of pixels that do not count.
-        size (tuple[int, int]): height and width that it should have; None: any.
+        ignore_label (int): value of ignored pixels.
+        size (tuple[int, int]): expected height and width; None: any.
 
     Returns:
-        str: the problem, to be read after the file's name; None if there is none.
+        str: the problem, phrased to follow the file's name, or None.
     """
     if size is not None and labels.shape != tuple(size):
         height, width = labels.shape
-        return f"has {width} x {height} pixels, and the image {size[1]} x {size[0]}"
+        return f"has {width} x {height} pixels, but the image has {size[1]} x {size[0]}"
     unknown = (labels != ignore_label) & ((labels < 0) | (labels >= num_classes))
     if not unknown.any():
         return None
     values = abbreviate(np.unique(labels[unknown]).tolist())
     return (
-        f"holds the values {values}, and there are {num_classes} classes, 0 to {num_classes - 1} "
-        f"({ignore_label}: none). Correct it, or set MODEL.SEM_SEG_HEAD.NUM_CLASSES and the data "
-        "set's classes.txt"
+        f"holds the values {values}, but there are {num_classes} classes, 0 to {num_classes - 1} "
+        f"(ignored pixels: {ignore_label}). Correct it, or set MODEL.SEM_SEG_HEAD.NUM_CLASSES and "
+        "the data set's classes.txt"
     )
 
 
 def record_problem(record, num_classes, ignore_label):
-    """Decode a record's label map, and check it.
+    """Decode and check the label map of a record.
 
     Args:
         record (dict): in detectron2's format.
         num_classes (int): K.
-        ignore_label (int): value of pixels that do not count.
+        ignore_label (int): value of ignored pixels.
 
     Returns:
-        str: what is wrong with it, None if nothing or if the record has none.
+        str: the problem, or None if there is none or the record has no label map.
     """
     path = record.get("sem_seg_file_name")
     if path is None:

@@ -1,4 +1,4 @@
-"""Data sets that are named by where they lie, and CrowdHuman."""
+"""Registration of CrowdHuman and of data sets that are named by their location."""
 
 import logging
 import os
@@ -15,11 +15,11 @@ __all__ = ["register_crowdhuman", "register_datasets"]
 
 
 def register_datasets(names):
-    """Register those names that are entries and not registered yet, each under exactly its name.
+    """Register the entries among `names` that are not registered yet, each under its own text.
 
-    An entry is ``coco:ANNOTATIONS.json@IMAGE_DIR``; or ``voc:ROOT@SPLIT``, whose split is a file
-    in ROOT/ImageSets/Main; or ``semseg:IMAGES@LABELS``, two folders. Other names are passed over.
-    Each entry's annotations are read now; its images are looked at when the data set is loaded.
+    Entries are ``coco:ANNOTATIONS.json@IMAGE_DIR``, ``voc:ROOT@SPLIT`` with a split from
+    ROOT/ImageSets/Main, and ``semseg:IMAGES@LABELS`` with two folders. Other names are ignored.
+    Annotations are read now, images are checked when the data set is loaded.
 
     Args:
         names (iterable[str]): as in DATASETS.TRAIN and DATASETS.TEST.
@@ -36,14 +36,16 @@ def register_datasets(names):
 
 def _register_coco(name, location):
     path, separator, image_root = location.rpartition("@")
-    if ".json@" in location:  # the folder's name may have another @
+    if ".json@" in location:  # the name of the folder may contain another @
         path, separator, image_root = location.partition(".json@")
         path += ".json"
     if not (path and separator and image_root):
-        raise DataError(f"'{name}': a COCO entry is coco:ANNOTATIONS.json@IMAGE_DIR.")
+        raise DataError(
+            f"'{name}': a COCO entry must have the form coco:ANNOTATIONS.json@IMAGE_DIR."
+        )
     content = read_coco(path)
     completed = complete(content)
-    # What evaluation needs and the file lacks cannot be added to the user's own file.
+    # Fields that evaluation needs are added in a copy, never in the user's file.
     label = f"coco-{os.path.splitext(os.path.basename(path))[0]}"
     json_file = path if completed is content else cache_json(label, completed)
 
@@ -57,7 +59,7 @@ def _register_coco(name, location):
 def _register_voc(name, location):
     root, separator, split = location.rpartition("@")
     if not (root and separator and split):
-        raise DataError(f"'{name}': a VOC entry is voc:ROOT@SPLIT.")
+        raise DataError(f"'{name}': a VOC entry must have the form voc:ROOT@SPLIT.")
     content, num_clipped = convert_voc(root, split, voc_class_names(root))
     label = f"voc-{os.path.basename(os.path.abspath(root))}-{split}"
     json_file = cache_json(label, content)
@@ -71,7 +73,7 @@ def _register_voc(name, location):
             stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
             record["annotation_file"] = os.path.join(root, "Annotations", f"{stem}.xml")
             for annotation in record["annotations"]:
-                del annotation["id"]  # ours; the file's reader finds an object by its number
+                del annotation["id"]  # not in the XML: messages count objects instead
         return records
 
     register_coco(name, load, json_file, image_root, content["categories"])
@@ -81,12 +83,12 @@ _ENTRIES = {"coco": _register_coco, "voc": _register_voc, "semseg": register_sem
 
 
 def register_crowdhuman(root=None):
-    """Register ``CrowdHuman_train`` and ``CrowdHuman_val``; no file is opened.
+    """Register ``CrowdHuman_train`` and ``CrowdHuman_val`` without opening a file.
 
     Args:
-        root (str): folder with annotations/{train,val}.json, as datasets/prepare_crowdhuman.py
-            writes them, and the images in CrowdHuman_{train,val}; None: ``crowdhuman`` among the
-            data sets.
+        root (str): folder with annotations/{train,val}.json, written by
+            datasets/prepare_crowdhuman.py, and images in CrowdHuman_{train,val}; None: folder
+            ``crowdhuman`` in the root of the data sets.
     """
     root = root or os.path.join(datasets_root(), "crowdhuman")
     for split in ("train", "val"):
@@ -97,7 +99,7 @@ def register_crowdhuman(root=None):
         def load(name=name, json_file=json_file, image_root=image_root):
             if not os.path.exists(json_file):
                 raise FileNotFoundError(
-                    f"{json_file} is missing; datasets/prepare_crowdhuman.py writes it."
+                    f"{json_file} is missing; run datasets/prepare_crowdhuman.py to write it."
                 )
             return load_coco(name, json_file, image_root)
 

@@ -1,4 +1,4 @@
-"""Folders of images and label maps as data sets for semantic segmentation."""
+"""Data sets for semantic segmentation from a folder of images and a folder of label maps."""
 
 import logging
 import os
@@ -22,14 +22,14 @@ _IMAGE_SUFFIXES = (".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 
 
 def register_semseg(name, location):
-    """Register an entry ``semseg:IMAGES@LABELS``: a folder of images, and one of label PNGs.
+    """Register an entry ``semseg:IMAGES@LABELS``: a folder of images and one of label PNGs.
 
-    A label map has the class of each pixel, 0 to K - 1, or 255 for pixels that do not count. It
-    belongs to the image of the same name, but for the ending; subfolders correspond.
+    A label map holds the class of each pixel, 0 to K - 1, or 255 for ignored pixels. It belongs to
+    the image of the same name without extension, in the corresponding subfolder.
 
     Args:
         name (str): the whole entry.
-        location (str): what is behind its colon.
+        location (str): the part after the colon.
 
     Raises:
         DataError: the entry is malformed, or see :func:`semseg_class_names`.
@@ -48,11 +48,13 @@ def register_semseg(name, location):
 
 
 def _split_location(name, location):
-    parts = location.split("@")  # a folder's name may have another @
+    parts = location.split("@")  # the names of the folders may contain another @
     splits = [("@".join(parts[:i]), "@".join(parts[i:])) for i in range(1, len(parts))]
     splits = [split for split in splits if all(split)]
     if not splits:
-        raise DataError(f"'{name}': an entry for segmentation is semseg:IMAGES@LABELS.")
+        raise DataError(
+            f"'{name}': an entry for segmentation must have the form semseg:IMAGES@LABELS."
+        )
     existing = [split for split in splits if all(os.path.isdir(folder) for folder in split)]
     if existing:
         return existing[0]
@@ -63,19 +65,19 @@ def _split_location(name, location):
 def semseg_class_names(label_root):
     """The classes of a folder of label maps.
 
-    Without a ``classes.txt`` every label map is decoded, at each start of each process: for maps
-    of 2 megapixels about 100 a second.
+    Without a ``classes.txt``, each process decodes every label map at its start: about 100 maps of
+    2 megapixels per second.
 
     Args:
         label_root (str): the folder.
 
     Returns:
-        list[str]: the lines of ``classes.txt`` in the folder or the one above it. Without one,
+        list[str]: the lines of ``classes.txt`` in the folder or its parent. Without that file,
         "class 0" to "class K - 1" for the values 0 to K - 1 that occur.
 
     Raises:
-        DataError: ``classes.txt`` names a class twice, none, or more than 255; or the values that
-            occur, 255 aside, are not 0 to K - 1 with K at least 2; or a label map cannot be read.
+        DataError: ``classes.txt`` has no class, a class twice, or more than 255; or the values that
+            occur, except 255, are not 0 to K - 1 with K at least 2; or a label map cannot be read.
     """
     folder = os.path.abspath(label_root)
     for path in (os.path.join(x, "classes.txt") for x in (folder, os.path.dirname(folder))):
@@ -83,17 +85,17 @@ def semseg_class_names(label_root):
             names = read_class_names(path)
             if len(names) > IGNORE_LABEL:
                 raise DataError(
-                    f"{path}: has {len(names)} classes; label maps are of 0 to {IGNORE_LABEL - 1}, "
-                    f"since {IGNORE_LABEL} is for pixels that do not count."
+                    f"{path}: has {len(names)} classes; label maps can hold at most "
+                    f"{IGNORE_LABEL}, since {IGNORE_LABEL} marks ignored pixels."
                 )
             return names
     values = _values_found(label_root)
     if values != list(range(max(len(values), 2))) or len(values) > IGNORE_LABEL:
         raise DataError(
             f"{label_root}: the label maps hold the values {abbreviate(values, 20)} besides "
-            f"{IGNORE_LABEL}; they must be 0 to K - 1, K from 2 to {IGNORE_LABEL}. If classes are "
-            "there that do not occur, name all in "
-            f"{os.path.join(label_root, 'classes.txt')}, one a line."
+            f"{IGNORE_LABEL}; they must be 0 to K - 1, with K from 2 to {IGNORE_LABEL}. If some "
+            "classes do not occur, list all classes in "
+            f"{os.path.join(label_root, 'classes.txt')}, one per line."
         )
     return [f"class {value}" for value in values]
 
@@ -101,11 +103,11 @@ def semseg_class_names(label_root):
 def _values_found(label_root):
     paths = list(_files_by_stem(label_root, (".png",)).values())
     logging.getLogger(__name__).warning(
-        f"{label_root} has no classes.txt, so that all {len(paths)} label maps are read to find "
-        "the classes. A classes.txt there, one name a line from class 0, spares that."
+        f"{label_root} has no classes.txt: all {len(paths)} label maps are read to find the "
+        "classes. To avoid that, add a classes.txt with one name per line, class 0 first."
     )
     values = set()
-    with ThreadPoolExecutor() as pool:  # decoding and sorting let other threads run
+    with ThreadPoolExecutor() as pool:  # decoding and sorting release the interpreter lock
         for found in tqdm(pool.map(_unique_values, paths), total=len(paths), unit="label map"):
             values.update(found)
     return sorted(values - {IGNORE_LABEL})
@@ -116,18 +118,18 @@ def _unique_values(path):
 
 
 def load_semseg(image_root, label_root):
-    """Pair the images and label maps of two folders. Of each file, only the header is read.
+    """Pair the images and label maps of two folders, reading only the headers of the files.
 
     Args:
         image_root, label_root (str): the folders.
 
     Returns:
-        list[dict]: in detectron2's format: "file_name", "sem_seg_file_name", "height", "width"
-        and "image_id", the name. An image without label map, a label map without image, and a
-        pair whose sizes differ or that cannot be read, have a text "problem".
+        list[dict]: records in detectron2's format: "file_name", "sem_seg_file_name", "height",
+        "width" and "image_id", the name. A record has a text "problem" if the image or the label
+        map is missing, if a file cannot be read, or if the sizes differ.
 
     Raises:
-        DataError: two images have one name.
+        DataError: two images have the same name.
     """
     images = _files_by_stem(image_root, _IMAGE_SUFFIXES)
     labels = _files_by_stem(label_root, (".png",))
@@ -151,7 +153,10 @@ def _files_by_stem(root, suffixes):
         if path.suffix.lower() in suffixes:
             stem = str(path.relative_to(root).with_suffix(""))
             if stem in files:
-                raise DataError(f"{files[stem]} and {path} have one name; which is meant?")
+                raise DataError(
+                    f"{files[stem]} and {path} have the same name without extension. Rename or "
+                    "remove one of them."
+                )
             files[stem] = str(path)
     return files
 
@@ -167,7 +172,7 @@ def _sizes(image, label):
         return {"problem": f"its label map {label} cannot be read: {error}"}
     if label_size != (width, height):
         return {
-            "problem": f"it has {width} x {height} pixels, and its label map {label} has "
+            "problem": f"it has {width} x {height} pixels, but its label map {label} has "
             f"{label_size[0]} x {label_size[1]}"
         }
     return {"height": height, "width": width}
@@ -175,5 +180,5 @@ def _sizes(image, label):
 
 def _header_size(path):
     with Image.open(path) as image:
-        # Of a PNG, Pillow would decode all pixels to find that there is no EXIF data.
+        # Without EXIF data in a PNG, Pillow would decode all pixels in search of it.
         return image.size if image.format == "PNG" else upright_size(image)

@@ -1,4 +1,4 @@
-"""From a record of a data set to what a model for semantic segmentation takes."""
+"""Mapping of a data set's records to inputs of a semantic segmentor."""
 
 import logging
 
@@ -17,10 +17,10 @@ __all__ = ["SemSegDatasetMapper", "build_sem_seg_augmentations"]
 
 
 class SemSegDatasetMapper:
-    """From a record of a data set to an input of detectron2's `SemanticSegmentor`.
+    """Maps a record of a data set to an input of detectron2's `SemanticSegmentor`.
 
-    Unlike detectron2's mapper it reads a label map as it is, where that would take the brightness
-    of a palette's colours for classes; it crops what was resized; and its errors name the file.
+    Differences from detectron2's mapper: label maps with a palette are read as indices, not as the
+    brightness of their colours; cropping follows resizing; and errors name the file.
 
     ``SemSegDatasetMapper(cfg, is_train=True)`` builds it from a config.
     """
@@ -38,20 +38,21 @@ class SemSegDatasetMapper:
     ):
         """
         Args:
-            is_train (bool): with label maps, or without.
+            is_train (bool): True: read label maps.
             augmentations (list[Augmentation]): for image and label map.
             image_format (str): channel order, as INPUT.FORMAT.
             num_classes (int): K.
-            ignore_label (int): value of pixels that do not count.
-            skip_invalid (bool): give None for files that cannot be used, and log it.
+            ignore_label (int): value of ignored pixels.
+            skip_invalid (bool): return None for unusable files, and log it.
 
         Raises:
             ConfigError: more than 255 classes.
         """
         if num_classes > IGNORE_LABEL:
             raise ConfigError(
-                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}; augmentations take label maps "
-                f"of 8 bits, and {IGNORE_LABEL} is for pixels that do not count."
+                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}; it must be at most "
+                f"{IGNORE_LABEL}, since label maps have 8 bits and {IGNORE_LABEL} marks ignored "
+                "pixels."
             )
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
@@ -77,12 +78,12 @@ class SemSegDatasetMapper:
             dataset_dict (dict): a record with "file_name" and "sem_seg_file_name".
 
         Returns:
-            dict: the record with "image", (C, H, W) uint8 in the order of INPUT.FORMAT, and in
-            training "sem_seg", (H, W) int64. None for an unusable record, if `skip_invalid`.
+            dict: the record with "image", (C, H, W) uint8 in the channel order of INPUT.FORMAT, and
+            in training "sem_seg", (H, W) int64. None for an unusable record, if `skip_invalid`.
 
         Raises:
             DataError: a file cannot be read, image and label map differ in size, or the label map
-                holds a value that is no class.
+                holds a value that is not a class.
         """
         try:
             return self._map(dict(dataset_dict))
@@ -114,17 +115,17 @@ class SemSegDatasetMapper:
         problem = label_map_problem(labels, self.num_classes, self.ignore_label, image.shape[:2])
         if problem:
             raise DataError(f"its label map {path} {problem}")
-        return labels.astype(np.uint8)  # what augmentations take for labels
+        return labels.astype(np.uint8)  # the dtype that augmentations recognise as labels
 
 
 def build_sem_seg_augmentations(cfg, is_train):
     """
     Args:
-        cfg (CfgNode): its INPUT.
-        is_train (bool): multi-scale, maybe a crop, and a flip at random; or a resize alone.
+        cfg (CfgNode): the whole config; INPUT is read.
+        is_train (bool): True: random resize, crop if enabled, and flip. False: only a resize.
 
     Returns:
-        list[Augmentation]: in this order, so that a crop is of CROP.SIZE at every scale.
+        list[Augmentation]: in this order; a crop after the resize has CROP.SIZE at every scale.
     """
     resize, *flip = utils.build_augmentation(cfg, is_train)
     crop = []

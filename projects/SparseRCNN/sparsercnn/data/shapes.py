@@ -1,6 +1,6 @@
-"""The synthetic set ``shapes``: scenes of rectangles, ellipses and triangles, from a seed.
+"""The synthetic set ``shapes``: scenes of rectangles, ellipses and triangles, drawn from a seed.
 
-A scene is sampled and drawn here; :mod:`sparsercnn.data.shapes_files` writes and registers the
+This module samples and draws a scene; :mod:`sparsercnn.data.shapes_files` writes and registers the
 set. Coordinates are continuous: pixel (row i, column j) covers [j, j + 1) x [i, i + 1).
 """
 
@@ -13,14 +13,14 @@ __all__ = ["CLASS_NAMES", "Scene", "Shape", "draw_scene"]
 CLASS_NAMES = ("rectangle", "ellipse", "triangle")
 
 _MAX_SHAPES = 4
-_EMPTY_SHARE = 0.04  # of the images
+_EMPTY_SHARE = 0.04  # fraction of images without shapes
 _EXTENT = (24.0, 72.0)  # longer side of a shape's box, in pixels of a 128-pixel image
-_ATTEMPTS = 20  # places tried for a shape before it is given up
-_MIN_VISIBLE = 0.9  # share of each shape's pixels that later shapes leave uncovered
-_MIN_CONTRAST = 200  # sum of |differences| between the colours of a shape and what it covers
+_ATTEMPTS = 20  # positions tried before a shape is omitted
+_MIN_VISIBLE = 0.9  # fraction of each shape's pixels that later shapes must not cover
+_MIN_CONTRAST = 200  # sum of |differences| between the colours of a shape and of those below it
 _SHADE = 16.0  # amplitude of the smooth texture
-_NOISE = 6  # amplitude of the noise in single pixels
-_GRID = 7  # knots of the smooth texture, per side
+_NOISE = 6  # amplitude of the noise of single pixels
+_GRID = 7  # knots per side of the smooth texture
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Shape:
 
     Attributes:
         class_index: index in CLASS_NAMES.
-        polygon: (P, 2), the corners x, y in order, in absolute pixels; convex.
+        polygon: (P, 2), corners (x, y) of a convex polygon in order, in absolute pixels.
     """
 
     class_index: int
@@ -37,7 +37,7 @@ class Shape:
 
     @property
     def box(self):
-        """[x, y, width, height]: the tight extent of the polygon, whatever covers it."""
+        """[x, y, width, height]: the tight box of the whole polygon, including covered parts."""
         low, high = self.polygon.min(axis=0), self.polygon.max(axis=0)
         return [round(float(x), 2) for x in (*low, *(high - low))]
 
@@ -54,9 +54,9 @@ class Scene:
 
     Attributes:
         image: (size, size, 3), uint8, RGB.
-        labels: (size, size), uint8, the class that is visible at each pixel's centre, 0 for the
-            ground and 1 + index in CLASS_NAMES for shapes.
-        shapes: in the order in which they were drawn; a later one covers the earlier.
+        labels: (size, size), uint8, the visible class at each pixel's centre: 0 for the background
+            and 1 + index in CLASS_NAMES for shapes.
+        shapes: in drawing order; later shapes cover earlier ones.
     """
 
     image: np.ndarray
@@ -65,19 +65,16 @@ class Scene:
 
 
 def draw_scene(seed, size):
-    """Sample a scene and draw it. The same arguments give the same scene everywhere.
+    """Sample and draw a scene. The same arguments give the same scene on any machine.
 
-    Of every shape at least nine tenths are visible; polygons and boxes are of the whole shape.
+    At least nine tenths of every shape are visible; polygons and boxes are of the whole shape.
 
     Args:
-        seed (sequence[int]): of this scene.
+        seed (sequence[int]): seed of this scene.
         size (int): width and height of the image in pixels.
-
-    Returns:
-        Scene:
     """
     rng = np.random.Generator(np.random.PCG64(seed))
-    colours = [rng.integers(0, 256, size=3).astype(np.float64)]  # the ground's first
+    colours = [rng.integers(0, 256, size=3).astype(np.float64)]  # background first
     image = colours[0] + _SHADE * _smooth_noise(rng, size)[..., None]
     is_empty = rng.uniform() < _EMPTY_SHARE
     wanted = 0 if is_empty else int(rng.integers(1, _MAX_SHAPES + 1))
@@ -102,14 +99,15 @@ def draw_scene(seed, size):
 
 
 def _place(rng, owner, num_pixels):
-    """A shape where it hides little of the earlier ones, with its window and distances.
+    """Sample a shape at a position where it hides little of the earlier ones.
 
     Args:
-        owner (ndarray): (size, size), number of the visible shape, from 1; 0 for the ground.
-        num_pixels (list[int]): of each earlier shape, visible or not.
+        owner (ndarray): (size, size), number of the visible shape, from 1; 0 for the background.
+        num_pixels (list[int]): pixels of each earlier shape, visible or covered.
 
     Returns:
-        tuple[Shape, tuple, ndarray]: see :func:`_inner_distance`; None if there is no room.
+        tuple[Shape, tuple, ndarray]: the shape, and its window and distances from
+        :func:`_inner_distance`; None if no position was found.
     """
     size = len(owner)
     class_index = int(rng.integers(0, len(CLASS_NAMES)))
@@ -128,7 +126,7 @@ def _place(rng, owner, num_pixels):
 
 
 def _outline(rng, class_index):
-    """Corners of a shape around the origin, of any scale, turned by any angle."""
+    """Corners of a randomly rotated shape around the origin, at an arbitrary scale."""
     ratio = rng.uniform(0.5, 1.0)
     turn = rng.uniform(0, 2 * np.pi)
     if CLASS_NAMES[class_index] == "rectangle":
@@ -144,18 +142,18 @@ def _outline(rng, class_index):
 
 
 def _inner_distance(polygon, size):
-    """How far each pixel's centre lies within the nearest edge of a convex polygon.
+    """Signed distance of each pixel's centre to the nearest edge of a convex polygon.
 
-    Plus one half, clipped to [0, 1], it is the share of the pixel that the polygon covers,
-    nearly; its sign says on which side the centre is, exactly.
+    The sign tells exactly whether the centre is inside. The distance plus one half, clipped to
+    [0, 1], approximates the fraction of the pixel that the polygon covers.
 
     Args:
         polygon (ndarray): (P, 2), clockwise on the screen, in absolute pixels.
-        size (int): of the image.
+        size (int): width and height of the image.
 
     Returns:
-        tuple[tuple[slice, slice], ndarray]: rows and columns of the image around the polygon,
-        and the distances there, in pixels, negative outside.
+        tuple[tuple[slice, slice], ndarray]: window of rows and columns around the polygon, and the
+        distances in it, in pixels, negative outside of the polygon.
     """
     low = np.maximum(np.floor(polygon.min(axis=0)).astype(int) - 1, 0)
     high = np.minimum(np.ceil(polygon.max(axis=0)).astype(int) + 1, size)
@@ -169,7 +167,7 @@ def _inner_distance(polygon, size):
 
 
 def _smooth_noise(rng, size):
-    """(size, size) in [-1, 1], interpolated between the knots of a coarse random grid."""
+    """(size, size) in [-1, 1], interpolated between random knots of a coarse grid."""
     knots = rng.uniform(-1, 1, size=(_GRID, _GRID))
     position = np.linspace(0, _GRID - 1, size)
     weights = np.clip(1 - np.abs(position[:, None] - np.arange(_GRID)), 0, None)
@@ -177,8 +175,8 @@ def _smooth_noise(rng, size):
 
 
 def _contrasting_colour(rng, others):
-    """(3,): a random colour that differs well from each of `others`, (P, 3)."""
+    """A random colour (3,) that contrasts with each of `others`, (P, 3)."""
     candidates = rng.integers(0, 256, size=(16, 3)).astype(np.float64)
     contrast = np.abs(candidates[:, None] - others).sum(axis=2).min(axis=1)
-    # The first that is good enough; if none is, the best.
+    # The first with enough contrast, or else the one with the most.
     return candidates[np.argmax(np.minimum(contrast, _MIN_CONTRAST))]

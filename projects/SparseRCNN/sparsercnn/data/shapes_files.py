@@ -1,4 +1,4 @@
-"""The set ``shapes`` on disk: made on first use, whole or not at all, and registered."""
+"""The set ``shapes`` on disk: registered, and written atomically on first use."""
 
 import glob
 import json
@@ -22,27 +22,27 @@ __all__ = ["make_shapes", "register_shapes"]
 NUM_IMAGES = {"train": 600, "val": 150}
 IMAGE_SIZE = 128
 SEED = 2021
-_VERSION = 1  # of what is drawn: a new one makes every machine draw the set again
+_VERSION = 1  # version of the drawings: increasing it makes every machine draw the set again
 _STAMP = "shapes.json"
 _CATEGORIES = [{"id": i, "name": name} for i, name in enumerate(CLASS_NAMES, start=1)]
 
 
 def make_shapes(root, num_images=None, size=IMAGE_SIZE, seed=SEED):
-    """Draw the set into `root`, unless the same set is there already.
+    """Draw the set into `root`, unless it is there already.
 
-    Written are images in ``train`` and ``val``, annotations in ``annotations/{train,val}.json``,
-    and in ``labels/{train,val}`` the class of each pixel: 0 for the ground, 1 to 3 for rectangle,
-    ellipse and triangle. The folder appears in one step, and any number of processes may ask for
-    it at once. A set of another version, or made with other arguments, is replaced.
+    Images are in ``train`` and ``val``, annotations in ``annotations/{train,val}.json``, label maps
+    in ``labels/{train,val}``: 0 for the background, 1 to 3 for rectangle, ellipse and triangle. The
+    folder appears in one step, and several processes may call this at once. A set of another
+    version, or made with other arguments, is replaced.
 
     Args:
-        root (str): the folder to make.
+        root (str): the folder to write.
         num_images (dict[str, int]): images per split; None: NUM_IMAGES.
         size (int): width and height of the images in pixels.
-        seed (int): of the whole set.
+        seed (int): seed of the whole set.
 
     Raises:
-        DataError: `root` holds something else.
+        DataError: `root` holds other files.
     """
     num_images = num_images or NUM_IMAGES
     stamp = {"version": _VERSION, "num_images": num_images, "size": size, "seed": seed}
@@ -54,10 +54,10 @@ def make_shapes(root, num_images=None, size=IMAGE_SIZE, seed=SEED):
             return
         if os.path.isdir(root) and os.listdir(root) and _read_stamp(root) is None:
             raise DataError(
-                f"{root} is in the way: the synthetic shapes go there, and it holds something "
-                "else. Move it, or set DETECTRON2_DATASETS to another folder."
+                f"The synthetic shapes are written to {root}, but it holds other files. Move "
+                "these, or set DETECTRON2_DATASETS to another folder."
             )
-        for leftover in glob.glob(f"{glob.escape(root)}.*.tmp"):  # of a process that was killed
+        for leftover in glob.glob(f"{glob.escape(root)}.*.tmp"):  # from a killed process
             shutil.rmtree(leftover)
         temporary = f"{root}.{uuid.uuid4().hex}.tmp"
         try:
@@ -122,10 +122,11 @@ def _append(content, image_id, file_name, size, shapes):
 
 
 def register_shapes(root=None):
-    """Register ``shapes_{train,val}`` and ``shapes_sem_seg_{train,val}``; no file is made yet.
+    """Register ``shapes_{train,val}`` and ``shapes_sem_seg_{train,val}`` without writing files.
 
     Args:
-        root (str): where the set is, or will be; None: ``shapes`` among the data sets.
+        root (str): folder of the set, which need not exist; None: ``shapes`` in the root of the
+            data sets.
     """
     root = root or os.path.join(datasets_root(), "shapes")
     for split in NUM_IMAGES:

@@ -1,4 +1,4 @@
-"""An endless training loader whose batches follow from a seed, from the first on or a later one."""
+"""An endless training loader with batches determined by a seed, which can start at any batch."""
 
 import itertools
 import random
@@ -13,14 +13,14 @@ __all__ = ["TrainLoader"]
 
 
 class TrainLoader:
-    """Detectron2's training loader, with random numbers that belong to the sample.
+    """Detectron2's training loader, with a random state for each sample.
 
-    A sample's augmentation is drawn from the loader's seed and the sample's place in the random
-    order, not from whatever its process drew before. So the batches of a run that was interrupted
-    are those that it would have had.
+    The augmentation of a sample depends only on the loader's seed and the position of the sample in
+    the random order, not on what its process drew before. An interrupted run therefore continues
+    with the batches that it would have had without the interruption.
 
-    Which samples are in a batch is detectron2's decision: it follows from the order of the sampler,
-    the number of processes that load, and how the installed version shares samples out among them.
+    Detectron2 decides which samples form a batch: that depends on the order of the sampler, the
+    number of loading processes, and how the installed version distributes samples among them.
     """
 
     def __init__(
@@ -37,14 +37,14 @@ class TrainLoader:
         """
         Args:
             dataset (torch.utils.data.Dataset): records in detectron2's format.
-            mapper (callable): of a record; it must not give None.
-            sampler (Sampler): endless, this worker's part of the indices of `dataset`, and the
-                same each time that it is iterated.
-            seed (int): of the augmentations.
-            total_batch_size (int): images of all workers together.
-            aspect_ratio_grouping (bool): batches of images that are all wide, or all not; records
-                have "width" and "height".
-            num_workers (int): processes that load; 0: this one.
+            mapper (callable): maps a record to a sample; must not return None.
+            sampler (Sampler): endless indices of `dataset` for this worker, the same in each
+                iteration over it.
+            seed (int): seed of the augmentations.
+            total_batch_size (int): images per batch of all workers together.
+            aspect_ratio_grouping (bool): group wide images, and other images, into separate
+                batches; records need "width" and "height".
+            num_workers (int): loading processes; 0: load in this process.
         """
         self.dataset = dataset
         self.mapper = mapper
@@ -56,18 +56,18 @@ class TrainLoader:
         self._num_skipped = 0
 
     def start_at(self, num_batches):
-        """Let the next iteration over the loader leave out its first batches, without loading them.
+        """Skip batches in the next iteration over the loader, without loading them.
 
         Args:
-            num_batches (int): of this worker.
+            num_batches (int): number of batches of this worker to skip.
         """
         self._num_skipped = num_batches
 
     def __iter__(self):
         """
         Raises:
-            RuntimeError: it does not start with the first batch, and this detectron2 shares samples
-                out in a way for which the place to go on cannot be told.
+            RuntimeError: batches are to be skipped, but this detectron2 distributes samples among
+                loading processes in a way that does not repeat.
         """
         places = _Places(self.sampler)
         if self._num_skipped > 0:
@@ -93,20 +93,20 @@ class TrainLoader:
         return self.total_batch_size // comm.get_world_size()
 
     def _order_in_a_round(self):
-        """In which order samples come back from the processes: the same in each round.
+        """The order in which samples come back from the processes, the same in each round.
 
-        A round is a batch for each process. Detectron2 0.6 shares samples out one by one, newer
-        ones a batch at a time, and they are collected one by one for groups, batch by batch
-        otherwise. With two processes and batches of two::
+        A round is one batch per process. Detectron2 0.6 distributes samples one by one, newer
+        versions batch by batch. With aspect ratio grouping they are collected one by one, otherwise
+        batch by batch. With two processes and batches of two::
 
             detectron2    first has    second has    come back for groups    otherwise
             0.6           0 2          1 3           0 1 2 3                 0 2 1 3
             newer         0 1          2 3           0 2 1 3                 0 1 2 3
 
-        Rather than knowing versions, this looks at two rounds of samples that hold nothing.
+        The order is measured on two rounds of empty samples, not derived from the version.
 
         Returns:
-            list[int]: per sample that comes back, which one of the round it is.
+            list[int]: for each sample that comes back, its index in the round.
         """
         in_a_round = max(self.num_workers, 1) * self._batch_size
         if self.num_workers < 2:
@@ -117,19 +117,20 @@ class TrainLoader:
         again = [in_a_round + number for number in order]
         if sorted(order) != list(range(in_a_round)) or numbers[in_a_round:] != again:
             raise RuntimeError(
-                "Cannot go on with the data where the run was interrupted: with "
-                f"{self.num_workers} loading processes, this detectron2 gives the first samples in "
-                f"the order {numbers}, which does not repeat after {in_a_round}. With "
-                "DATALOADER.NUM_WORKERS 1 it goes on, on other batches than without interruption."
+                "The data cannot continue where the run was interrupted: with "
+                f"{self.num_workers} loading processes, this detectron2 returns the first samples "
+                f"in the order {numbers}, which does not repeat after {in_a_round}. Set "
+                "DATALOADER.NUM_WORKERS 1 to continue, with other batches than without "
+                "interruption."
             )
         return order
 
     def _skip_grouped(self, order):
-        """What has come back when the last batch that is left out is full.
+        """The state of the groups when the last skipped batch is complete.
 
-        Each sample goes to the group of its kind, and a group that is full is a batch. So samples
-        may have come back that are in no batch yet, and they begin those that remain. Batches of
-        two from samples that are wide (w) or not (t), of which the first two batches are left out::
+        Each sample joins the group of its kind, and a full group is a batch. Samples that have come
+        back but are in an incomplete group come first in the remaining order. Example with batches
+        of two from samples that are wide (w) or not (t), of which the first two are skipped::
 
             comes back as number    0  1  2  3  4  5  6  7
             kind                    w  t  w  w  t  w  t  t
@@ -139,8 +140,8 @@ class TrainLoader:
                                              begun: it is in batch 2, and comes before number 5
 
         Returns:
-            tuple[int, list]: the number of samples that have come back; (position, index) of those
-            that are begun, in the order in which they came.
+            tuple[int, list]: the number of samples that have come back, and (position, index) of
+            those in incomplete groups, in the order in which they came back.
         """
         groups = {True: [], False: []}
         is_wide = [self._is_wide(i) for i in range(len(self.dataset))]
@@ -162,8 +163,8 @@ class TrainLoader:
 
 
 class _Places(Sampler):
-    """(position, index) of the samples, shared out so that these come back, in this order:
-    those that are `begun`, then all but the first `num_back` that would otherwise come back.
+    """(position, index) of samples, ordered so that the loading processes first return `begun`,
+    then the samples of `sampler` that come back after the first `num_back`.
     """
 
     def __init__(self, sampler, order=(0,), num_back=0, begun=()):
@@ -181,26 +182,26 @@ class _Places(Sampler):
 
 
 def _reordered(items, order):
-    """Item order[0] of the first len(order), then order[1] and so on; then the next len(order)."""
+    """Reorder each block of len(order) items: item order[0] first, then order[1], and so on."""
     while len(block := list(itertools.islice(items, len(order)))) == len(order):
         yield from (block[i] for i in order)
 
 
 class _NumberedSamples(Dataset):
-    """Samples of one kind that are loaded in no time."""
+    """Empty samples that hold only their position."""
 
     def __getitem__(self, place):
         return {"number": place[0], "width": 1, "height": 1}
 
 
 class _SeededSamples(Dataset):
-    """Samples by their place in the random order."""
+    """Samples with augmentations seeded by their position in the random order."""
 
     def __init__(self, dataset, mapper, seed):
         self.dataset = dataset
         self.mapper = mapper
         self.seed = seed
-        self.rank = comm.get_rank()  # loading processes do not know it
+        self.rank = comm.get_rank()  # unknown in the loading processes
 
     def __len__(self):
         return len(self.dataset)
@@ -212,7 +213,7 @@ class _SeededSamples(Dataset):
 
 
 def _seed_generators(*numbers):
-    """Those that augmentations draw from, by any non-negative whole numbers."""
+    """Seed the generators that augmentations use, from any non-negative integers."""
     for_python, for_numpy, for_torch = np.random.SeedSequence(numbers).generate_state(3).tolist()
     random.seed(for_python)
     np.random.seed(for_numpy)

@@ -1,4 +1,4 @@
-"""Checks of data sets when they are loaded: an error, or a counted omission, by a key."""
+"""Checks of data sets on loading; invalid data is an error, or is left out and counted."""
 
 import logging
 import math
@@ -13,35 +13,35 @@ __all__ = ["DataError", "box_problem", "leave_out_invalid"]
 
 _SHOWN = 5  # problems spelled out in a message; the others are counted
 
-# Published COCO annotations hold a few boxes without width or height. They are not the user's to
-# mend: training always leaves them out, counted.
+# Published COCO annotations hold a few boxes without width or height, which the user should not
+# have to correct: they are always left out and counted.
 _PUBLISHED = ("coco_2014_", "coco_2017_")
 
 
 def leave_out_invalid(records, name, skip_invalid=False, mask_format=None, extra_check=None):
     """Check the records of one data set, without opening its images.
 
-    Invalid are: an image whose file is missing or that says it has no size; an annotation with a
-    box of zero size, wholly outside of the image or not finite, of an unknown category, or
-    without a mask of the right kind where one is needed. A box that reaches partly outside is
-    valid.
+    An image is invalid if its file is missing or its annotated size is not positive. An annotation
+    is invalid if its box has no size, lies entirely outside of the image or is not finite, if its
+    category is unknown, or if it lacks a mask of the required format. A box that reaches partly
+    outside of the image is valid.
 
     Args:
-        records (list[dict]): in detectron2's format. They are not changed.
+        records (list[dict]): in detectron2's format; not modified.
         name (str): the registered data set.
-        skip_invalid (bool): DATASETS.SKIP_INVALID: leave out what is invalid, and log it, rather
-            than raise an error.
+        skip_invalid (bool): DATASETS.SKIP_INVALID: leave out and log invalid data instead of
+            raising an error.
         mask_format (str): INPUT.MASK_FORMAT, if every annotation must have a segmentation;
-            "polygon" does not take masks by run length (RLE), but for crowds, which are not
-            trained on.
-        extra_check (callable): from a record to what is wrong with its image, None if nothing.
+            "polygon" does not allow run-length masks (RLE), except for crowds, which are not
+            trained on. None: no segmentation is needed.
+        extra_check (callable): maps a record to the problem with its image, or None.
 
     Returns:
-        tuple[list[dict], int]: the valid records, with their valid annotations, and how many
-        images and annotations were left out.
+        tuple[list[dict], int]: the valid records with their valid annotations, and the number of
+        images and annotations left out.
 
     Raises:
-        DataError: invalid data without `skip_invalid`, or two records with one image id.
+        DataError: invalid data without `skip_invalid`, or two records with the same image id.
     """
     metadata = MetadataCatalog.get(name)
     _check_unique_ids(records, name)
@@ -63,15 +63,14 @@ def leave_out_invalid(records, name, skip_invalid=False, mask_format=None, extra
 
 
 def box_problem(box, width=None, height=None):
-    """What makes a box invalid.
+    """Check a box.
 
     Args:
         box (sequence[float]): x, y, width, height in absolute pixels.
-        width (int): of the image; None: unknown.
-        height (int): likewise.
+        width, height (int): size of the image; None: unknown.
 
     Returns:
-        str: the problem, None if there is none.
+        str: the problem, or None.
     """
     x, y, w, h = box
     if not math.isfinite(x + y + w + h):
@@ -95,18 +94,18 @@ def _check_unique_ids(records, name):
             continue
         if image_id in seen:
             raise DataError(
-                f"{name}: {seen[image_id]} and {record['file_name']} have one image id, "
-                f"{image_id!r}. Each image needs an id of its own."
+                f"{name}: {seen[image_id]} and {record['file_name']} have the same image id, "
+                f"{image_id!r}. Give each image its own id."
             )
         seen[image_id] = record["file_name"]
 
 
 def _missing_files(records):
-    """Paths among the records' that do not exist, from one listing per folder."""
+    """Paths of records that do not exist, found with one listing per folder."""
     names = {}
     for record in records:
         folder, name = os.path.split(record["file_name"])
-        if "://" not in folder:  # remote files show when they are read
+        if "://" not in folder:  # missing remote files are found when they are read
             names.setdefault(folder, set()).add(name)
     missing = set()
     for folder, wanted in names.items():
@@ -119,7 +118,7 @@ def _missing_files(records):
 
 
 def _image_problem(record, missing):
-    if "problem" in record:  # which its loader found
+    if "problem" in record:  # found by the loader of the data set
         return record["problem"]
     if record["file_name"] in missing:
         return "the file is missing"
@@ -129,7 +128,7 @@ def _image_problem(record, missing):
 
 
 def _check_annotations(record, metadata, mask_format):
-    """Problems, as text, and the annotations that have none."""
+    """Problems, as text, and the annotations without problems."""
     problems, kept = [], []
     for number, annotation in enumerate(record.get("annotations", ()), start=1):
         problem = _annotation_problem(annotation, record, metadata, mask_format)
@@ -146,7 +145,7 @@ def _check_annotations(record, metadata, mask_format):
 def _annotation_problem(annotation, record, metadata, mask_format):
     if "unknown_category" in annotation:
         return (
-            f"category {annotation['unknown_category']!r} is not among the data set's: "
+            f"category {annotation['unknown_category']!r} is not a class of the data set: "
             f"{abbreviate(metadata.get('thing_classes', ()))}"
         )
     mode, box = annotation["bbox_mode"], annotation["bbox"]
@@ -158,7 +157,7 @@ def _annotation_problem(annotation, record, metadata, mask_format):
             return problem
     classes = metadata.get("thing_classes")
     if classes is not None and not 0 <= annotation["category_id"] < len(classes):
-        return f"category_id {annotation['category_id']} is not in 0 to {len(classes) - 1}"
+        return f"category_id {annotation['category_id']} is not from 0 to {len(classes) - 1}"
     segmentation = annotation.get("segmentation")
     if mask_format and not segmentation:
         return "it has no segmentation, which MODEL.MASK_ON needs"

@@ -1,4 +1,4 @@
-"""Object annotations in PASCAL VOC's layout, converted to COCO's format."""
+"""Conversion of object annotations in PASCAL VOC's layout to COCO's format."""
 
 import os
 from xml.etree import ElementTree
@@ -27,7 +27,7 @@ def voc_class_names(root):
         names that occur in the annotations of any split, sorted.
 
     Raises:
-        DataError: there are none, or an annotation cannot be read.
+        DataError: there are no classes, or an annotation cannot be read.
     """
     for file_name in _CLASS_FILES:
         path = os.path.join(root, file_name)
@@ -39,31 +39,33 @@ def voc_class_names(root):
             path = _annotation_path(root, image_name)
             names.update(name for name, _, _ in _objects(path, _parse(path)))
     if not names:
-        raise DataError(f"{root}: no objects in any split, so the classes are unknown.")
+        raise DataError(
+            f"{root}: no split has an object, so the classes are unknown. List them in "
+            f"{os.path.join(root, _CLASS_FILES[0])}, one per line."
+        )
     return sorted(names)
 
 
 def convert_voc(root, split, class_names):
-    """Read one split into COCO's format.
+    """Convert one split to COCO's format.
 
     A box of 1-based inclusive pixels (xmin, ymin, xmax, ymax) becomes the 0-based corners
     (xmin - 1, ymin - 1, xmax, ymax), as in detectron2. Boxes that reach beyond the border are
-    clipped to the image. A box whose xmax is not above its xmin, or ymax not above its ymin, is a
-    stray click rather than an object one pixel wide, and has no size. Objects marked "difficult"
-    become crowd: training leaves them out, and in evaluation a detection of one is neither right
-    nor wrong.
+    clipped to the image. A box with xmax <= xmin or ymax <= ymin is taken for an accidental click,
+    not for an object one pixel wide, and gets no size. Objects marked "difficult" become crowd:
+    they are not trained on, and detections of them count neither as right nor as wrong.
 
     Args:
         root (str): the folder with Annotations, ImageSets and JPEGImages.
         split (str): name of a file in ImageSets/Main, without suffix.
-        class_names (list[str]): a category's id is its position here, from 1.
+        class_names (list[str]): names of the categories with ids 1, 2, ...
 
     Returns:
-        tuple[dict, int]: COCO's format with image ids from 1 in the split's order, and how many
-        boxes were clipped. Objects of other classes have category 0 and "category_name".
+        tuple[dict, int]: COCO's format with image ids from 1 in the order of the split, and the
+        number of clipped boxes. Objects of other classes have category 0 and "category_name".
 
     Raises:
-        FileNotFoundError: the split, or an annotation, is missing.
+        FileNotFoundError: the split or an annotation is missing.
         DataError: an annotation cannot be read.
     """
     category_ids = {name: number for number, name in enumerate(class_names, start=1)}
@@ -127,14 +129,14 @@ def _splits(root):
 def _image_names(root, split):
     path = os.path.join(root, "ImageSets", "Main", f"{split}.txt")
     if not os.path.exists(path):
-        raise FileNotFoundError(f"{path} is missing; there are {', '.join(_splits(root))}.")
-    # The original's lists for one class have a second column.
+        raise FileNotFoundError(f"{path} is missing; existing splits: {', '.join(_splits(root))}.")
+    # In the original data set, lists for a single class have a second column.
     names = [line.split()[0] for line in _lines(path)]
     if not names:
         raise DataError(f"{path}: the file is empty.")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{path}: {twice} is listed more than once.")
+        raise DataError(f"{path}: {twice} is listed more than once; remove the duplicates.")
     return names
 
 
@@ -153,10 +155,10 @@ def _annotation_path(root, image_name):
 
 
 class _TreeWithoutDoctype(ElementTree.TreeBuilder):
-    """Refuses document type declarations: with entities, a small file can fill the memory."""
+    """Refuses document type declarations: their entities let a small file fill the memory."""
 
     def doctype(self, name, pubid, system):
-        raise DataError("it has a DOCTYPE, which is refused: entities in it can fill the memory")
+        raise DataError("it has a DOCTYPE, which is refused: its entities can fill the memory")
 
 
 def _parse(path):
@@ -172,7 +174,7 @@ def _parse(path):
 
 
 def _size(path, tree, image_path):
-    """(width, height) as annotated; where that is missing or 0, of the image; (0, 0) if neither."""
+    """(width, height) as annotated, or of the image if that is missing or 0, or else (0, 0)."""
     texts = [tree.findtext(f"size/{key}", "0") for key in ("width", "height")]
     try:
         width, height = (int(float(text)) for text in texts)
@@ -184,7 +186,7 @@ def _size(path, tree, image_path):
         with Image.open(image_path) as image:
             return image.size
     except OSError:
-        return 0, 0  # which is reported, or left out, when the data set is checked
+        return 0, 0  # the check of the data set reports or leaves out such an image
 
 
 def _objects(path, tree):

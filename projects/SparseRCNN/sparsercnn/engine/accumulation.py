@@ -1,4 +1,4 @@
-"""What each micro-batch counts for, so that their gradients add up to those of one big batch."""
+"""Weights of micro-batches with which their gradients add up to those of one big batch."""
 
 from collections import defaultdict
 
@@ -11,20 +11,23 @@ __all__ = ["MicroBatchWeights"]
 
 
 class MicroBatchWeights:
-    """Weights of micro-batches, for each loss its own.
+    """Weights of micro-batches, separate for each loss.
 
-    A loss S_i / d(n_i) of micro-batch i, where S_i is a sum, n_i what this worker counts and d what
-    becomes of it (an average over workers, at least 1), must count for d(n_i) / d(n_all), with
-    n_all = sum of n_i: then the losses add up to S_all / d(n_all), that of one big batch.
+    Let the loss of micro-batch i be S_i / d(n_i), where S_i is a sum, n_i a count on this worker,
+    and d its normaliser (the average over workers, at least 1). With weights d(n_i) / d(n_all),
+    where n_all = sum of n_i, the losses add up to S_all / d(n_all), the loss of one big batch.
 
-    A model tells by its ``criterion``, see :class:`~sparsercnn.modeling.criterion.SetCriterion`:
+    The model's ``criterion`` provides the counts, see
+    :class:`~sparsercnn.modeling.criterion.SetCriterion`:
 
-    * ``late_normalizers`` (list[str]): what is counted after the forward pass only, in words;
-    * ``normalizers``: what was counted in the latest forward pass;
-    * ``weigh(normalizers) -> dict[str, Tensor]``: those of k micro-batches to (k,) for each loss;
-    * ``weigh_by_objects(batches, device) -> Tensor``: (k,), for all losses, without a forward pass.
+    * ``late_normalizers`` (list[str]): descriptions of counts known only after the forward pass;
+    * ``normalizers``: counts of the latest forward pass;
+    * ``weigh(normalizers) -> dict[str, Tensor]``: weights (k,) for each loss, from the counts of k
+      micro-batches;
+    * ``weigh_by_objects(batches, device) -> Tensor``: weights (k,) for all losses, without a
+      forward pass.
 
-    All micro-batches of a model without one count for 1/k.
+    Without a criterion, each micro-batch has weight 1/k.
     """
 
     def __init__(self, model, num_batches, *, exact=False):
@@ -32,11 +35,11 @@ class MicroBatchWeights:
         Args:
             model (nn.Module): in training mode, not wrapped in DistributedDataParallel.
             num_batches (int): k, micro-batches per iteration.
-            exact (bool): where objects are not all that counts, find out by a forward pass of each
-                micro-batch more.
+            exact (bool): obtain counts that are known only after the forward pass by an additional
+                forward pass of each micro-batch.
 
         Raises:
-            ConfigError: `exact`, and the model does not tell what it counts.
+            ConfigError: `exact`, but the model has no criterion that provides counts.
         """
         self.model = model
         self.num_batches = num_batches
@@ -54,22 +57,22 @@ class MicroBatchWeights:
     def notice(self):
         """
         Returns:
-            str: in what the gradients are not those of one big batch, and what to do; "" if they
-            are.
+            str: how the gradients differ from those of one big batch, and the remedy; "" if they
+            are equal.
         """
         if self.num_batches == 1:
             return ""
         reasons = []
         if self.criterion is None:
             reasons.append(
-                f"{_name(self.model)} does not tell what its losses are divided by, so that all "
-                "micro-batches count the same, which is exact for means over equally many items."
+                f"{_name(self.model)} does not tell what its losses are divided by, so all "
+                "micro-batches have equal weight, which is exact for means over equally many items."
             )
         if self.approximations:
             reasons.append(
                 f"micro-batches are weighted by their objects, but {'; '.join(self.approximations)}"
-                ". SOLVER.EXACT_ACCUMULATION True makes that exact, for one more forward pass of "
-                "each micro-batch."
+                ". SOLVER.EXACT_ACCUMULATION True makes that exact, at the cost of one more "
+                "forward pass per micro-batch."
             )
         norms = [x for x in self.model.modules() if isinstance(x, _BatchNorm) and x.training]
         if norms:
@@ -90,7 +93,7 @@ class MicroBatchWeights:
             forward (callable): ``forward(model, batch)``, the forward pass as in training.
 
         Returns:
-            dict[str, Tensor]: (k,) by name of the loss; any name is known.
+            dict[str, Tensor]: weights (k,) by name of the loss; a defaultdict that has any name.
         """
         device = next(self.model.parameters()).device
         if len(batches) == 1 or self.criterion is None:
@@ -102,8 +105,11 @@ class MicroBatchWeights:
 
     @torch.no_grad()
     def _count(self, batches, forward, device):
-        """Forward passes that leave no trace, with the random numbers of those that follow."""
-        # Running statistics of norms would take these images in twice.
+        """Weights from forward passes with the random numbers of the training passes that follow.
+
+        Buffers and the random state are restored afterwards.
+        """
+        # Otherwise the running statistics of norms would include these images twice.
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         normalizers = []
         with torch.random.fork_rng([device] if device.type == "cuda" else []):

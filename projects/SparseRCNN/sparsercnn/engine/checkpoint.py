@@ -1,4 +1,4 @@
-"""Checkpoints: written all at once, read without trusting them, and never half used in silence."""
+"""Checkpoints: written atomically, read without running code, checked for completeness."""
 
 import os
 from urllib.parse import urlparse
@@ -14,22 +14,22 @@ from .serialization import read_pickle, read_torch_file
 
 __all__ = ["CheckpointError", "SafeCheckpointer", "load_for_inference"]
 
-# What sets the first dimension of a weight, for the error that says so.
+# Key that sets the first dimension of a weight, for the error message on a mismatch.
 _KEY_OF_WEIGHT = {
     "class_logits.": "MODEL.SparseRCNN.NUM_CLASSES",
     "init_proposal_": "MODEL.SparseRCNN.NUM_PROPOSALS",
     "box_predictor.": "MODEL.ROI_HEADS.NUM_CLASSES",
     "sem_seg_head.predictor.": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
-    ".predictor.": "MODEL.ROI_HEADS.NUM_CLASSES",  # of a mask head, one or one of each stage
+    ".predictor.": "MODEL.ROI_HEADS.NUM_CLASSES",  # of a mask head, shared or one per stage
 }
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.Size, torch.dtype)
 
 
 class _TorchFiles(Checkpointer):
-    """Where :class:`DetectionCheckpointer` gets the content of ``.pth`` files from.
+    """Reads ``.pth`` files for :class:`DetectionCheckpointer`.
 
-    It stands behind it in the method resolution order, so that whatever detectron2 does with the
-    content, in its old versions and new ones, stays as it is.
+    It comes after that class in the method resolution order: detectron2, of any version, processes
+    the content as usual.
     """
 
     def _load_file(self, f):
@@ -37,15 +37,15 @@ class _TorchFiles(Checkpointer):
 
 
 class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
-    """A :class:`DetectionCheckpointer` that trusts no file and leaves no half-written one.
+    """A :class:`DetectionCheckpointer` that reads untrusted files safely and writes atomically.
 
-    Files that need more than tensors, arrays and plain values are refused, since unpickling them
-    can run code. What is saved loads again under that rule.
+    Files that hold more than tensors, arrays and plain values are refused, since unpickling them
+    can run code. Values are converted on saving where needed to load again under that rule.
 
     Attributes:
         metadata (dict): saved with each checkpoint under the key "meta", and returned under that
             key by :meth:`load`; see :func:`sparsercnn.data.classes.describe_dataset`.
-        incompatible: what the last file loaded and the model did not share: lists `missing_keys`,
+        incompatible: differences between the last loaded file and the model: lists `missing_keys`,
             `unexpected_keys` and `incorrect_shapes` (key, shape in the file, shape in the model).
     """
 
@@ -61,11 +61,11 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
     ):
         """
         Args:
-            model (nn.Module): whose weights are saved and loaded.
+            model (nn.Module): the model to save and load.
             save_dir (str): a local folder.
-            allow_unsafe (bool): load any pickle; it may run code.
+            allow_unsafe (bool): load any pickle, which may run code.
             metadata (dict): plain values to save with each checkpoint.
-            save_to_disk (bool): None: only the main process writes.
+            save_to_disk (bool): whether this process writes; None: only the main process does.
             checkpointables: objects with a state dict, as in detectron2.
         """
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
@@ -75,12 +75,12 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
         self._model_only = False
 
     def save(self, name, *, tag_last=True, **kwargs):
-        """Write ``{save_dir}/{name}.pth``; an interruption leaves an older file of it untouched.
+        """Write ``{save_dir}/{name}.pth``; if interrupted, an older file of that name is kept.
 
         Args:
-            name (str): file name without its ending.
+            name (str): file name without extension.
             tag_last (bool): make this the checkpoint that ``--resume`` starts from.
-            kwargs: plain values and tensors to save as well.
+            kwargs: further plain values and tensors to save.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -92,7 +92,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
         data = {key: _plain(value, key, unsafe) for key, value in data.items()}
         if unsafe:
             self.logger.warning(
-                f"{name}.pth will load with --allow-unsafe only: it holds {'; '.join(unsafe)}."
+                f"{name}.pth will load only with --allow-unsafe: it holds {'; '.join(unsafe)}."
             )
         basename = f"{name}.pth"
         path = os.path.join(self.save_dir, basename)
@@ -103,10 +103,10 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
             self.tag_last_checkpoint(basename)
 
     def tag_last_checkpoint(self, last_filename_basename):
-        """Note the file that ``--resume`` starts from.
+        """Record the file that ``--resume`` starts from.
 
         Args:
-            last_filename_basename (str): its name in `save_dir`.
+            last_filename_basename (str): name of the file in `save_dir`.
         """
         with write_atomically(os.path.join(self.save_dir, "last_checkpoint"), "w") as file:
             file.write(last_filename_basename)
@@ -115,14 +115,14 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
         """Load a checkpoint; see :meth:`DetectionCheckpointer.load`.
 
         Args:
-            path (str): a file, an address, or "" for none.
-            checkpointables (list[str]): which of them to load; None: all.
+            path (str): a file, a URL, or "" for none.
+            checkpointables (list[str]): names of those to load; None: all.
 
         Returns:
-            dict: the content of the file that was not used, "meta" among it.
+            dict: the unused content of the file, including "meta".
 
         Raises:
-            CheckpointError: the file is missing, damaged, or holds what is refused.
+            CheckpointError: the file is missing, damaged, or refused as unsafe.
         """
         if path:
             self._require_file(path)
@@ -142,7 +142,9 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
         if filename.endswith(".pyth"):  # pycls
             data = read_torch_file(filename, self.allow_unsafe)
             if "model_state" not in data:
-                raise CheckpointError(f"{filename} has no 'model_state', as files of pycls have.")
+                raise CheckpointError(
+                    f"{filename} has no 'model_state', which every .pyth file of pycls has."
+                )
             weights = {
                 k: v
                 for k, v in data["model_state"].items()
@@ -152,11 +154,11 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
         return super()._load_file(filename)
 
     def _from_model_zoo(self, data):
-        """The content of a ``.pkl`` in the form that :meth:`_load_model` takes."""
+        """Convert the content of a ``.pkl`` to the form that :meth:`_load_model` takes."""
         if "model" in data and "__author__" in data:  # detectron2's zoo
             self.logger.info(f"Reading a file from '{data['__author__']}'")
             return data
-        data = data.get("blobs", data)  # detectors of Detectron have "blobs", backbones do not
+        data = data.get("blobs", data)  # Detectron's detectors have "blobs", its backbones do not
         weights = {
             k: v for k, v in data.items() if not k.endswith("_momentum") and k != "weight_order"
         }
@@ -167,23 +169,23 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
         return self.incompatible
 
     def _require_file(self, path):
-        # Newer detectron2 takes options after a question mark.
+        # Newer detectron2 accepts options after a question mark.
         without_query = path if os.path.isfile(path) else urlparse(path)._replace(query="").geturl()
         try:
             local_path = self.path_manager.get_local_path(without_query)
         except OSError as error:
             raise CheckpointError(
-                f"{path} cannot be fetched: {error}. Fetch it by hand and set MODEL.WEIGHTS to "
-                "the file."
+                f"{path} cannot be downloaded: {error}. Download it by hand and set MODEL.WEIGHTS "
+                "to the local file."
             ) from error
         if not os.path.isfile(local_path):
             raise CheckpointError(
-                f"There is no file of weights {path}. Check MODEL.WEIGHTS (for --resume, the "
+                f"The weights file {path} does not exist. Check MODEL.WEIGHTS (for --resume, the "
                 f"name in OUTPUT_DIR/last_checkpoint). {self._other_checkpoints(path)}".rstrip()
             )
 
     def _other_checkpoints(self, path):
-        """Advice for when the file at `path` cannot be used."""
+        """Advice for the case that the file at `path` cannot be used."""
         folder = self.save_dir or os.path.dirname(path)
         if not os.path.isdir(folder):
             return ""
@@ -200,22 +202,22 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
 
 
 def load_for_inference(model, path, allow_unsafe=False):
-    """Load all weights of a model that is about to be used, not trained.
+    """Load all weights of a model for inference.
 
     Args:
-        model (nn.Module): what :func:`detectron2.modeling.build_model` returned.
+        model (nn.Module): as returned by :func:`detectron2.modeling.build_model`.
         path (str): the file, usually ``cfg.MODEL.WEIGHTS``.
-        allow_unsafe (bool): load any pickle; it may run code.
+        allow_unsafe (bool): load any pickle, which may run code.
 
     Returns:
         dict: the checkpoint's metadata (see :class:`SafeCheckpointer`), {} if it has none.
 
     Raises:
-        CheckpointError: there is no such file, it is damaged or refused, or it lacks weights of
+        CheckpointError: the file is missing, damaged or refused as unsafe, or it lacks weights of
             the model or has them in other shapes.
     """
     if not path:
-        raise CheckpointError("There are no weights to use: set MODEL.WEIGHTS to a checkpoint.")
+        raise CheckpointError("MODEL.WEIGHTS is empty; set it to a checkpoint.")
     checkpointer = SafeCheckpointer(model, allow_unsafe=allow_unsafe)
     extra = checkpointer.load(path, checkpointables=[])
     _require_all_weights(checkpointer.model, checkpointer.incompatible, path)
@@ -226,7 +228,7 @@ def load_for_inference(model, path, allow_unsafe=False):
 def _require_all_weights(model, incompatible, path):
     mismatched = {key for key, *_ in incompatible.incorrect_shapes}
     missing = [k for k in incompatible.missing_keys if k not in mismatched]
-    # A parameter with two names is there if one of them is.
+    # A parameter with two names is loaded if either name is in the file.
     state = model.state_dict(keep_vars=True)
     loaded = {id(v) for k, v in state.items() if k not in mismatched and k not in missing}
     missing = [k for k in missing if id(state.get(k)) not in loaded]
@@ -240,7 +242,7 @@ def _require_all_weights(model, incompatible, path):
     if problems:
         raise CheckpointError(
             f"{path} does not fit the model: {abbreviate(problems, separator='; ')}. Check that "
-            "--config-file is the one that the weights were trained with."
+            "--config-file is the config that the weights were trained with."
         )
 
 
@@ -252,12 +254,12 @@ def _advice(key, in_file, in_model):
 
 
 def _plain(value, where, unsafe):
-    """Plain containers and numbers for what has the same content in a class of its own.
+    """Convert subclasses of containers and numpy scalars to plain values of the same content.
 
     Args:
         value: of any type; tensors are kept.
-        where (str): how to name it.
-        unsafe (list[str]): gets a line for each value that stays refused on loading.
+        where (str): name of the value in messages.
+        unsafe (list[str]): receives a line for each value that will be refused on loading.
     """
     if isinstance(value, np.generic):
         return value.item()

@@ -1,4 +1,4 @@
-"""Settings that would have no effect, or would fail only hours later, found at the start."""
+"""Checks at the start for settings that have no effect or would fail hours later."""
 
 import torch
 from detectron2.modeling import build_model
@@ -27,11 +27,11 @@ _READ_BY = {
 
 
 def check_config(cfg, defaults):
-    """Raise ConfigError if a key of the model or of testing has no effect or no sense.
+    """Raise ConfigError if a key of the model or of testing has no effect or an invalid value.
 
     Args:
         cfg (CfgNode): the whole config.
-        defaults (CfgNode): with all its keys.
+        defaults (CfgNode): the same keys with their default values.
     """
     _check_backbone(cfg.MODEL, defaults.MODEL)
     _check_danet_head(cfg.MODEL, defaults.MODEL)
@@ -80,18 +80,18 @@ def check_model(cfg):
 
 
 def require_augmentable(cfg):
-    """Raise ConfigError if TEST.AUG does not know the model's meta-architecture."""
+    """Raise ConfigError if TEST.AUG does not support the model's meta-architecture."""
     architecture = cfg.MODEL.META_ARCHITECTURE
     if architecture != "SparseRCNN":
         raise ConfigError(
             f"TEST.AUG.ENABLED is for SparseRCNN, not for {architecture}. Set it to False; "
-            "TEST.SEM_SEG.SCALES and FLIP are for semantic segmentation."
+            "semantic segmentation has TEST.SEM_SEG.SCALES and FLIP instead."
         )
 
 
 def _check_backbone(model, defaults):
     builder = model.BACKBONE.NAME
-    if builder not in _RESNETS:  # another project's, which may read any key
+    if builder not in _RESNETS:  # a builder of another project may read any key
         return
     for key, reader in _READ_BY.items():
         node, name = key.split(".")
@@ -144,6 +144,6 @@ def _check_test(cfg, defaults):
     for key, value in cfg.TEST.SEM_SEG.items():
         if value != defaults.TEST.SEM_SEG[key]:
             raise ConfigError(
-                f"TEST.SEM_SEG.{key} {value} has no effect on {architecture}: it is for "
-                "SemanticSegmentor."
+                f"TEST.SEM_SEG.{key} {value} has no effect on {architecture}: only "
+                "SemanticSegmentor reads it. Remove the setting."
             )

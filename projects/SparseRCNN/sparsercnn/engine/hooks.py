@@ -1,4 +1,4 @@
-"""Hooks of a training run that detectron2 does not have."""
+"""Training hooks that detectron2 lacks."""
 
 import json
 import logging
@@ -13,11 +13,11 @@ __all__ = ["BestCheckpointer"]
 
 
 class BestCheckpointer(HookBase):
-    """Keep the checkpoint with the best value of a metric beside the others.
+    """Save the checkpoint with the best value of a metric under its own name.
 
-    Unlike detectron2's hook of this name it knows the best value after ``--resume`` too, and
-    leaves alone which checkpoint that starts from. To be registered after the `EvalHook` that
-    gives the metric, on the main process alone.
+    Unlike detectron2's hook of the same name, it restores the best value on ``--resume``, and does
+    not change which checkpoint ``--resume`` starts from. Register it after the `EvalHook` that
+    computes the metric, on the main process only.
     """
 
     def __init__(
@@ -31,13 +31,13 @@ class BestCheckpointer(HookBase):
     ):
         """
         Args:
-            period (int): of the `EvalHook`, in iterations; 0: it runs at the end alone.
-            checkpointer (SafeCheckpointer): writes ``{file_prefix}.pth``; beside it, a ``.json``
+            period (int): period of the `EvalHook`, in iterations; 0: it runs only at the end.
+            checkpointer (SafeCheckpointer): writes ``{file_prefix}.pth``; a ``.json`` beside it
                 holds the metric's name, its value and the iteration.
             metric (str): "TASK/METRIC".
-            aliases (sequence[str]): other names of it, tried if that one is not there.
-            file_prefix (str): name of the files.
-            lower_is_better (bool): the best value is the lowest, not the highest.
+            aliases (sequence[str]): other names of the metric, tried if `metric` is missing.
+            file_prefix (str): name of both files, without extension.
+            lower_is_better (bool): True: the best value is the lowest.
         """
         self.period = period
         self.checkpointer = checkpointer
@@ -53,7 +53,7 @@ class BestCheckpointer(HookBase):
         return os.path.join(self.checkpointer.save_dir, f"{self.file_prefix}.json")
 
     def before_train(self):
-        # A new run in an old folder starts over.
+        # A new run in an old folder ignores the old record.
         if self.trainer.start_iter > 0 and os.path.isfile(self.record_file):
             with open(self.record_file) as file:
                 record = json.load(file)
@@ -77,8 +77,8 @@ class BestCheckpointer(HookBase):
         if name is None:
             there = ", ".join(sorted(x for x in latest if "/" in x)) or "nothing"
             logger.warning(
-                f"No best checkpoint is kept: the evaluation gave no {self.metric}. It gave "
-                f"{there}; set TEST.BEST_METRIC to one of them, or to '' for none."
+                f"No best checkpoint is saved: the evaluation gave no {self.metric}. It gave "
+                f"{there}; set TEST.BEST_METRIC to one of these, or to '' for none."
             )
             return
         value = latest[name][0]
@@ -92,7 +92,7 @@ class BestCheckpointer(HookBase):
         record = {"metric": self.metric, "value": value, "iteration": iteration}
         with write_atomically(self.record_file, "w") as file:
             json.dump(record, file)
-        logger.info(f"{self.metric} is {value:.4f}, the best so far; kept as {self.file_prefix}.")
+        logger.info(f"{self.metric} is {value:.4f}, the best so far; saved as {self.file_prefix}.")
 
     def _is_better(self, value):
         if not math.isfinite(value) or self.best is None:

@@ -1,4 +1,4 @@
-"""Where the predictor was before it moved to :mod:`sparsercnn.inference.predictor`."""
+"""Former place of :mod:`sparsercnn.inference.predictor`, kept for existing imports."""
 
 from ..inference.predictor import ImageError, Predictor
 

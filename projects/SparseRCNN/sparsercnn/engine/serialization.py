@@ -1,4 +1,4 @@
-"""Reading files of weights without running what they hold."""
+"""Reading weight files without running code that they contain."""
 
 import _codecs
 import contextlib
@@ -19,30 +19,30 @@ from ..errors import CheckpointError
 
 __all__ = ["CheckpointError", "read_pickle", "read_torch_file"]
 
-# What numpy's pickles call, wherever this version of numpy keeps it.
+# The functions that numpy's pickles call; their module depends on the version of numpy.
 _reconstruct_array = np.zeros(0).__reduce__()[0]
 _reconstruct_scalar = np.float64(0).__reduce__()[0]
 
 
 class _RefusedGlobal(pickle.UnpicklingError):
-    """A pickle asks for something that is not on the list; the argument is its name."""
+    """A pickle refers to a name that is not allowed; the argument is that name."""
 
 
 def read_torch_file(path, allow_unsafe=False, mmap=False):
-    """Read a file written by :func:`torch.save` into the host's memory.
+    """Read a file written by :func:`torch.save` to the host's memory.
 
     Args:
         path (str): a local file.
-        allow_unsafe (bool): let the file run code, as pickles can. Otherwise it may hold tensors,
-            numpy arrays and plain Python values alone.
-        mmap (bool): map the file rather than read it, so that only the tensors that are used
-            cost time and memory. The result must not outlive the file.
+        allow_unsafe (bool): let the file run code, as pickles can. False: only tensors, numpy
+            arrays and plain Python values are allowed.
+        mmap (bool): memory-map the file; only tensors that are used cost time and memory. The
+            file must exist as long as the result is used.
 
     Returns:
-        dict: what the file holds.
+        dict: the content of the file.
 
     Raises:
-        CheckpointError: the file is damaged, or holds what is refused, or is no dict.
+        CheckpointError: the file is damaged, is refused as unsafe, or holds no dict.
     """
     is_zip = zipfile.is_zipfile(path)
     options = {"map_location": "cpu", "weights_only": not allow_unsafe}
@@ -64,23 +64,23 @@ def read_torch_file(path, allow_unsafe=False, mmap=False):
 
 
 def read_pickle(path, allow_unsafe=False):
-    """Read a ``.pkl`` of weights, as the model zoos of Caffe2, Detectron and detectron2 have them.
+    """Read a ``.pkl`` of weights, as in the model zoos of Caffe2, Detectron and detectron2.
 
     Args:
         path (str): a local file.
-        allow_unsafe (bool): let the file run code, as pickles can. Otherwise it may hold numpy
-            arrays, tensors, and plain Python values alone.
+        allow_unsafe (bool): let the file run code, as pickles can. False: only numpy arrays,
+            tensors and plain Python values are allowed.
 
     Returns:
-        dict: what the file holds.
+        dict: the content of the file.
 
     Raises:
-        CheckpointError: the file is damaged, or holds what is refused, or is no dict.
+        CheckpointError: the file is damaged, is refused as unsafe, or holds no dict.
     """
     unpickler = pickle.Unpickler if allow_unsafe else _RestrictedUnpickler
     with open(path, "rb") as file:
         try:
-            # Python 2 wrote the files of the older zoos; latin1 reads its bytes unchanged.
+            # The older zoos were written by Python 2; latin1 keeps its bytes unchanged.
             data = unpickler(file, encoding="latin1").load()
         except _RefusedGlobal as error:
             raise _refusal(path, str(error)) from error
@@ -92,7 +92,7 @@ def read_pickle(path, allow_unsafe=False):
 
 
 def _load_storage(data):
-    """What ``torch.storage._load_from_bytes`` does for a pickled tensor, without its trust."""
+    """``torch.storage._load_from_bytes``, for a pickled tensor, restricted to safe content."""
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
@@ -106,7 +106,7 @@ def _allowed_globals():
         ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
         ("torch.storage", "_load_from_bytes"): _load_storage,
     }
-    # numpy 2 renamed `numpy.core`; a file has the name of the numpy that wrote it.
+    # numpy 2 renamed `numpy.core`; a file contains the name from the numpy that wrote it.
     for core in ("numpy.core", "numpy._core"):
         allowed[f"{core}.multiarray", "_reconstruct"] = _reconstruct_array
         allowed[f"{core}.multiarray", "scalar"] = _reconstruct_scalar
@@ -117,12 +117,12 @@ def _allowed_globals():
 
 
 def _array_from_buffer(data, dtype, shape, order):
-    """How pickle protocol 5 rebuilds an array."""
+    """Rebuild an array as pickle protocol 5 does."""
     return np.frombuffer(data, dtype=dtype).reshape(shape, order=order)
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
-    """Builds arrays, tensors and plain values, and refuses everything else."""
+    """Allows arrays, tensors and plain values, and refuses everything else."""
 
     _allowed = _allowed_globals()
 
@@ -132,13 +132,13 @@ class _RestrictedUnpickler(pickle.Unpickler):
         except KeyError:
             raise _RefusedGlobal(f"{module}.{name}") from None
         if isinstance(found, types.FunctionType):
-            # A pickle may set attributes on what it was given: let that be a throw-away.
+            # A pickle may set attributes on the function: return a disposable wrapper.
             return lambda *args: found(*args)
         return found
 
 
 def _numpy_allowed():
-    """While this context is open, `weights_only` lets numeric arrays and scalars pass too."""
+    """Context in which `weights_only` also allows numeric arrays and scalars."""
     if not hasattr(torch.serialization, "safe_globals"):  # before torch 2.5
         return contextlib.nullcontext()
     dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefdFD"}
@@ -150,21 +150,21 @@ def _numpy_allowed():
 def _refusal(path, what):
     return CheckpointError(
         f"{path} is refused: it holds '{what}', which is neither a tensor nor a plain value and "
-        "could run code on this machine. If you trust who made the file, load it with "
+        "could run code on this machine. If you trust the author of the file, load it with "
         "--allow-unsafe (allow_unsafe=True)."
     )
 
 
 def _damage(path, reason):
     return CheckpointError(
-        f"{path} is damaged, or is no file of weights: {reason}. Its size is "
+        f"{path} is damaged or not a weights file: {reason}. Its size is "
         f"{os.path.getsize(path)} bytes; compare with the original and copy it again.",
         damaged=True,
     )
 
 
 def _last_reason(error):
-    """The line of torch's many that says what happened."""
+    """The line of torch's long message that gives the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("Check the documentation", "("))]
     return (lines[-1] if lines else type(error).__name__).rstrip(".")
@@ -173,6 +173,6 @@ def _last_reason(error):
 def _require_dict(path, data):
     if not isinstance(data, dict):
         raise CheckpointError(
-            f"{path} holds a {type(data).__name__}, where a dict of weights was expected."
+            f"{path} holds a {type(data).__name__}; a dict of weights was expected."
         )
     return data

@@ -1,4 +1,4 @@
-"""From a YAML file and a command line to a config that is checked, safe to load and frozen."""
+"""Build a checked, frozen config from a YAML file and a command line."""
 
 import argparse
 import difflib
@@ -32,14 +32,7 @@ __all__ = [
 
 
 def argument_parser(epilog=None):
-    """detectron2's command line, with ``--allow-unsafe``.
-
-    Args:
-        epilog (str): shown after the options.
-
-    Returns:
-        argparse.ArgumentParser:
-    """
+    """detectron2's command line, with ``--allow-unsafe``; `epilog` is shown after the options."""
     parser = default_argument_parser(epilog)
     add_unsafe_argument(parser)
     return parser
@@ -59,7 +52,7 @@ def add_model_arguments(parser):
     :class:`argparse.ArgumentParser` of a tool that uses one trained model."""
     parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML of the model")
     add_unsafe_argument(parser)
-    add_opts_argument(parser, "config overrides, MODEL.WEIGHTS among them")
+    add_opts_argument(parser, "config overrides, including MODEL.WEIGHTS")
 
 
 def add_opts_argument(parser, what="config overrides"):
@@ -74,14 +67,14 @@ def add_opts_argument(parser, what="config overrides"):
 
 
 def setup(args):
-    """Config, devices, logging, seed, and a copy of the config in OUTPUT_DIR.
+    """Load the config, check the devices, set up logging and seed, save the config to OUTPUT_DIR.
 
     Args:
         args (argparse.Namespace): from :func:`argument_parser`. With ``--num-gpus 0``, a
             MODEL.DEVICE of "cuda" becomes "cpu".
 
     Returns:
-        CfgNode: frozen.
+        CfgNode: the whole config, frozen.
 
     Raises:
         ConfigError: see :func:`load_config` and :func:`check_devices`.
@@ -98,26 +91,28 @@ def setup(args):
 
 
 def check_devices(cfg, num_gpus=1):
-    """Raise ConfigError if the config, or the command line, asks for GPUs that are not there.
+    """Raise ConfigError if the config or the command line asks for GPUs that are not available.
 
     Args:
-        cfg (CfgNode): with MODEL.DEVICE.
-        num_gpus (int): processes on this machine, each with a GPU of its own.
+        cfg (CfgNode): the whole config; MODEL.DEVICE is read.
+        num_gpus (int): processes on this machine, each with its own GPU.
     """
     if num_gpus > 1 and not cfg.MODEL.DEVICE.startswith("cuda"):
         raise ConfigError(
-            f"--num-gpus {num_gpus} needs MODEL.DEVICE cuda, which is {cfg.MODEL.DEVICE}. On "
-            "CPU one process runs: --num-gpus 0."
+            f"--num-gpus {num_gpus} needs MODEL.DEVICE cuda, but MODEL.DEVICE is "
+            f"{cfg.MODEL.DEVICE}. On the CPU only one process runs: use --num-gpus 0."
         )
     if not cfg.MODEL.DEVICE.startswith("cuda"):
         return
     if not torch.cuda.is_available():
         raise ConfigError(
-            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, and PyTorch finds no usable GPU here. To run on "
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch finds no usable GPU. To run on the "
             "CPU, set MODEL.DEVICE cpu (for training also: --num-gpus 0)."
         )
     if num_gpus > torch.cuda.device_count():
-        raise ConfigError(f"--num-gpus {num_gpus}: there are {torch.cuda.device_count()} here.")
+        raise ConfigError(
+            f"--num-gpus {num_gpus} is too many: there are {torch.cuda.device_count()} GPUs."
+        )
 
 
 def visible_gpus():
@@ -128,23 +123,23 @@ def visible_gpus():
 
 
 def load_config(config_file, opts=(), allow_unsafe=False, register=True):
-    """Defaults, the YAML file with its bases, and overrides.
+    """Merge defaults, the YAML file with its bases, and overrides, and check the result.
 
-    Detectron2's own models have its default of TEST.DETECTIONS_PER_IMAGE, unless it is set.
+    Unless it is set, detectron2's own models get detectron2's default TEST.DETECTIONS_PER_IMAGE.
 
     Args:
-        config_file (str): YAML, with ``_BASE_`` or without.
+        config_file (str): path of the YAML file, with or without ``_BASE_``.
         opts (list[str]): KEY VALUE pairs, flattened.
         allow_unsafe (bool): let Python tags in YAML run code.
         register (bool): register the ``coco:`` and ``voc:`` entries of DATASETS, which reads
             their files.
 
     Returns:
-        CfgNode: frozen.
+        CfgNode: the whole config, frozen.
 
     Raises:
-        ConfigError: a file that is missing, is no YAML or holds Python tags; a key that does not
-            exist, with the nearest that does; a value of the wrong type; or see
+        ConfigError: a file is missing, is not YAML or holds Python tags; a key does not exist (the
+            message names the nearest one); a value has the wrong type; or see
             :func:`~sparsercnn.engine.config_check.check_config`.
     """
     cfg = get_cfg()
@@ -153,7 +148,7 @@ def load_config(config_file, opts=(), allow_unsafe=False, register=True):
     _merge_file(cfg, config_file, allow_unsafe)
     _merge_opts(cfg, list(opts or ()))
     if cfg.MODEL.META_ARCHITECTURE != "SparseRCNN" and cfg.TEST.DETECTIONS_PER_IMAGE < 0:
-        # What is not set is not "no limit" to detectron2's own models, but its default.
+        # Detectron2's own models would take -1 as "no limit"; restore detectron2's default.
         cfg.TEST.DETECTIONS_PER_IMAGE = get_cfg().TEST.DETECTIONS_PER_IMAGE
     read_renamed_keys(cfg)
     check_config(cfg, defaults)
@@ -164,12 +159,12 @@ def load_config(config_file, opts=(), allow_unsafe=False, register=True):
 
 
 def load_demo_config(config_file, opts=(), allow_unsafe=False):
-    """:func:`load_config` for use away from the data, and a check that the device is there.
+    """:func:`load_config` for inference without the data sets; also checks the device.
 
-    Of the data sets only the first is registered, which gives class names. Where its files are
-    not at hand, which is said, the checkpoint's names have to do.
+    Only the first data set is registered, for its class names. If its files are missing, a warning
+    says that the checkpoint's class names are used.
 
-    Args, returns and errors are those of :func:`load_config` and :func:`check_devices`.
+    Arguments, return value and errors are those of :func:`load_config` and :func:`check_devices`.
     """
     cfg = load_config(config_file, opts, allow_unsafe=allow_unsafe, register=False)
     check_devices(cfg)
@@ -181,32 +176,32 @@ def load_demo_config(config_file, opts=(), allow_unsafe=False):
 
 
 def _register(names):
-    from ..data import register_datasets  # it imports detectron2's data sets: slow
+    from ..data import register_datasets  # slow: imports detectron2's data sets
 
     register_datasets(names)
 
 
 def _merge_file(cfg, config_file, allow_unsafe):
     if not config_file:
-        raise ConfigError("There is no config: give one by --config-file.")
+        raise ConfigError("No config file was given; use --config-file FILE.")
     try:
         cfg.merge_from_file(config_file, allow_unsafe=allow_unsafe)
     except yaml.constructor.ConstructorError as error:
-        # The mark names the file that holds the tag, which may be a _BASE_ of the one asked for.
+        # The mark names the file that holds the tag, which may be a _BASE_ of config_file.
         raise ConfigError(
             f"{_position(error, config_file)} is refused: {error.problem}. A Python tag can run "
-            "code on this machine. If you trust who wrote the file, use --allow-unsafe."
+            "code on this machine. If you trust the author of the file, use --allow-unsafe."
         ) from error
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or error
-        raise ConfigError(f"{_position(error, config_file)}: not YAML: {problem}.") from error
+        raise ConfigError(f"{_position(error, config_file)}: invalid YAML: {problem}.") from error
     except OSError as error:
-        raise ConfigError(f"{config_file}, or a _BASE_ of it, cannot be read: {error}.") from error
+        raise ConfigError(f"{config_file} or one of its _BASE_ cannot be read: {error}.") from error
     except RecursionError as error:
-        raise ConfigError(f"{config_file}: its _BASE_ leads back to itself.") from error
+        raise ConfigError(f"{config_file}: its _BASE_ refers back to this file.") from error
     except (TypeError, AttributeError) as error:
         raise ConfigError(
-            f"{config_file}, or a _BASE_ of it, is no mapping of keys to values: {error}."
+            f"{config_file} or one of its _BASE_ is not a mapping of keys to values: {error}."
         ) from error
     except (KeyError, ValueError, AssertionError) as error:
         raise ConfigError(f"{config_file}: {_explain(cfg, error)}") from error
@@ -220,9 +215,13 @@ def _position(error, config_file):
 def _merge_opts(cfg, opts):
     flags = [x for x in opts[::2] if x.startswith("-")]
     if flags:
-        raise ConfigError(f"{flags[0]} must come before the KEY VALUE pairs, which end the line.")
+        raise ConfigError(
+            f"{flags[0]} must come before the KEY VALUE pairs, which are last on the command line."
+        )
     if len(opts) % 2:
-        raise ConfigError(f"Overrides are pairs of KEY VALUE; '{opts[-1]}' has no partner.")
+        raise ConfigError(
+            f"Overrides must be KEY VALUE pairs; '{opts[-1]}' has no key or no value."
+        )
     try:
         cfg.merge_from_list(opts)
     except (KeyError, ValueError, AssertionError) as error:
@@ -230,7 +229,7 @@ def _merge_opts(cfg, opts):
 
 
 def _explain(cfg, error):
-    """yacs' message; for an unknown key with the nearest known ones."""
+    """The message of yacs; for an unknown key, with the nearest known ones."""
     message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
     unknown = re.search(r"Non-existent (?:config )?key: (.+)", message)
     if not unknown:

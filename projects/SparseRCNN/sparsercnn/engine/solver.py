@@ -33,16 +33,13 @@ _SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR")
 def build_optimizer(cfg, model):
     """Build the optimizer named by SOLVER.OPTIMIZER over :func:`build_param_groups`.
 
-    With CLIP_TYPE "norm" or "value" its `step` clips each parameter by itself, as detectron2's
-    does. With "full_model" it does not clip: the norm is over all parameters, after all gradients
-    are there and unscaled, so whoever runs the step calls :func:`build_gradient_clipper`'s.
+    With CLIP_TYPE "norm" or "value", its `step` clips each parameter separately, as in detectron2.
+    With "full_model" it does not clip: the norm is over all parameters and needs complete, unscaled
+    gradients, so the training loop calls the result of :func:`build_gradient_clipper` instead.
 
     Args:
         cfg (CfgNode): the whole config.
-        model (nn.Module): before it is wrapped for distributed training.
-
-    Returns:
-        torch.optim.Optimizer:
+        model (nn.Module): the model, not yet wrapped for distributed training.
 
     Raises:
         ConfigError: unknown SOLVER.OPTIMIZER or SOLVER.CLIP_GRADIENTS.CLIP_TYPE.
@@ -51,7 +48,7 @@ def build_optimizer(cfg, model):
     name = solver.OPTIMIZER.upper()
     if name == "ADAMW":
         optimizer_class = torch.optim.AdamW
-        # One kernel for all parameters, where torch has it.
+        # A single kernel updates all parameters; torch has it for these devices.
         fused = next(model.parameters()).device.type in ("cpu", "cuda")
         options = {"betas": tuple(solver.ADAM_BETAS), "eps": solver.ADAM_EPS, "fused": fused}
     elif name == "SGD":
@@ -72,17 +69,18 @@ def build_optimizer(cfg, model):
 def build_param_groups(cfg, model):
     """Group the trainable parameters by learning rate and weight decay, four groups at most.
 
-    The order depends on the model and the config alone, so that a resumed run finds the moments
-    of each parameter again.
+    The order depends only on the model and the config; a resumed run relies on it to assign the
+    optimizer's moments to parameters.
 
     Returns:
-        list[dict]: with `params`, `lr` and `weight_decay`. Parameters of ``model.backbone`` have
-        BASE_LR x BACKBONE_MULTIPLIER; with NO_DECAY_NORM_BIAS, norms and biases have no decay.
+        list[dict]: groups with `params`, `lr` and `weight_decay`. Parameters of ``model.backbone``
+        have lr BASE_LR x BACKBONE_MULTIPLIER; with NO_DECAY_NORM_BIAS, norms and biases have no
+        decay.
     """
     solver = cfg.SOLVER
     spared = {}
     if solver.NO_DECAY_NORM_BIAS:
-        # Not all biases are called "bias": attention has an in_proj_bias.
+        # Not every bias is named "bias": attention has an in_proj_bias.
         leaves = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
         biases = sorted(leaf for leaf in leaves if leaf.endswith("bias"))
         spared = {
@@ -109,8 +107,9 @@ def build_param_groups(cfg, model):
 def build_gradient_clipper(cfg):
     """
     Returns:
-        callable: takes the parameters, clips their gradients in place if CLIP_TYPE "full_model"
-        is on, and returns the norm over all of them before that, a scalar on their device.
+        callable: takes the parameters, clips their gradients in place if CLIP_TYPE is "full_model"
+        and enabled, and returns the norm of all gradients before clipping, a scalar on their
+        device.
 
     Raises:
         ConfigError: unknown SOLVER.CLIP_GRADIENTS.CLIP_TYPE.
@@ -134,20 +133,20 @@ def _clip_type(cfg):
 
 
 def build_lr_scheduler(cfg, optimizer):
-    """Build the schedule named by SOLVER.LR_SCHEDULER_NAME, after a warm-up.
+    """Build the schedule named by SOLVER.LR_SCHEDULER_NAME, with a warm-up.
 
-    Detectron2's own, with three additions: the cosine ends at SOLVER.BASE_LR_END, which
-    detectron2 0.6 does not know; a step at the very end of the training is no error; and
-    WarmupPolyLR, under the name and with the keys of detectron2's DeepLab project, is
+    Schedules are detectron2's, with three additions: the cosine ends at SOLVER.BASE_LR_END, which
+    detectron2 0.6 lacks; STEPS at or after MAX_ITER are ignored; and WarmupPolyLR, with the name
+    and keys of detectron2's DeepLab project, is
 
         BASE_LR x warm-up x max((1 - iteration / MAX_ITER)^POLY_LR_POWER, POLY_LR_CONSTANT_ENDING).
 
     Returns:
-        LRMultiplier: to be stepped once per iteration.
+        LRMultiplier: step it once per iteration.
 
     Raises:
-        ConfigError: unknown SOLVER.LR_SCHEDULER_NAME, or BASE_LR_END, POLY_LR_POWER or
-            POLY_LR_CONSTANT_ENDING out of range, where the schedule reads it.
+        ConfigError: unknown SOLVER.LR_SCHEDULER_NAME, or a BASE_LR_END, POLY_LR_POWER or
+            POLY_LR_CONSTANT_ENDING that the schedule reads is out of range.
     """
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME not in _SCHEDULERS:
@@ -183,7 +182,7 @@ def _after_warmup(solver, schedule):
 
 
 class _WarmupPolynomial(ParamScheduler):
-    """A warm-up times a decay, where detectron2's leads to the decay's value at its end."""
+    """Product of warm-up and decay; detectron2's warm-up ends at the decay's value instead."""
 
     def __init__(self, solver):
         if solver.POLY_LR_POWER <= 0:
@@ -195,7 +194,7 @@ class _WarmupPolynomial(ParamScheduler):
                 f"SOLVER.POLY_LR_CONSTANT_ENDING is {solver.POLY_LR_CONSTANT_ENDING}; it is a "
                 "fraction of SOLVER.BASE_LR, between 0 and 1."
             )
-        # fvcore's constant refuses the end of the training, where the last step arrives.
+        # fvcore's ConstantParamScheduler rejects where = 1, which the last step reaches.
         self.warmup = _after_warmup(solver, LinearParamScheduler(1.0, 1.0))
         self.decay = PolynomialDecayParamScheduler(1.0, solver.POLY_LR_POWER)
         self.ending = solver.POLY_LR_CONSTANT_ENDING
@@ -205,37 +204,37 @@ class _WarmupPolynomial(ParamScheduler):
 
 
 def scale_for_workers(cfg, num_workers):
-    r"""Fit a config made for SOLVER.REFERENCE_WORLD_SIZE workers to another number of them.
+    r"""Scale a config made for SOLVER.REFERENCE_WORLD_SIZE workers to another number of them.
 
-    The images per worker and forward pass stay the same, so that what fitted the memory still
-    does. One optimizer step then sees kappa times as many images as planned, with
+    The images per worker and forward pass stay the same, and so does the memory needed. One
+    optimizer step then sees kappa times as many images as planned, with
 
         kappa = num_workers x ACCUMULATE_STEPS / REFERENCE_WORLD_SIZE,
 
-    and all numbers of iterations are divided by kappa. With ACCUMULATE_STEPS = 8 on one worker
-    of a reference of 8, kappa is 1 and the schedule is exactly the original.
+    and all numbers of iterations are divided by kappa. With ACCUMULATE_STEPS 8 on one worker and
+    REFERENCE_WORLD_SIZE 8, kappa is 1 and the schedule is exactly the original.
 
     AdamW follows the square-root rule of Malladi et al., "On the SDEs and Scaling Rules for
     Adaptive Gradient Algorithms" (NeurIPS 2022): lr x sqrt(kappa), (1 - beta) x kappa for both
-    betas, eps / sqrt(kappa). Adam divides each gradient by its own size, which for small batches
-    is mostly noise and grows as 1/sqrt(kappa) when the batch shrinks: that alone shrinks the
-    steps by sqrt(kappa), and the learning rate has only the rest to do. The betas are scaled
-    too, because the rule holds for all three together: the moments average over as many images
-    as before. For the same reason the decoupled weight decay, which that paper leaves out, is
-    scaled by sqrt(kappa): what it takes away per step, lr x decay, must be kappa times as much.
+    betas, eps / sqrt(kappa). Adam divides each gradient by its own magnitude, which for small
+    batches is mostly noise and grows as 1/sqrt(kappa) when the batch shrinks. That alone shrinks
+    the steps by sqrt(kappa); the learning rate supplies the remaining sqrt(kappa). The rule holds
+    only if the betas are scaled too: the moments then average over as many images as before. The
+    decoupled weight decay, which that paper leaves out, is scaled by sqrt(kappa) so that the decay
+    per step, lr x decay, is kappa times the original.
 
     SGD follows the linear rule of Goyal et al., "Accurate, Large Minibatch SGD" (2017):
     lr x kappa, momentum and weight decay unchanged.
 
-    Clipping stays as it is: neither rule covers it.
+    Gradient clipping is unchanged: neither rule covers it.
 
     Args:
-        cfg (CfgNode): left as it is.
-        num_workers (int): the number of processes that will train.
+        cfg (CfgNode): the whole config; not modified.
+        num_workers (int): number of training processes.
 
     Returns:
-        CfgNode: `cfg` itself if REFERENCE_WORLD_SIZE is 0. Otherwise a copy with
-        REFERENCE_WORLD_SIZE 0: it says what will be run, and scaling it again changes nothing.
+        CfgNode: `cfg` itself if REFERENCE_WORLD_SIZE is 0. Otherwise a scaled copy with
+        REFERENCE_WORLD_SIZE 0, which scaling again leaves unchanged.
 
     Raises:
         ConfigError: IMS_PER_BATCH is not a multiple of REFERENCE_WORLD_SIZE.
@@ -245,9 +244,9 @@ def scale_for_workers(cfg, num_workers):
         return cfg
     if cfg.SOLVER.IMS_PER_BATCH % reference:
         raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which cannot be divided among "
-            f"SOLVER.REFERENCE_WORLD_SIZE {reference} workers. Set REFERENCE_WORLD_SIZE to the "
-            "number of GPUs that the config was made for, or to 0 to scale nothing."
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which is not a multiple of "
+            f"SOLVER.REFERENCE_WORLD_SIZE {reference}. Set REFERENCE_WORLD_SIZE to the number of "
+            "GPUs that the config was made for, or to 0 to scale nothing."
         )
     scaled = cfg.clone()
     scaled.defrost()
@@ -273,7 +272,7 @@ def _scale_rates(solver, kappa):
         rate = kappa
     else:
         rate = math.sqrt(kappa)
-        # Beyond 1 / (1 - beta) the rule has nothing to say; no memory is as far as it goes.
+        # For kappa above 1 / (1 - beta) the rule would give a negative beta; 0 is its limit.
         solver.ADAM_BETAS = tuple(max(1 - kappa * (1 - beta), 0.0) for beta in solver.ADAM_BETAS)
         solver.ADAM_EPS = solver.ADAM_EPS / rate
         solver.WEIGHT_DECAY = solver.WEIGHT_DECAY * rate

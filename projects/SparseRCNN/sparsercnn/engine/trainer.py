@@ -1,4 +1,4 @@
-"""The training run: everything built from one config, with hooks, checkpoints and evaluation."""
+"""The trainer: builds every part of a run from one config, with hooks and evaluation."""
 
 import logging
 import os
@@ -28,21 +28,21 @@ __all__ = ["Trainer"]
 
 
 class Trainer(DefaultTrainer):
-    """A :class:`detectron2.engine.DefaultTrainer` whose parts are this project's.
+    """A :class:`detectron2.engine.DefaultTrainer` built from this project's parts.
 
-    Against detectron2's: gradient accumulation and checked losses (:class:`TrainStep`), safe
-    checkpoints that hold the optimizer and the class names (:class:`SafeCheckpointer`), the best
-    checkpoint, scaling to the number of workers by a rule that fits the optimizer
-    (:func:`scale_for_workers`), an evaluator by data-set type, and test-time augmentation.
+    It adds gradient accumulation and checked losses (:class:`TrainStep`), safe checkpoints that
+    hold the optimizer and the class names (:class:`SafeCheckpointer`), the best checkpoint,
+    scaling to the number of workers by a rule for each optimizer (:func:`scale_for_workers`), an
+    evaluator chosen by the type of the data set, and test-time augmentation.
     """
 
     def __init__(self, cfg, allow_unsafe=False):
         """
         Args:
             cfg (CfgNode): the whole config.
-            allow_unsafe (bool): load weights from any pickle; it may run code.
+            allow_unsafe (bool): load weights from any pickle, which may run code.
         """
-        # DefaultTrainer's own constructor would build detectron2's parts.
+        # DefaultTrainer.__init__ would build detectron2's parts.
         TrainerBase.__init__(self)
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
@@ -69,15 +69,15 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume=True):
-        """Start from the last checkpoint in OUTPUT_DIR, or else from MODEL.WEIGHTS.
+        """Start from the last checkpoint in OUTPUT_DIR, or from MODEL.WEIGHTS if there is none.
 
         A resumed run continues iteration, learning rate, optimizer, loss scale and best metric.
-        With a fixed SEED it continues the data too and ends as it would have without the
-        interruption, as far as the device computes the same each time. Otherwise its data starts
-        a new random order.
+        With a fixed SEED it continues the order of the data too and, on a deterministic device,
+        ends as it would have without the interruption. Without a SEED, the data starts in a new
+        random order.
 
         Args:
-            resume (bool): False: MODEL.WEIGHTS in any case.
+            resume (bool): False: always start from MODEL.WEIGHTS.
         """
         super().resume_or_load(resume=resume)
         if self.start_iter == 0 or self.cfg.SEED < 0:
@@ -85,25 +85,25 @@ class Trainer(DefaultTrainer):
         if hasattr(self._trainer.data_loader, "start_at"):
             num_batches = self.start_iter * self.cfg.SOLVER.ACCUMULATE_STEPS
             self._trainer.data_loader.start_at(num_batches)
-        else:  # a subclass has a loader of its own: at least it should not repeat the beginning
+        else:  # the loader of a subclass cannot continue, but must not repeat the first batches
             seed_all_rng(self.cfg.SEED + comm.get_rank() + self.start_iter)
             self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg))
 
     def train(self):
         """
         Returns:
-            OrderedDict: results of the last evaluation, {} on other than the main process.
+            OrderedDict: results of the last evaluation; {} except on the main process.
         """
         super().train()
         return self._last_eval_results
 
     def build_hooks(self):
-        """Detectron2's, and after the evaluation the best checkpoint and augmented testing."""
+        """Detectron2's hooks; after evaluation, also the best checkpoint and augmented testing."""
         default = super().build_hooks()
         extra = []
         metric, test_sets = self.cfg.TEST.BEST_METRIC, self.cfg.DATASETS.TEST
         if metric and test_sets and comm.is_main_process():
-            # Results of several test sets have the set's name in front.
+            # With several test sets, metrics are prefixed with the name of the set.
             extra.append(
                 BestCheckpointer(
                     self.cfg.TEST.EVAL_PERIOD,
@@ -120,10 +120,10 @@ class Trainer(DefaultTrainer):
         return default[:after_evaluation] + extra + default[after_evaluation:]
 
     def state_dict(self):
-        """As newer detectron2 has it; version 0.6 leaves out the optimizer."""
+        """The state dict of newer detectron2; version 0.6 leaves out the optimizer."""
         state = super().state_dict()
         state["_trainer"] = self._trainer.state_dict()
-        # The last iteration that was done, also when hooks save after the end.
+        # The last completed iteration, even if a hook saves after the end of training.
         state["iteration"] = min(self.iter, self.max_iter - 1)
         return state
 
@@ -133,12 +133,12 @@ class Trainer(DefaultTrainer):
             self._trainer.load_state_dict(state_dict["_trainer"])
         else:
             logging.getLogger(__name__).warning(
-                "The checkpoint holds no optimizer: its moments start from zero."
+                "The checkpoint holds no optimizer: the optimizer's moments start from zero."
             )
 
     @classmethod
     def build_model(cls, cfg):
-        """Detectron2's, with MODEL.ACTIVATION_CHECKPOINT applied."""
+        """Build the model as detectron2 does, and apply MODEL.ACTIVATION_CHECKPOINT."""
         model = super().build_model(cfg)
         recompute = cfg.MODEL.ACTIVATION_CHECKPOINT
         checkpoint_activations(model, backbone=recompute.BACKBONE, head=recompute.HEAD)
@@ -169,7 +169,7 @@ class Trainer(DefaultTrainer):
         """
         Returns:
             DatasetEvaluator: see :func:`sparsercnn.evaluation.build_evaluator`. It writes to
-            OUTPUT_DIR/inference, where each of several test sets has its own folder.
+            OUTPUT_DIR/inference, with several test sets to a folder for each.
         """
         output_folder = os.path.join(cfg.OUTPUT_DIR, "inference")
         if len(cfg.DATASETS.TEST) > 1:
@@ -178,19 +178,19 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
-        """Detectron2's, for segmentation as TEST.SEM_SEG says."""
+        """Detectron2's evaluation; segmentation models are wrapped according to TEST.SEM_SEG."""
         return super().test(cfg, with_sem_seg_inference(cfg, model), evaluators)
 
     @classmethod
     def test_with_TTA(cls, cfg, model):  # noqa: N802, the original project's name
-        """:meth:`test` behind test-time augmentation, as TEST.AUG says.
+        """:meth:`test` with test-time augmentation according to TEST.AUG.
 
         Args:
             cfg (CfgNode): the whole config. Results are written to OUTPUT_DIR/TTA/inference.
-            model (nn.Module): with the weights to evaluate.
+            model (nn.Module): the model with its weights.
 
         Returns:
-            OrderedDict: as of :meth:`test`, with "_TTA" behind each task's name.
+            OrderedDict: as from :meth:`test`, with suffix "_TTA" on each task's name.
 
         Raises:
             ConfigError: the model's meta-architecture is not SparseRCNN.

@@ -1,4 +1,4 @@
-"""How good detections and segmentations are."""
+"""Evaluators and metrics of detections and segmentations."""
 
 from .build import EVALUATOR_REGISTRY, build_evaluator
 from .coco_evaluation import COCOEvaluator, evaluate_on_coco

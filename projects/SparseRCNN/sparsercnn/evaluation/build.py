@@ -1,4 +1,4 @@
-"""From the type in a data set's metadata to its evaluator."""
+"""Choice of the evaluator by the `evaluator_type` in a data set's metadata."""
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
@@ -16,29 +16,27 @@ from .sem_seg_evaluation import SemSegEvaluator
 __all__ = ["EVALUATOR_REGISTRY", "build_evaluator"]
 
 EVALUATOR_REGISTRY = NamedRegistry("EVALUATOR")
-"""`evaluator_type` of a data set -> function (cfg, dataset_name, output_folder) that gives its
+"""`evaluator_type` of a data set -> function (cfg, dataset_name, output_folder) that returns a
 :class:`detectron2.evaluation.DatasetEvaluator`."""
 
 
 def build_evaluator(cfg, dataset_name, output_folder):
-    """
+    """Build the evaluator of a data set.
+
     Args:
         cfg (CfgNode): the whole config.
         dataset_name (str): a registered data set, whose metadata has an `evaluator_type`.
-        output_folder (str): where the evaluator writes its results.
-
-    Returns:
-        DatasetEvaluator:
+        output_folder (str): folder for the results.
 
     Raises:
-        ConfigError: the metadata has no such type, or one that is not in the registry.
+        ConfigError: the metadata has no `evaluator_type`, or one that is not in the registry.
     """
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type not in EVALUATOR_REGISTRY:
         known = ", ".join(sorted(name for name, _ in EVALUATOR_REGISTRY))
         raise ConfigError(
-            f"The data set '{dataset_name}' has evaluator_type '{evaluator_type}'; known are "
-            f"{known}. Set it by MetadataCatalog.get('{dataset_name}').set(evaluator_type=...), "
+            f"The data set '{dataset_name}' has evaluator_type '{evaluator_type}'; it must be one "
+            f"of {known}. Set it by MetadataCatalog.get('{dataset_name}').set(evaluator_type=...), "
             "or register an evaluator for it in EVALUATOR_REGISTRY."
         )
     return EVALUATOR_REGISTRY.get(evaluator_type)(cfg, dataset_name, output_folder)
@@ -69,7 +67,7 @@ def _cityscapes_instance(cfg, dataset_name, output_folder):
     return CityscapesInstanceEvaluator(dataset_name)
 
 
-# Cityscapes' own script gives the same IoU, and none of the other metrics.
+# Cityscapes' own script computes the same IoU, but none of the other metrics.
 @EVALUATOR_REGISTRY.register("cityscapes_sem_seg")
 @EVALUATOR_REGISTRY.register("sem_seg")
 def _sem_seg(cfg, dataset_name, output_folder):

@@ -1,4 +1,4 @@
-"""Average precision by COCO's rules, by the fastest implementation that gives the same numbers."""
+"""COCO's average precision, with the fastest implementation that gives the same numbers."""
 
 import copy
 import itertools
@@ -11,7 +11,7 @@ from pycocotools.cocoeval import COCOeval
 
 try:
     from faster_coco_eval import COCOeval_faster
-except ImportError:  # it is optional
+except ImportError:  # optional
     COCOeval_faster = None
 
 from ..errors import ConfigError
@@ -22,10 +22,10 @@ _BACKENDS = ("auto", "faster_coco_eval", "pycocotools")
 
 
 class COCOEvaluator(Detectron2COCOEvaluator):
-    """Detectron2's evaluator without its compiled extension, and with the AP of each class always.
+    """Detectron2's evaluator, without compiled extension, and always with the AP of each class.
 
-    The 100 best detections of each class on an image count, as in all published COCO results,
-    however many TEST.DETECTIONS_PER_IMAGE lets through.
+    As in all published COCO results, the 100 best detections per class and image count, whatever
+    TEST.DETECTIONS_PER_IMAGE is.
     """
 
     def __init__(
@@ -34,13 +34,13 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         """
         Args:
             dataset_name (str): a registered data set.
-            tasks (tuple[str]): of "bbox" and "segm"; None: what the predictions hold.
+            tasks (tuple[str]): "bbox", "segm" or both; None: determined from the predictions.
             distributed (bool): collect predictions from all workers.
-            output_dir (str): the predictions are written there.
-            backend (str): "faster_coco_eval", "pycocotools", or "auto": the first if installed.
+            output_dir (str): folder for the predictions.
+            backend (str): "faster_coco_eval", "pycocotools", or "auto": the first one if installed.
 
         Raises:
-            ConfigError: another backend, or one that is not installed.
+            ConfigError: the backend is unknown or not installed.
         """
         super().__init__(dataset_name, tasks, distributed, output_dir, use_fast_impl=False)
         self._eval_class = _eval_class(backend)
@@ -69,7 +69,7 @@ class COCOEvaluator(Detectron2COCOEvaluator):
             )
 
     def _restore_category_ids(self, results):
-        """From contiguous class indices to the data set's own ids, in place."""
+        """Replace contiguous class indices by the data set's own ids, in place."""
         ids = self._metadata.get("thing_dataset_id_to_contiguous_id")
         if ids is None:
             return
@@ -79,13 +79,13 @@ class COCOEvaluator(Detectron2COCOEvaluator):
                 raise ConfigError(
                     f"The model predicted class {result['category_id']}, but the data set "
                     f"'{self._metadata.name}' has {len(dataset_ids)} classes; set the model's "
-                    "number of classes (MODEL.SparseRCNN.NUM_CLASSES) to that."
+                    "number of classes (MODEL.SparseRCNN.NUM_CLASSES) to that number."
                 )
             result["category_id"] = dataset_ids[result["category_id"]]
 
     def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
         results = super()._derive_coco_results(coco_eval, iou_type, class_names)
-        # Detectron2 has none for a single class, nor without predictions.
+        # Detectron2 leaves these out for a single class, and without predictions.
         for name in class_names or ():
             results.setdefault(f"AP-{name}", results["AP"])
         return results
@@ -103,12 +103,12 @@ def evaluate_on_coco(ground_truth, results, iou_type, img_ids=None, eval_class=N
             None: the fastest.
 
     Returns:
-        an `eval_class` with `stats` (12 numbers) and ``eval["precision"]``.
+        COCOeval: an `eval_class` with `stats` (12 numbers) and ``eval["precision"]``.
     """
     if iou_type == "segm":
-        # With a box there, COCO's API would take the box's area for the mask's.
+        # If a result has a box, COCO's API uses the area of the box instead of the mask's.
         results = [{k: v for k, v in x.items() if k != "bbox"} for x in results]
-    # The API changes what it is given: a second task must not see that.
+    # The API modifies its input, which must stay unchanged for a second task.
     detections = ground_truth.loadRes(copy.deepcopy(results))
     eval_class = eval_class or _eval_class("auto")
     options = {"print_function": print} if eval_class is COCOeval_faster else {}
@@ -128,7 +128,7 @@ def _eval_class(backend):
         return COCOeval
     if COCOeval_faster is None:
         raise ConfigError(
-            "TEST.COCO_EVAL is 'faster_coco_eval', which is not installed: "
-            "pip install faster-coco-eval, or set it to 'auto'."
+            "TEST.COCO_EVAL is 'faster_coco_eval', which is not installed. Run "
+            "pip install faster-coco-eval, or set TEST.COCO_EVAL auto."
         )
     return COCOeval_faster

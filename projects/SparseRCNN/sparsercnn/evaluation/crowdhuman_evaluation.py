@@ -1,4 +1,4 @@
-"""AP50, MR^-2 and JI of a data set of one class, by the rules of CrowdHuman."""
+"""Evaluator of CrowdHuman's metrics, AP50, MR^-2 and JI, for data sets of one class."""
 
 import json
 import logging
@@ -21,10 +21,10 @@ __all__ = ["CrowdHumanEvaluator"]
 
 
 class CrowdHumanEvaluator(DatasetEvaluator):
-    """AP50, MR and JI as of :func:`crowdhuman_metrics`; all detections of an image count.
+    """AP50, MR and JI of :func:`crowdhuman_metrics`, over all detections of an image.
 
-    Annotations that are crowd ("iscrowd") are the regions to ignore. Each worker compares its own
-    images while they come in; the main process puts together what they found.
+    Crowd annotations ("iscrowd") are the ignore regions. Each worker matches its own images as they
+    come in; the main process combines the matches.
     """
 
     def __init__(self, dataset_name, distributed=True, output_dir=None):
@@ -33,12 +33,13 @@ class CrowdHumanEvaluator(DatasetEvaluator):
             dataset_name (str): a registered data set of one class, whose metadata has `json_file`,
                 annotations in COCO's format.
             distributed (bool): collect results from all workers.
-            output_dir (str): the detections are written there, as coco_instances_results.json;
-                None: nowhere.
+            output_dir (str): folder for the detections, coco_instances_results.json; None: they
+                are not written.
 
         Raises:
-            FileNotFoundError: there is no such annotation file.
-            ConfigError: it is not in COCO's format, or has more than one class.
+            FileNotFoundError: the annotation file does not exist.
+            DataError: it is not in COCO's format.
+            ConfigError: it has more than one class.
         """
         self._name = dataset_name
         self._distributed = distributed
@@ -48,14 +49,14 @@ class CrowdHumanEvaluator(DatasetEvaluator):
         categories = content["categories"]
         if len(categories) != 1:
             raise ConfigError(
-                f"CrowdHuman's metrics are of one class, and '{dataset_name}' has "
+                f"CrowdHuman's metrics are for one class, but '{dataset_name}' has "
                 f"{len(categories)}; set its evaluator_type to 'coco'."
             )
         self._category_id = categories[0]["id"]
-        self._has_annotations = "annotations" in content  # a test set may have none
+        self._has_annotations = "annotations" in content  # missing in some test sets
         self._images = {image["id"]: _Annotated(image) for image in content["images"]}
         for x in content.get("annotations", ()):
-            if x["image_id"] in self._images:  # neither the loader nor pycocotools minds others
+            if x["image_id"] in self._images:  # the loader and pycocotools ignore others too
                 self._images[x["image_id"]].add(x["bbox"], x.get("iscrowd", 0))
         self.reset()
 
@@ -72,12 +73,15 @@ class CrowdHumanEvaluator(DatasetEvaluator):
 
         Raises:
             FloatingPointError: a score or a box is not finite.
-            ConfigError: an image or a class that the data set does not have.
+            ConfigError: the data set does not have the image or the class.
         """
         for x, output in zip(inputs, outputs, strict=True):
             image_id = x["image_id"]
             if image_id not in self._images:
-                raise ConfigError(f"'{self._name}' has no image with the id {image_id!r}.")
+                raise ConfigError(
+                    f"'{self._name}' has no image with the id {image_id!r}; the loader and the "
+                    "annotation file must be of the same data set."
+                )
             boxes, scores = self._checked(output["instances"], image_id)
             if self._has_annotations:
                 self._matches[image_id] = self._images[image_id].match(boxes, scores)
@@ -87,8 +91,8 @@ class CrowdHumanEvaluator(DatasetEvaluator):
     def evaluate(self):
         """
         Returns:
-            OrderedDict: ``{"bbox": metrics}`` on the main process. Empty on others, and without
-            annotations.
+            OrderedDict: ``{"bbox": metrics}`` on the main process; empty on others, and if there
+            are no annotations.
         """
         matches, detections = self._matches, self._detections
         if self._distributed:
@@ -104,7 +108,7 @@ class CrowdHumanEvaluator(DatasetEvaluator):
             return OrderedDict()
         metrics = crowdhuman_metrics(self._of_all_images(matches))
         logging.getLogger(__name__).info(
-            f"CrowdHuman's metrics on {self._name}; of MR lower is better:\n"
+            f"CrowdHuman's metrics on {self._name} (for MR, lower is better):\n"
             f"{create_small_table(metrics)}"
         )
         return OrderedDict(bbox=metrics)
@@ -115,32 +119,32 @@ class CrowdHumanEvaluator(DatasetEvaluator):
         if (classes != 0).any():
             raise ConfigError(
                 f"The model predicted class {classes.max()}, but the data set '{self._name}' has "
-                "1 class; set the model's number of classes (MODEL.SparseRCNN.NUM_CLASSES) to that."
+                "1 class; set the model's number of classes (MODEL.SparseRCNN.NUM_CLASSES) to 1."
             )
-        # One copy from the device, of what float32 holds.
+        # A single copy from the device, in float32.
         both = torch.cat([instances.pred_boxes.tensor, instances.scores[:, None]], dim=1)
         both = both.float().cpu().numpy()
         if not np.isfinite(both).all():
             raise FloatingPointError(
                 f"{self._name}, image id {image_id!r}: "
                 f"{(~np.isfinite(both)).any(axis=1).sum()} of {len(both)} detections have a score "
-                "or a box that is not finite. The model has diverged: take an earlier checkpoint."
+                "or a box that is not finite. The model has diverged; use an earlier checkpoint."
             )
         return both[:, :4], both[:, 4]
 
     def _of_all_images(self, matches):
-        """In the order of the data set, so that the number of workers makes no difference."""
+        """Matches in the order of the data set, which does not depend on the number of workers."""
         missing = self._images.keys() - matches.keys()
         if missing:
             logging.getLogger(__name__).warning(
                 f"{self._name}: no predictions for {len(missing)} of {len(self._images)} images; "
-                "they count as if nothing was detected there."
+                "they count as images without detections."
             )
         nothing = np.zeros((0, 4)), np.zeros(0)
         return [matches.get(key) or image.match(*nothing) for key, image in self._images.items()]
 
     def _write(self, detections):
-        """One image at a time: all of them as Python's numbers would take gigabytes."""
+        """Write one image at a time; Python objects of all detections would take gigabytes."""
         PathManager.mkdirs(self._output_dir)
         path = os.path.join(self._output_dir, "coco_instances_results.json")
         with PathManager.open(path, "w") as file:
@@ -161,7 +165,7 @@ class CrowdHumanEvaluator(DatasetEvaluator):
 
 
 class _Annotated:
-    """An image's annotations: persons, and regions to ignore."""
+    """The annotations of an image: persons and ignore regions."""
 
     def __init__(self, image):
         self.size = image["height"], image["width"]

@@ -1,9 +1,9 @@
 """The three metrics of CrowdHuman: AP at IoU 0.5, MR^-2 and the Jaccard index.
 
-The rules are those of the published figures: Caltech's matching with regions to ignore (Dollar et
-al., PAMI 2012), as CrowdHuman (arXiv 1805.00123) uses it, and JI as of Chu et al. (CVPR 2020, arXiv
-2003.09163). Boxes are absolute xyxy. D is the number of detections, P of persons and R of regions
-to ignore, in one image. Nothing limits D.
+The rules are those of the published figures: Caltech's matching with ignore regions (Dollar et al.,
+PAMI 2012) as used by CrowdHuman (arXiv 1805.00123), and JI of Chu et al. (CVPR 2020, arXiv
+2003.09163). Boxes are absolute xyxy. One image has D detections, P persons and R ignore regions; D
+is not limited.
 """
 
 from dataclasses import dataclass
@@ -14,25 +14,24 @@ from scipy.optimize import linear_sum_assignment
 
 __all__ = ["ImageMatch", "LOWER_IS_BETTER", "crowdhuman_metrics", "match_image"]
 
-LOWER_IS_BETTER = ("MR",)  # of all metrics
+LOWER_IS_BETTER = ("MR",)  # for all other metrics, higher is better
 
-_IOU_THRESH = 0.5  # a match needs more, and so does being inside of a region to ignore
-_FALSE_POSITIVES = np.round(np.logspace(-2, 0, 9), 4)  # per image: the rounded ones are in use
-_LEAST_MISS_RATE = 1e-10  # Caltech's, so that the logarithm is finite
-_JI_SCORES = np.arange(10) / 10  # JI is the best of the detections that score above one of these
+_IOU_THRESH = 0.5  # matches must exceed it, and so must the part of a box in an ignore region
+_FALSE_POSITIVES = np.round(np.logspace(-2, 0, 9), 4)  # per image; rounded as in common use
+_LEAST_MISS_RATE = 1e-10  # Caltech's, keeps the logarithm finite
+_JI_SCORES = np.arange(10) / 10  # score thresholds; JI is reported for the best one
 
 
 @dataclass
 class ImageMatch:
-    """What one image adds to the metrics.
+    """The result of matching one image.
 
     Attributes:
-        scores: (D',), of the detections that are right or wrong, best first. Those inside of a
-            region to ignore are left out.
-        right: (D',), bool: the detection is a person's.
+        scores: (D',), scores of the detections that count, best first. Unmatched detections inside
+            of an ignore region do not count.
+        right: (D',), bool: whether the detection is matched to a person.
         num_persons (int): P.
-        jaccard: (10,), JI of the detections above each threshold of the score; NaN where neither a
-            detection nor a person counts.
+        jaccard: (10,), JI for each score threshold; NaN if neither a detection nor a person counts.
     """
 
     scores: np.ndarray
@@ -45,14 +44,11 @@ def match_image(boxes, scores, persons, ignored, image_size):
     """Compare the detections of one image with its annotations, all clipped to the image.
 
     Args:
-        boxes: (D, 4), of the detections.
+        boxes: (D, 4), detections.
         scores: (D,).
         persons: (P, 4).
-        ignored: (R, 4), regions where a detection is neither right nor wrong.
+        ignored: (R, 4), regions in which a detection is neither right nor wrong.
         image_size (tuple[int, int]): height and width in pixels.
-
-    Returns:
-        ImageMatch:
     """
     order = np.argsort(-scores, kind="stable")
     scores = scores[order]
@@ -70,23 +66,23 @@ def match_image(boxes, scores, persons, ignored, image_size):
 def crowdhuman_metrics(matches):
     """
     Args:
-        matches (sequence[ImageMatch]): one per image, at least one. Equal scores count in their
-            order.
+        matches (sequence[ImageMatch]): one per image, at least one. Equal scores are ranked in
+            this order.
 
     Returns:
         dict[str, float]: in percent
 
-        * AP50: the area below the curve of precision over recall at IoU 0.5, by the trapezoidal
-          rule over all detections, precision as it is (COCO takes the highest at no less recall, at
-          101 recalls). Before the first detection the curve is level; the code behind published
-          figures leaves out that part, which is at most 1 / the number of persons.
-        * MR: the geometric mean of the miss rates at nine numbers of false positives per image,
-          evenly spaced in the logarithm from 0.01 to 1: MR^-2. Lower is better. A curve that ends
-          before counts with its last miss rate.
-        * JI: the mean over images of matched / (detections + persons - matched), for the best of
-          the thresholds 0, 0.1, ..., 0.9 of the score.
+        * AP50: the area under the curve of precision over recall at IoU 0.5, by the trapezoidal
+          rule over all detections, without COCO's interpolation of the precision at 101 recalls.
+          The curve is constant up to the first detection; the code behind published figures leaves
+          out that part, which is at most 1 / the number of persons.
+        * MR: MR^-2, the geometric mean of the miss rates at nine numbers of false positives per
+          image, logarithmically spaced from 0.01 to 1. Lower is better. If the curve ends earlier,
+          its last miss rate is used.
+        * JI: the mean over images of matched / (detections + persons - matched), at the best of
+          the score thresholds 0, 0.1, ..., 0.9.
 
-        NaN if there is no person at all.
+        All are NaN if there is no person.
     """
     num_persons = sum(match.num_persons for match in matches)
     if num_persons == 0:
@@ -103,7 +99,7 @@ def crowdhuman_metrics(matches):
 
 
 def _clipped_xywh(boxes, image_size):
-    """The form that pycocotools takes."""
+    """Clip xyxy boxes to the image, and convert them to pycocotools' xywh."""
     height, width = image_size
     boxes = np.clip(np.asarray(boxes, dtype=np.float64).reshape(-1, 4), 0, [width, height] * 2)
     boxes[:, 2:] -= boxes[:, :2]
@@ -118,12 +114,13 @@ def _overlap(first, second, of_first):
 
 
 def _is_inside(boxes, regions):
-    """(N,), bool: more than half of the box lies in one of the regions."""
+    """(N,), bool: whether more than half of the box lies in one of the regions."""
     return (_overlap(boxes, regions, of_first=True) > _IOU_THRESH).any(axis=1)
 
 
 def _match_greedily(iou):
-    """(D,), bool: best score first, each detection takes the free person that it overlaps most."""
+    """(D,), bool: whether a detection is matched. By descending score, each detection takes the
+    unmatched person with the highest IoU."""
     free = np.where(iou > _IOU_THRESH, iou, 0)
     right = np.zeros(len(iou), dtype=bool)
     for detection in np.flatnonzero(free.any(axis=1)):
@@ -135,12 +132,12 @@ def _match_greedily(iou):
 
 
 def _jaccard(iou, scores, detection_in_ignored, person_in_ignored):
-    """(10,): JI for each threshold of the score; see :class:`ImageMatch`.
+    """(10,): JI for each score threshold; see :class:`ImageMatch`.
 
-    Detections and persons are matched anew for each, most pairs first and then most IoU. Of those
-    that are not matched, the ones inside of a region to ignore do not count.
+    For each threshold, detections and persons are matched for the largest number of pairs, and
+    among those for the highest IoU. Unmatched ones inside of an ignore region do not count.
     """
-    numbers = (scores > _JI_SCORES[:, None]).sum(axis=1)  # best first, so that they come first
+    numbers = (scores > _JI_SCORES[:, None]).sum(axis=1)  # detections are sorted by score
     value = {}
     for number in np.unique(numbers):
         rows, columns = _most_matches(iou[:number])
@@ -152,10 +149,10 @@ def _jaccard(iou, scores, detection_in_ignored, person_in_ignored):
 
 
 def _most_matches(iou):
-    """Rows and columns of a largest set of pairs, and of those the one with the greatest IoU."""
+    """Rows and columns of the largest set of pairs, with the highest total IoU among these."""
     candidates = np.flatnonzero((iou > _IOU_THRESH).any(axis=1))
     iou = iou[candidates]
-    # One pair more is worth more than all the IoU there can be.
+    # One more pair is worth more than the largest possible total IoU.
     worth = np.where(iou > _IOU_THRESH, iou.shape[1] + 1 + iou, 0)
     rows, columns = linear_sum_assignment(worth, maximize=True)
     is_pair = worth[rows, columns] > 0
@@ -177,13 +174,13 @@ def _log_average_miss_rate(right, num_persons, num_images):
         return 1.0
     miss_rate = 1 - np.cumsum(right) / num_persons
     false_positives = np.cumsum(~right) / num_images
-    index = np.searchsorted(false_positives, _FALSE_POSITIVES)  # of the first that is no less
+    index = np.searchsorted(false_positives, _FALSE_POSITIVES)  # first entry that is not smaller
     sampled = miss_rate[np.minimum(index, len(right) - 1)]
     return np.exp(np.log(np.maximum(sampled, _LEAST_MISS_RATE)).mean())
 
 
 def _best_mean(jaccard):
-    """The highest mean over the images that count, of (images, 10)."""
+    """The highest of the 10 means over images of jaccard (images, 10), without NaN."""
     counts = (~np.isnan(jaccard)).sum(axis=0)
     sums = np.nansum(jaccard, axis=0)
     return max((s / n for s, n in zip(sums, counts, strict=True) if n), default=np.nan)

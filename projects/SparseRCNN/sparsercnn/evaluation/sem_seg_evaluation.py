@@ -1,4 +1,4 @@
-"""Pixel accuracy, mean accuracy, mean and frequency-weighted IoU, and those of each class."""
+"""Pixel accuracy, mean accuracy, mean and frequency-weighted IoU; accuracy and IoU per class."""
 
 import logging
 import os
@@ -16,11 +16,14 @@ __all__ = ["SemSegEvaluator", "sem_seg_metrics"]
 
 
 class SemSegEvaluator(Detectron2SemSegEvaluator):
-    """Detectron2's evaluator, which counts label values that are no class as other classes, and
-    says of a class that is predicted but not there that its IoU is unknown, and averages it as 0.
+    """Detectron2's evaluator with two corrections.
 
-    Here the first is an error that names the file, and the second is 0 in both places. Results
-    are a table in the log, and ``{"sem_seg": metrics}`` as of :func:`sem_seg_metrics`.
+    * A label value that is not a class is an error that names the file; detectron2 counts it as
+      some other class.
+    * The IoU of a class that is predicted but does not occur is 0; detectron2 reports NaN for it,
+      but averages it as 0.
+
+    The metrics are those of :func:`sem_seg_metrics`, also logged as a table.
     """
 
     def __init__(self, dataset_name, distributed=True, output_dir=None):
@@ -29,7 +32,7 @@ class SemSegEvaluator(Detectron2SemSegEvaluator):
             dataset_name (str): a registered data set, whose metadata has `stuff_classes` and
                 `ignore_label`.
             distributed (bool): collect results from all workers.
-            output_dir (str): results are written there; None: nowhere.
+            output_dir (str): folder for the results; None: they are not written.
         """
         super().__init__(dataset_name, distributed, output_dir)
         self._stuff_classes = list(MetadataCatalog.get(dataset_name).stuff_classes)
@@ -41,7 +44,7 @@ class SemSegEvaluator(Detectron2SemSegEvaluator):
             outputs (list[dict]): with "sem_seg", (K, H, W), in the size of the label map.
 
         Raises:
-            DataError: a label map that cannot be compared; the message names it.
+            DataError: a label map cannot be read or does not fit; the message names it.
         """
         for x, output in zip(inputs, outputs, strict=True):
             path = self.input_file_to_gt_file[x["file_name"]]
@@ -63,10 +66,10 @@ class SemSegEvaluator(Detectron2SemSegEvaluator):
         results = super().evaluate()
         if results is None:
             return None
-        # Without the last row and column, which are of ignored pixels; rows are predictions.
+        # The last row and column hold ignored pixels; detectron2's rows are predictions.
         confusion = self._conf_matrix[:-1, :-1].T
         results["sem_seg"].update(sem_seg_metrics(confusion, self._stuff_classes))
-        if self._output_dir:  # in place of detectron2's numbers
+        if self._output_dir:  # overwrites detectron2's numbers
             torch.save(results["sem_seg"], os.path.join(self._output_dir, "sem_seg_evaluation.pth"))
         _log_table(results["sem_seg"], self._stuff_classes, confusion)
         return results
@@ -76,15 +79,18 @@ def sem_seg_metrics(confusion, class_names):
     """The metrics of Long et al. (CVPR 2015, section 5), in percent.
 
     Args:
-        confusion: (K, K), pixels of each class (row) that were predicted as each class (column).
+        confusion: (K, K), number of pixels by class (row) and predicted class (column).
         class_names (list[str]): K names.
 
     Returns:
-        dict[str, float]: "pACC", the share of pixels that are right; "mACC", the mean over the
-        classes that occur of the share of their pixels that is right; "mIoU", the mean over the
-        classes that occur or are predicted of intersection over union; "fwIoU", weighted by the
-        pixels of each class; "IoU-NAME" and "ACC-NAME". What is not defined is NaN: the accuracy
-        of a class that does not occur, the IoU of one that is not predicted either.
+        dict[str, float]:
+
+        * "pACC": fraction of correct pixels;
+        * "mACC": accuracy averaged over classes that occur;
+        * "mIoU": IoU averaged over classes that occur or are predicted;
+        * "fwIoU": IoU weighted by the pixels of each class;
+        * "ACC-NAME", "IoU-NAME": accuracy and IoU of a class. The accuracy is NaN if the class does
+          not occur, the IoU if it is not predicted either.
     """
     confusion = np.asarray(confusion, dtype=np.float64)
     right = confusion.diagonal()
@@ -104,7 +110,7 @@ def sem_seg_metrics(confusion, class_names):
 
 
 def _divide(numerator, denominator):
-    """NaN where the denominator is 0."""
+    """Elementwise quotient, NaN where the denominator is 0."""
     denominator = np.asarray(denominator)
     return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1), np.nan)
 

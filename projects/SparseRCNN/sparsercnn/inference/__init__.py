@@ -1,1 +1,1 @@
-"""Weights in, detections out: prediction, drawing, and what is written of it."""
+"""Prediction on images and videos, drawing, and writing of results."""

@@ -1,4 +1,4 @@
-"""Names and ids of classes, from the data set or the checkpoint to whoever draws or writes."""
+"""Names and ids of classes for drawing and writing, from the data set or the checkpoint."""
 
 import logging
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ __all__ = ["ClassNames", "choose_class_names"]
 
 @dataclass
 class ClassNames:
-    """What to call the classes that a model numbers from 0.
+    """Names of a model's classes.
 
     Attributes:
-        things: names of object classes; may be shorter than the model's list, or empty.
+        things: names of object classes by index; may be incomplete or empty.
         stuff: names of the classes of semantic segmentation, likewise.
-        dataset_ids: from class index to the data set's own category id.
+        dataset_ids: class index -> category id of the data set.
     """
 
     things: list[str] = field(default_factory=list)
@@ -26,7 +26,7 @@ class ClassNames:
     def from_description(cls, description):
         """
         Args:
-            description (dict): as checkpoints hold it, see
+            description (dict): from a checkpoint, see
                 :func:`sparsercnn.data.classes.describe_dataset`.
         """
         ids = description.get("thing_dataset_id_to_contiguous_id") or {}
@@ -37,26 +37,26 @@ class ClassNames:
         )
 
     def thing(self, index):
-        """The name of object class `index`, "class 7" if it has none."""
+        """The name of object class `index`, or "class INDEX"."""
         return self.things[index] if index < len(self.things) else f"class {index}"
 
     def category_id(self, index):
-        """The data set's id of object class `index`; the index if it has none."""
+        """The data set's id of object class `index`, or the index itself."""
         return self.dataset_ids.get(index, index)
 
 
 def choose_class_names(cfg, checkpoint_description):
-    """Class names from the config's first data set, or else from the checkpoint.
+    """Choose class names from the config's first data set, or else from the checkpoint.
 
-    A source that does not have as many object classes as the model is passed over: its names
-    would be wrong.
+    A source with another number of classes than the model is ignored.
 
     Args:
-        cfg (CfgNode): whose first data set, of TEST or else TRAIN, is registered, or not.
-        checkpoint_description (dict): the checkpoint's metadata, {} if it has none.
+        cfg (CfgNode): the whole config; its first data set, of TEST or else TRAIN, need not be
+            registered.
+        checkpoint_description (dict): metadata of the checkpoint, {} if it has none.
 
     Returns:
-        ClassNames: without names if neither source has them.
+        ClassNames: empty if neither source has names.
     """
     names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
     from_dataset = ClassNames.from_description(describe_dataset(names[0]) if names else {})
@@ -67,7 +67,7 @@ def choose_class_names(cfg, checkpoint_description):
         ours, theirs = (getattr(x, kind) for x in candidates)
         if ours != theirs:
             logging.getLogger(__name__).warning(
-                f"Classes are named after {names[0]}; the checkpoint has other names: {theirs}."
+                f"Class names are taken from {names[0]}; the checkpoint has other names: {theirs}."
             )
     return candidates[0] if candidates else ClassNames()
 

@@ -1,4 +1,4 @@
-"""Detection on folders, videos and a camera, with pictures and COCO results written on the way."""
+"""Detection on image files, videos and a camera; writes drawn pictures and COCO results."""
 
 import contextlib
 import json
@@ -24,21 +24,21 @@ _TITLE = "detections (q to quit)"
 
 
 def run_on_images(predictor, paths, output, threshold):
-    """Detect on image files; one that cannot be read is reported, and the rest still done.
+    """Detect on image files; unreadable files are reported and skipped.
 
     Args:
-        predictor (Predictor): detects.
+        predictor (Predictor): the model to run.
         paths (list[str]): image files.
         output (str): folder for the drawn pictures, ``detections.json`` and label maps of
-            segmentations, made if it is not there; None: show the pictures in a window, a key
-            leads to the next.
+            segmentations, created if needed; None: show the pictures in a window, one per key
+            press.
         threshold (float): lowest score that is drawn and written.
 
     Returns:
         list[str]: the files that could not be read.
 
     Raises:
-        MediaError: there is no window to show pictures in.
+        MediaError: a window cannot be opened.
     """
     failed = []
     targets = plan_outputs(paths, output) if output else paths
@@ -68,17 +68,17 @@ def run_on_video(predictor, path, output, threshold):
     """Detect on each frame of a video.
 
     Args:
-        predictor (Predictor): detects.
+        predictor (Predictor): the model to run.
         path (str): the video file.
-        output (str): folder for the drawn video, of the same name and rate, and
-            ``detections.json``, whose "image_id" is the frame's number from 0; None: show it.
+        output (str): folder for the drawn video, with the same name and frame rate, and
+            ``detections.json``, whose "image_id" is the frame number from 0; None: show the video.
         threshold (float): lowest score that is drawn and written.
 
     Returns:
-        int: how many frames there were.
+        int: number of frames.
 
     Raises:
-        MediaError: the video cannot be read, or the drawn one not written or shown.
+        MediaError: the video cannot be read, or the result cannot be written or shown.
     """
     with contextlib.ExitStack() as stack:
         capture = open_capture(path)
@@ -100,21 +100,24 @@ def run_on_video(predictor, path, output, threshold):
             elif not sink.show(drawn):
                 return count
     if count == 0:
-        raise MediaError(f"{path} has no frames that this build of OpenCV can read.")
+        raise MediaError(
+            f"{path} has no frames that this build of OpenCV can read. Convert it to another "
+            "format, such as mp4."
+        )
     if count < expected:
         logging.getLogger(__name__).warning(
-            f"{path} says it has {expected} frames; {count} could be read."
+            f"The header of {path} gives {expected} frames, but only {count} could be read."
         )
     return count
 
 
 def run_on_camera(predictor, threshold, camera=0):
-    """Detect on a camera's pictures, in a window, until q or Escape is pressed.
+    """Detect on the pictures of a camera, shown in a window, until q or Escape is pressed.
 
     Args:
-        predictor (Predictor): detects.
+        predictor (Predictor): the model to run.
         threshold (float): lowest score that is drawn.
-        camera (int): which camera, as OpenCV numbers them.
+        camera (int): OpenCV's number of the camera.
 
     Raises:
         MediaError: there is no camera or no display.
@@ -137,7 +140,7 @@ def _detect_on_frame(predictor, frame, threshold):
 
 @contextlib.contextmanager
 def _results(output):
-    """A list that is written to ``detections.json`` at the end, and after an error too."""
+    """A list that is written to ``detections.json`` at the end, even after an error."""
     results = []
     if output:
         os.makedirs(output, exist_ok=True)
@@ -157,5 +160,5 @@ def _frame_rate(capture, path):
     rate = capture.get(cv2.CAP_PROP_FPS)
     if rate > 0 and math.isfinite(rate):
         return rate
-    logging.getLogger(__name__).warning(f"{path} does not tell its frame rate; 25 is taken.")
+    logging.getLogger(__name__).warning(f"{path} has no frame rate; 25 frames per second are used.")
     return 25.0

@@ -1,4 +1,4 @@
-"""What a model sees in an image, drawn over it."""
+"""Drawing of predictions over an image."""
 
 import numpy as np
 from detectron2.data.catalog import Metadata
@@ -9,29 +9,29 @@ __all__ = ["draw_predictions", "readable_scale"]
 
 
 def readable_scale(image, shortest=400, limit=4):
-    """How many times a picture must be enlarged for captions not to hide what they name.
+    """Factor by which to enlarge a small picture so that captions do not hide objects.
 
     Args:
         image (ndarray): (H, W, 3).
-        shortest (int): pixels that the shorter side should have.
-        limit (int): largest answer.
+        shortest (int): desired length of the shorter side, in pixels.
+        limit (int): largest factor.
 
     Returns:
-        int: at least 1.
+        int: the factor, at least 1.
     """
     return min(max(shortest // min(image.shape[:2]), 1), limit)
 
 
 def draw_predictions(image, predictions, labels, scale=1):
-    """Draw boxes, masks, names and scores; or a semantic map.
+    """Draw boxes, masks, names and scores, or a semantic segmentation.
 
-    The colour of a class is always the same, so that those of a video do not flicker.
+    Each class has a fixed colour, which avoids flicker in videos.
 
     Args:
         image (ndarray): (H, W, 3), uint8, RGB.
-        predictions (dict): on the CPU, in the image's size.
+        predictions (dict): on the CPU, in the size of the image.
         labels (ClassNames): names of the classes.
-        scale (int): enlarge the picture so many times, and not the captions.
+        scale (int): factor by which the picture, but not the captions, is enlarged.
 
     Returns:
         ndarray: (H * scale, W * scale, 3), uint8, RGB.

@@ -1,4 +1,4 @@
-"""Where a demo's pictures come from and where they go: files, videos, a camera, a window."""
+"""Inputs and outputs of a demo: image files, videos, a camera, a window."""
 
 import glob
 import os
@@ -25,14 +25,14 @@ _CODECS = ((".mp4", "mp4v"), (".mkv", "X264"), (".mkv", "MJPG"))
 
 
 def find_images(patterns):
-    """Files named, files in folders named, and files that match a glob, each once.
+    """Find image files by paths, folders and globs, each file once.
 
     Args:
-        patterns (list[str]): file, folder (not its subfolders) or glob (``**`` too), in any order.
+        patterns (list[str]): files, folders (without subfolders) or globs (including ``**``).
 
     Returns:
-        tuple[list[str], list[str]]: image files in the order given, those of a folder or glob
-        sorted; and the patterns that led to none.
+        tuple[list[str], list[str]]: image files in the order of the patterns, sorted within a
+        folder or glob; and the patterns without any image.
     """
     found, without = {}, []
     for pattern in patterns:
@@ -52,18 +52,18 @@ def find_images(patterns):
 
 
 def plan_outputs(inputs, folder, endings=_KEPT_ENDINGS, default_ending=".png"):
-    """A file in `folder` for each input, of the same name.
+    """Choose a file name in `folder` for each input.
 
-    Equal names from different folders are numbered, and no input is ever overwritten.
+    Names are those of the inputs; equal names are numbered, and no input is overwritten.
 
     Args:
         inputs (list[str]): files.
-        folder (str): where the outputs will be.
-        endings (tuple[str]): endings that are kept.
-        default_ending (str): the ending in place of others.
+        folder (str): folder of the outputs.
+        endings (tuple[str]): extensions that are kept.
+        default_ending (str): replacement of other extensions.
 
     Returns:
-        list[str]: as many paths, all different.
+        list[str]: one path per input, all different.
     """
     taken = {os.path.realpath(x) for x in inputs}
     outputs = []
@@ -83,7 +83,7 @@ def open_capture(source):
     """Open a video file or a camera.
 
     Args:
-        source (str | int): a file, or a camera's number.
+        source (str | int): a file, or the number of a camera.
 
     Returns:
         cv2.VideoCapture: opened; release it after use.
@@ -92,12 +92,17 @@ def open_capture(source):
         MediaError: it cannot be opened.
     """
     if isinstance(source, str) and not os.path.isfile(source):
-        raise MediaError(f"There is no video {source}.")
+        raise MediaError(f"The video {source} does not exist.")
     capture = cv2.VideoCapture(source)
     if not capture.isOpened():
         if isinstance(source, int):
-            raise MediaError(f"Camera {source} cannot be opened.")
-        raise MediaError(f"{source} is no video that this build of OpenCV can read.")
+            raise MediaError(
+                f"Camera {source} cannot be opened. Check that it is connected and not in use."
+            )
+        raise MediaError(
+            f"{source} is not a video that this build of OpenCV can read. Convert it to another "
+            "format, such as mp4."
+        )
     return capture
 
 
@@ -107,7 +112,7 @@ def read_frames(capture):
         capture (cv2.VideoCapture): opened.
 
     Yields:
-        ndarray: (H, W, 3), uint8, BGR, until there are no more.
+        ndarray: each frame, (H, W, 3), uint8, BGR.
     """
     while True:
         success, frame = capture.read()
@@ -117,14 +122,14 @@ def read_frames(capture):
 
 
 class VideoWriter:
-    """Writes ``.mp4``, or ``.mkv`` where OpenCV has no encoder for that. A context manager."""
+    """Context manager that writes ``.mp4``, or ``.mkv`` if OpenCV has no encoder for mp4."""
 
     def __init__(self, source, folder, frames_per_second, size):
         """
         Args:
-            source (str): the video file whose name is kept.
-            folder (str): where to write.
-            frames_per_second (float): of the video.
+            source (str): input video, whose name is kept.
+            folder (str): output folder.
+            frames_per_second (float): frame rate.
             size (tuple[int, int]): width and height in pixels.
 
         Raises:
@@ -139,13 +144,13 @@ class VideoWriter:
         tried = ", ".join(f"{codec} in {ending}" for ending, codec in _CODECS)
         raise MediaError(
             f"OpenCV cannot write a {size[0]}x{size[1]} video in {folder} (tried {tried}). Check "
-            "that the folder is writable, or take the frames apart and use --input."
+            "that the folder is writable, or extract the frames and use --input."
         )
 
     def write(self, image):
         """
         Args:
-            image (ndarray): (H, W, 3), uint8, RGB, of the writer's size.
+            image (ndarray): (H, W, 3), uint8, RGB, in the size of the video.
         """
         self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
@@ -157,13 +162,10 @@ class VideoWriter:
 
 
 class Window:
-    """A window that shows pictures. A context manager."""
+    """Context manager of a window that shows pictures."""
 
     def __init__(self, title):
         """
-        Args:
-            title (str): of the window.
-
         Raises:
             MediaError: there is no display, or OpenCV is built without windows.
         """
@@ -185,7 +187,7 @@ class Window:
         """
         Args:
             image (ndarray): (H, W, 3), uint8, RGB.
-            wait (int): milliseconds to wait for a key; 0: until there is one.
+            wait (int): milliseconds to wait for a key; 0: no limit.
 
         Returns:
             bool: False if the key was q or Escape.

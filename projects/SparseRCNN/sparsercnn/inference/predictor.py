@@ -1,4 +1,4 @@
-"""One image in, its detections out, exactly as in evaluation."""
+"""Prediction on single images, exactly as in evaluation."""
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ __all__ = ["ImageError", "Predictor"]
 class Predictor:
     """A model with its weights, for single images.
 
-    Reading, channel order and resizing are those of the evaluation's data loader, so that the
-    same file gives the same detections.
+    Reading, channel order and resizing are those of the data loader in evaluation: the same file
+    gives the same detections.
 
     Attributes:
         model (nn.Module): in evaluation mode.
@@ -33,9 +33,9 @@ class Predictor:
         """
         Args:
             model (nn.Module): any of detectron2's meta-architectures.
-            augmentations (list[Augmentation]): those of evaluation: resizing.
+            augmentations (list[Augmentation]): augmentations of evaluation, that is, resizing.
             input_format (str): channel order that the model expects, as INPUT.FORMAT.
-            labels (ClassNames): None: classes are named by their numbers.
+            labels (ClassNames): names of the classes; None: classes are named by number.
         """
         self.model = model.eval()
         self.augmentations = AugmentationList(augmentations)
@@ -46,8 +46,8 @@ class Predictor:
     def from_config(cls, cfg, allow_unsafe=False):
         """
         Args:
-            cfg (CfgNode): MODEL.WEIGHTS must have all weights of the model.
-            allow_unsafe (bool): load any pickle; it may run code.
+            cfg (CfgNode): the whole config; MODEL.WEIGHTS must hold all weights of the model.
+            allow_unsafe (bool): load any pickle, which may run code.
 
         Raises:
             CheckpointError: see :func:`load_for_inference`.
@@ -62,7 +62,7 @@ class Predictor:
         }
 
     def read(self, path):
-        """Read an image file, turned upright as its EXIF data says.
+        """Read an image file, rotated according to its EXIF data.
 
         Args:
             path (str): the file.
@@ -71,7 +71,7 @@ class Predictor:
             ndarray: (H, W, C) in the model's channel order, uint8 unless that is YUV.
 
         Raises:
-            ImageError: names the file and what is wrong with it.
+            ImageError: the file cannot be read.
         """
         try:
             return detection_utils.read_image(str(path), format=self.input_format)
@@ -79,7 +79,7 @@ class Predictor:
             raise ImageError(f"Cannot read {path}: {error}") from error
 
     def from_bgr(self, image):
-        """Bring an image as OpenCV reads it into the model's channel order.
+        """Convert an image as read by OpenCV to the model's channel order.
 
         Args:
             image (ndarray): (H, W, 3), uint8, BGR.
@@ -91,7 +91,7 @@ class Predictor:
         return detection_utils.convert_PIL_to_numpy(rgb, self.input_format)
 
     def to_rgb(self, image):
-        """Bring an image in the model's channel order to RGB, for drawing.
+        """Convert an image from the model's channel order to RGB, for drawing.
 
         Args:
             image (ndarray): as :meth:`read` returns.
@@ -109,7 +109,7 @@ class Predictor:
             image (ndarray): (H, W, C) in the model's channel order, as :meth:`read` returns.
 
         Returns:
-            dict: the model's output in its original size, on the CPU: "instances" with
+            dict: the model's output, on the CPU and in the size of `image`: "instances" with
             `pred_boxes` (absolute xyxy in pixels of `image`), `scores` and `pred_classes`, or
             "sem_seg", (K, H, W).
         """
@@ -122,7 +122,7 @@ class Predictor:
         return {key: x.to("cpu") if hasattr(x, "to") else x for key, x in output.items()}
 
     def __call__(self, image):
-        """Detect on an image file, or on an image as OpenCV reads it.
+        """Run the model on an image file, or on an image as read by OpenCV.
 
         Args:
             image (str | Path | ndarray): a file, or (H, W, 3), uint8, BGR.

@@ -1,4 +1,4 @@
-"""What a model sees in an image, in files: COCO results, and label maps of segmentations."""
+"""Predictions in files: COCO results, and label maps of segmentations."""
 
 import os
 
@@ -9,18 +9,18 @@ from PIL import Image
 
 __all__ = ["LABELS_FOLDER", "above_threshold", "coco_results", "save_label_map"]
 
-LABELS_FOLDER = "predicted_labels"  # "labels" is where people keep the true ones
+LABELS_FOLDER = "predicted_labels"  # not "labels", the usual folder of ground truth
 
 
 def above_threshold(predictions, threshold):
-    """Drop the detections of low score.
+    """Drop detections below a score.
 
     Args:
-        predictions (dict): of one image, from :meth:`Predictor.predict`.
-        threshold (float): lowest score that stays.
+        predictions (dict): predictions for one image, from :meth:`Predictor.predict`.
+        threshold (float): lowest score to keep.
 
     Returns:
-        dict: a copy; what has no score is kept.
+        dict: a copy; entries without scores are kept.
     """
     if "instances" not in predictions:
         return dict(predictions)
@@ -29,13 +29,13 @@ def above_threshold(predictions, threshold):
 
 
 def coco_results(predictions, labels, image_id, file_name):
-    """The detections of an image in COCO's format of results.
+    """The detections of an image in COCO's results format.
 
     Args:
         predictions (dict): on the CPU.
-        labels (ClassNames): gives the data set's category ids.
-        image_id (int): the image's number.
-        file_name (str): written beside it, since the number is not the data set's.
+        labels (ClassNames): maps classes to the data set's category ids.
+        image_id (int): number of the image.
+        file_name (str): also written, since `image_id` is not the data set's.
 
     Returns:
         list[dict]: "image_id", "file_name", "category_id", "bbox" (x, y, width, height in
@@ -51,27 +51,27 @@ def coco_results(predictions, labels, image_id, file_name):
 
 
 def save_label_map(predictions, picture):
-    """Write what is predicted for an image, if that is a segmentation.
+    """Write the label map of a predicted segmentation, if there is one.
 
-    The file is a PNG of the folder ``predicted_labels`` beside the drawn picture, of its name; it
-    has one channel of class numbers, as evaluation and training read them, and a palette with the
-    colours of the drawing, so that it can be looked at.
+    The file is a PNG with the name of the drawn picture, in the folder ``predicted_labels`` beside
+    it. It has one channel of class numbers, as read by evaluation and training, and a palette with
+    the colours of the drawing.
 
     Args:
-        predictions (dict): on the CPU; with "sem_seg", (K, H, W), K at most 256, or without.
+        predictions (dict): on the CPU; may have "sem_seg", (K, H, W), K at most 256.
         picture (str): path of the drawn picture.
 
     Returns:
         str: path of the file; None if there is no segmentation.
 
     Raises:
-        ValueError: more classes than a palette has colours.
+        ValueError: more than 256 classes.
     """
     if "sem_seg" not in predictions:
         return None
     scores = predictions["sem_seg"]
     if len(scores) > 256:
-        raise ValueError(f"A label map with a palette has at most 256 classes, not {len(scores)}.")
+        raise ValueError(f"A label map can have at most 256 classes, got {len(scores)}.")
     folder, name = os.path.split(picture)
     folder = os.path.join(folder, LABELS_FOLDER)
     os.makedirs(folder, exist_ok=True)

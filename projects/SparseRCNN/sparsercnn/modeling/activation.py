@@ -1,4 +1,4 @@
-"""The activations that configs name."""
+"""Activation functions by their name in a config."""
 
 import torch.nn.functional as F
 
@@ -15,10 +15,10 @@ def get_activation(name):
         name (str): relu or gelu.
 
     Returns:
-        callable: a tensor to one of the same shape.
+        callable: elementwise function of a tensor.
 
     Raises:
-        ConfigError: another name.
+        ConfigError: unknown name.
     """
     if name not in _ACTIVATIONS:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Trade time for memory: recompute activations in the backward pass."""
+"""Activation checkpointing: recompute activations in the backward pass to save memory."""
 
 import contextlib
 
@@ -14,7 +14,7 @@ __all__ = ["checkpoint_activations"]
 
 
 def checkpoint_activations(model, *, backbone=False, head=False):
-    """Make a model recompute, in place; its weights' names and its results stay the same.
+    """Enable recomputation in a model, in place; weight names and results stay the same.
 
     Args:
         model (nn.Module): a detector.
@@ -22,7 +22,7 @@ def checkpoint_activations(model, *, backbone=False, head=False):
         head (bool): recompute each :class:`~sparsercnn.modeling.head.Stage`.
 
     Raises:
-        ConfigError: the model has nothing of the kind.
+        ConfigError: the model has no such block or stage.
     """
     if backbone:
         _checkpoint_all(model.backbone, CNNBlockBase, "MODEL.ACTIVATION_CHECKPOINT.BACKBONE")
@@ -41,7 +41,7 @@ def _checkpoint_all(model, module_type, key):
 
 
 class _Checkpointed:
-    """A forward method that keeps its inputs alone for the backward pass."""
+    """A forward method that keeps only its inputs for the backward pass."""
 
     def __init__(self, module):
         self.forward = module.forward
@@ -53,12 +53,12 @@ class _Checkpointed:
         return checkpoint(self.forward, *args, use_reentrant=False, context_fn=self._contexts)
 
     def _contexts(self):
-        """Around the forward pass, and around the one that is made again."""
+        """Contexts of the forward pass and of its recomputation."""
         return contextlib.nullcontext(), self._without_statistics()
 
     @contextlib.contextmanager
     def _without_statistics(self):
-        # The running mean and variance have taken this batch in already: now it counts for nothing.
+        # The first pass has updated the running mean and variance; recomputation must not.
         tracking = [x for x in self.batch_norms if x.training and x.track_running_stats]
         before = [(norm.momentum, norm.num_batches_tracked) for norm in tracking]
         for norm in tracking:

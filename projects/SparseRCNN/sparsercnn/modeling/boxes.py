@@ -1,4 +1,4 @@
-"""Box arithmetic over leading dimensions, on torchvision's functions."""
+"""Box functions with leading dimensions, built on torchvision."""
 
 import torch
 from torchvision.ops import generalized_box_iou
@@ -7,7 +7,7 @@ __all__ = ["pairwise_giou", "paired_giou"]
 
 
 def pairwise_giou(boxes1, boxes2):
-    """Generalised IoU (Rezatofighi et al., CVPR 2019) of all pairs within each leading index.
+    """Generalised IoU (Rezatofighi et al., CVPR 2019) of all pairs, for each leading index.
 
     Args:
         boxes1: (..., N, 4), absolute xyxy.
@@ -24,10 +24,10 @@ def pairwise_giou(boxes1, boxes2):
 
 
 def paired_giou(boxes1, boxes2):
-    """Generalised IoU of boxes with their partners.
+    """Generalised IoU of corresponding boxes.
 
-    torchvision's and fvcore's GIoU losses select the overlapping pairs by a boolean index or
-    assert valid boxes, and both wait for the device; the pairwise form does neither.
+    torchvision's and fvcore's GIoU losses wait for the device, to select overlapping pairs by a
+    boolean index or to assert valid boxes; :func:`pairwise_giou` does neither.
 
     Args:
         boxes1, boxes2: (..., 4), absolute xyxy.

@@ -44,19 +44,19 @@ class SparseRCNN(nn.Module):
     ):
         """
         Args:
-            backbone (Backbone): gives the feature maps named in `in_features`.
+            backbone (Backbone): computes the feature maps named in `in_features`.
             proposals (nn.Module): see :mod:`sparsercnn.modeling.proposals`.
             head (IterativeHead): the stages.
             criterion (SetCriterion): the losses.
             in_features (list[str]): names of the pyramid's maps, finest first.
             pixel_mean, pixel_std (list[float]): per channel, in the order of `input_format`.
-            classification (FocalClassification | SoftmaxClassification): makes scores of logits;
-                None: FocalClassification().
-            deep_supervision (bool): losses on all stages, not on the last alone.
+            classification (FocalClassification | SoftmaxClassification): converts logits to
+                scores; None: FocalClassification().
+            deep_supervision (bool): losses on all stages; False: on the last only.
             score_thresh (float): detections below this score are dropped.
             nms_thresh (float): IoU threshold of class-wise NMS; 0: none.
             max_detections (int): detections kept per image.
-            input_format (str): channel order of the input, for those who read images.
+            input_format (str): channel order of the input, for callers that read images.
         """
         super().__init__()
         self.backbone = backbone
@@ -107,16 +107,16 @@ class SparseRCNN(nn.Module):
 
                 * image: (3, H, W), in the channel order of `input_format`, 0 to 255;
                 * instances (training): `gt_boxes`, absolute xyxy, and `gt_classes`;
-                * height, width (inference, optional): the size that detections are scaled to.
+                * height, width (inference, optional): image size to scale detections to.
 
             do_postprocess (bool): scale detections to `height` and `width`.
 
         Returns:
             dict[str, Tensor]: in training, the weighted losses, see :class:`SetCriterion`.
             list: in inference, per image ``{"instances": Instances}`` with `pred_boxes`, `scores`
-            and `pred_classes`, best first; or, without post-processing, bare Instances in pixels
-            of the network's input, however many there are: who merges several results of an
-            image limits what comes of it.
+            and `pred_classes`, best first. Without post-processing, bare Instances in pixels of
+            the network's input, not limited to `max_detections`: callers that merge several
+            results of an image apply the limit after merging.
         """
         images, image_sizes = self.preprocess_images(batched_inputs)
         feature_maps = self.backbone(images.tensor)
@@ -163,11 +163,11 @@ class SparseRCNN(nn.Module):
             class_logits: (B, N, K), or K + 1 with the softmax.
             boxes: (B, N, 4), absolute xyxy.
             image_sizes (list[tuple[int, int]]): (h, w) of each image.
-            limited (bool): `max_detections` of them at most; False: N.
+            limited (bool): keep at most `max_detections` per image; False: at most N.
 
         Returns:
-            list[Instances]: the best N of the N x K scores per image, best first, less those
-            that the thresholds and `max_detections` take away.
+            list[Instances]: per image, the best N of the N x K scores, best first, after the
+            thresholds and `max_detections` are applied.
         """
         num_proposals = boxes.shape[1]
         limit = self.max_detections if limited else num_proposals
@@ -195,13 +195,13 @@ class SparseRCNN(nn.Module):
 
 
 def _drop_non_finite(scores, boxes):
-    """(B, N, K), the scores, but -1 where one or its box is not finite."""
+    """The scores (B, N, K), replaced by -1 where the score or its box is not finite."""
     finite = boxes.isfinite().all(-1, keepdim=True) & scores.isfinite()
     if not finite.all():
         log_first_n(
             logging.WARNING,
-            "Detections that are not finite were dropped: the weights are broken or did not "
-            "fit the model, or half precision overflowed.",
+            "Detections with non-finite scores or boxes were dropped: the weights are broken or "
+            "did not fit the model, or half precision overflowed. Check MODEL.WEIGHTS.",
             key="message",
         )
     return torch.where(finite, scores, -1.0)

@@ -1,4 +1,4 @@
-"""What the head and its interactions have in common when they initialise themselves."""
+"""Initialisation shared by the head and its interactions."""
 
 from torch import nn
 
@@ -6,12 +6,12 @@ __all__ = ["xavier_matrices"]
 
 
 def xavier_matrices(module):
-    """Draw all weights of more than one dimension by Xavier, in the order of registration.
+    """Initialise parameters of more than one dimension Xavier-uniform, in registration order.
 
-    Biases and norms stay as their layers made them.
+    Biases and norms keep the initialisation of their layers.
 
     Args:
-        module (nn.Module): changed in place, with all that it holds.
+        module (nn.Module): changed in place, including its submodules.
     """
     for parameter in module.parameters():
         if parameter.dim() > 1:

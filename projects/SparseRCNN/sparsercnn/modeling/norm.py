@@ -1,4 +1,4 @@
-"""Which batch norm fits the run."""
+"""Choice of the batch norm for the devices of a run."""
 
 import logging
 
@@ -12,16 +12,16 @@ _SYNCHRONISED = ("SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 
 
 def choose_norm(norm, device):
-    """The kind of norm to build, where the config leaves it open or asks for what cannot run.
+    """Resolve "auto", and replace synchronised batch norms where they cannot run.
 
     Args:
-        norm (str): "auto": batch norm over the images of all GPUs, which on one GPU or the CPU is
-            plain batch norm. A synchronised one by name is kept where there are several GPUs, and
-            else plain too, since PyTorch's refuses to train on the CPU. Others are kept.
+        norm (str): "auto": SyncBN with several GPUs, otherwise BN. A synchronised batch norm by
+            name: kept with several GPUs, otherwise BN, since PyTorch's SyncBatchNorm does not
+            train on the CPU. Any other name is kept.
         device (str): MODEL.DEVICE.
 
     Returns:
-        str: a norm as :func:`detectron2.layers.get_norm` takes it.
+        str: a name for :func:`detectron2.layers.get_norm`.
     """
     if norm != "auto" and norm not in _SYNCHRONISED:
         return norm
@@ -30,7 +30,7 @@ def choose_norm(norm, device):
     if norm != "auto":
         log_first_n(
             logging.INFO,
-            f"{norm} is plain batch norm here: there is one process, or no GPU.",
+            f"{norm} is replaced by BN: there is only one process, or no GPU.",
             key="message",
         )
     return "BN"

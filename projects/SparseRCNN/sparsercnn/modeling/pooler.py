@@ -1,4 +1,4 @@
-"""RoIAlign over a feature pyramid that never waits for the device."""
+"""RoIAlign over a feature pyramid, without synchronising with the device."""
 
 import torch
 from detectron2.config import configurable
@@ -14,16 +14,16 @@ __all__ = ["PyramidRoIAlign"]
 # Boxes of this size in pixels are pooled from p4 (Eqn. (1) of the FPN paper).
 _CANONICAL_BOX_SIZE = 224
 _CANONICAL_LEVEL = 4
-# xyxy in pixels: so far from any map that RoIAlign reads nothing and returns zeros.
+# xyxy in pixels, so far outside any map that RoIAlign returns zeros.
 _OFF_THE_MAP = (-1e6, -1e6, -1e6 + 1, -1e6 + 1)
 
 
 class PyramidRoIAlign(nn.Module):
     """Pool each box from the pyramid level that fits its size.
 
-    The same values as :class:`detectron2.modeling.poolers.ROIPooler`, which selects the boxes of
-    each level by index and so waits for the device once a level, and which rounds the boxes to
-    the features' type: to several pixels in bfloat16.
+    Computes the values of :class:`detectron2.modeling.poolers.ROIPooler`. That one selects the
+    boxes of each level by index, which waits for the device once per level, and rounds boxes to
+    the dtype of the features, which is an error of several pixels in bfloat16.
     """
 
     @configurable
@@ -31,7 +31,7 @@ class PyramidRoIAlign(nn.Module):
         """
         Args:
             output_size (int): r, the side of a pooled map.
-            strides (list[int]): of the levels, finest first, each twice the one before.
+            strides (list[int]): strides of the levels, finest first, each twice the previous one.
             sampling_ratio (int): samples per bin and axis; 0: as many as the bin has pixels.
             aligned (bool): RoIAlignV2, with the half-pixel offset corrected.
         """
@@ -46,7 +46,7 @@ class PyramidRoIAlign(nn.Module):
         self.min_level, self.max_level = levels[0], levels[-1]
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned
-        # A buffer, since making it in the forward pass would wait for the device.
+        # A buffer, since creating it in the forward pass would wait for the device.
         off_the_map = torch.tensor((0.0, *_OFF_THE_MAP))
         self.register_buffer("off_the_map", off_the_map, persistent=False)
 
@@ -71,7 +71,7 @@ class PyramidRoIAlign(nn.Module):
             boxes: (B, N, 4), absolute xyxy in pixels of the network's input.
 
         Returns:
-            Tensor: (B * N, C, r, r), image by image.
+            Tensor: (B * N, C, r, r), ordered by image.
         """
         B, N, _ = boxes.shape
         boxes = boxes.detach().float().flatten(0, 1)
@@ -85,21 +85,20 @@ class PyramidRoIAlign(nn.Module):
         return self._pool_all(features, rois, level_of_box)
 
     def _pool_by_index(self, features, rois, level_of_box):
-        """Each level pools its own boxes; on the CPU there is no device to wait for."""
+        """Pool only the boxes of a level from it; on the CPU, indexing costs no synchronisation."""
         indices = [torch.nonzero(level_of_box == i).squeeze(1) for i in range(len(features))]
         pooled = torch.cat(
             [self._roi_align(i, features[i], rois[index]) for i, index in enumerate(indices)]
         )
-        # A non-finite box is on no level; it reads zeros, and its loss tells.
+        # A non-finite box is on no level: it gets zeros, and the loss check reports it.
         order = torch.cat(indices)
         result = pooled.new_zeros(len(rois), *pooled.shape[1:])
         return result.index_copy(0, order, pooled)
 
     def _pool_all(self, features, rois, level_of_box):
-        """Each level pools all boxes, with those of other levels moved off the map.
+        """Pool all boxes from every level, with boxes of other levels moved off the map.
 
-        A thread of the kernel returns at once for a sample off the map, so that the work is
-        that of one level per box.
+        The kernel skips samples off the map, so each box costs about as much as on one level.
         """
         pooled = 0
         for i, feature in enumerate(features):
@@ -109,7 +108,7 @@ class PyramidRoIAlign(nn.Module):
         return pooled
 
     def _roi_align(self, level, feature, rois):
-        # The kernel wants one type for both; rounding the boxes would move them.
+        # The kernel needs one dtype for both; rounding the boxes to the features' would move them.
         pooled = roi_align(
             feature.float(),
             rois,

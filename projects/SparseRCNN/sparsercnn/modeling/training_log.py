@@ -1,4 +1,4 @@
-"""Figures about a training run that are not losses, for the log and TensorBoard."""
+"""Statistics of a training run other than losses, for the log and TensorBoard."""
 
 import logging
 
@@ -7,19 +7,19 @@ from detectron2.utils.events import get_event_storage
 
 __all__ = ["put_statistics", "statistics_due"]
 
-# Iterations between two entries, as of detectron2's writers: each entry waits for the device.
+# Iterations between entries, as for detectron2's writers; each entry waits for the device.
 _PERIOD = 20
 
 
 def statistics_due(name):
-    """Whether a statistic is to be recorded now: it is asked before it is computed.
+    """Whether a statistic should be computed and recorded in this forward pass.
 
     Args:
-        name (str): under which :func:`put_statistics` will put it.
+        name (str): name of the statistic in :func:`put_statistics`.
 
     Returns:
-        bool: True in the main process of a training run, in the iterations in which detectron2's
-        writers write, and once in each of them, however many forward passes it has.
+        bool: True in the main process of a training run, in iterations in which detectron2's
+        writers write, until the statistic has been recorded in that iteration.
     """
     if not comm.is_main_process():
         return False
@@ -30,8 +30,8 @@ def statistics_due(name):
 
 
 def put_statistics(statistics):
-    """Record values in the event storage, which metrics.json and TensorBoard are written from, and
-    in the log. It waits for the device.
+    """Record values in the log and in the event storage (metrics.json, TensorBoard). Waits for the
+    device.
 
     Args:
         statistics (dict[str, float | Tensor]): scalars by name.
@@ -43,7 +43,7 @@ def put_statistics(statistics):
 
 
 def _active_storage():
-    # Detectron2 0.6 has no way to ask; it asserts.
+    # Detectron2 0.6 cannot be asked whether a storage is active; it raises an AssertionError.
     try:
         return get_event_storage()
     except AssertionError:

@@ -1,4 +1,4 @@
-"""Test-time augmentation: one image at many sizes, flipped and not, merged into one result."""
+"""Test-time augmentation: detections of an image at several sizes and flips, merged."""
 
 import copy
 
@@ -18,12 +18,12 @@ from ..errors import ConfigError
 
 __all__ = ["SparseRCNNWithTTA", "soft_vote"]
 
-_VOTE_THRESH = 0.65  # IoU from which detections of one class are one object
+_VOTE_THRESH = 0.65  # IoU above which detections of one class are merged
 _MIN_RESIDUAL_SCORE = 0.05
 
 
 class SparseRCNNWithTTA(nn.Module):
-    """A detector behind test-time augmentation, called as the detector itself is."""
+    """A detector with test-time augmentation, called like the detector itself."""
 
     @configurable
     def __init__(
@@ -40,14 +40,14 @@ class SparseRCNNWithTTA(nn.Module):
         """
         Args:
             model (SparseRCNN): in evaluation mode.
-            tta_mapper (callable): dataset dict -> its augmented versions, each with the
-                `transforms` that made it; flips of one size follow one another.
-            scale_ranges (list[tuple[float, float]]): per size, the sqrt(area) in pixels of the
-                resized image that a box must lie between to count; None: every box counts.
+            tta_mapper (callable): maps a dataset dict to its augmented versions, each with its
+                `transforms`; flips of one size are adjacent.
+            scale_ranges (list[tuple[float, float]]): for each size, the range of sqrt(area), in
+                pixels of the resized image, of the boxes to keep; None: all boxes are kept.
             vote (bool): merge by :func:`soft_vote`; False: by class-wise NMS.
             nms_thresh (float): IoU threshold of that NMS.
-            max_detections (int): detections kept per image, once those of all sizes are merged.
-            batch_size (int): augmented images of one forward pass.
+            max_detections (int): detections kept per image after merging.
+            batch_size (int): augmented images per forward pass.
         """
         super().__init__()
         self.model = model.module if isinstance(model, DistributedDataParallel) else model
@@ -78,7 +78,7 @@ class SparseRCNNWithTTA(nn.Module):
         }
 
     def forward(self, batched_inputs):
-        """As :meth:`SparseRCNN.forward` in evaluation; an input without `image` is read."""
+        """As :meth:`SparseRCNN.forward` in evaluation; a missing `image` is read from its file."""
         return [{"instances": self._one_image(self._read(x))} for x in batched_inputs]
 
     def _read(self, dataset_dict):
@@ -137,26 +137,27 @@ class SparseRCNNWithTTA(nn.Module):
 
 
 def soft_vote(boxes, scores, classes, iou_thresh=_VOTE_THRESH, min_score=_MIN_RESIDUAL_SCORE):
-    """Merge detections of one object into their mean, and keep the odd ones with less score.
+    """Merge overlapping detections into their mean, and keep the others at a reduced score.
 
-    The best detection and those of its class that overlap it make a group; its box is their mean
-    weighted by score, its score the best one. Each member also stays as it is with score
-    s (1 - IoU), where that is at least `min_score`. Then the rest, in the same way. It is the
-    "soft vote" of cvpods, which the published test-time-augmented results were made with.
+    The best detection and those of its class that overlap it form a group. The group becomes one
+    detection, with the score-weighted mean box and the best score. Every other member is also kept
+    unchanged, with score s (1 - IoU), if that is at least `min_score`. The same is repeated for the
+    remaining detections. This is the "soft vote" of cvpods, used for the published results with
+    test-time augmentation.
 
     Args:
         boxes: (D, 4), absolute xyxy.
         scores: (D,).
         classes: (D,).
-        iou_thresh (float): overlap with the best from which a detection is in its group.
-        min_score (float): of what is kept beside a group's mean.
+        iou_thresh (float): a detection with a higher IoU with the best one is in its group.
+        min_score (float): lowest score of a member that is kept beside its group.
 
     Returns:
         tuple: boxes, scores and classes of the merged detections, best first.
     """
     if len(boxes) == 0:
         return boxes, scores, classes
-    # NMS finds the best of each group; a member belongs to the first of them that it overlaps.
+    # NMS finds the best of each group; others belong to the first group whose best they overlap.
     best = batched_nms(boxes, scores, classes, iou_thresh)
     iou = box_iou(boxes, boxes[best])
     iou = torch.where(classes[:, None] == classes[best][None], iou, 0.0)

@@ -1,4 +1,4 @@
-"""What makes maps of an image, beside detectron2's own."""
+"""Backbones in addition to detectron2's."""
 
 from .dilated_resnet import build_dilated_resnet_backbone
 from .res5_attention import add_res5_attention

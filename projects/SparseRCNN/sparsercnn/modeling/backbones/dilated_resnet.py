@@ -1,4 +1,4 @@
-"""ResNets of a small output stride: dilation in place of the last downsamplings."""
+"""ResNets with a small output stride: dilation replaces the last downsamplings."""
 
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
@@ -15,18 +15,18 @@ _NUM_BLOCKS = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
-_BOTTLENECK_DEPTH = 50  # from which on the blocks are bottlenecks
-_DILATIONS = ((1, 1), (1, 2), (2, 4))  # of res4 and res5; the output strides are 32, 16 and 8
+_BOTTLENECK_DEPTH = 50  # smallest depth with bottleneck blocks
+_DILATIONS = ((1, 1), (1, 2), (2, 4))  # of (res4, res5), for output strides 32, 16 and 8
 
 
 class DilatedBasicBlock(BasicBlock):
-    """The block of ResNet-18 and 34, with a dilation, which detectron2's does not take."""
+    """The block of ResNet-18 and 34 with dilation, which detectron2's lacks."""
 
     def __init__(self, in_channels, out_channels, *, stride=1, norm="BN", dilation=1):
         """
         Args:
-            dilation (int): of both 3x3 convolutions.
-            in_channels, out_channels, stride, norm: as of detectron2's `BasicBlock`.
+            dilation (int): dilation of both 3x3 convolutions.
+            in_channels, out_channels, stride, norm: see detectron2's `BasicBlock`.
         """
         super().__init__(in_channels, out_channels, stride=stride, norm=norm)
         for conv in (self.conv1, self.conv2):
@@ -49,28 +49,27 @@ def make_dilated_resnet(
     stride_in_1x1=False,
     freeze_at=0,
 ):
-    """Detectron2's ResNet with dilated stages; its weights have the usual names and shapes.
+    """Build detectron2's ResNet with dilated stages; weights keep their names and shapes.
 
-    A stage that is dilated keeps its input's resolution, and all its blocks have the dilation,
-    as with detectron2's own RES5_DILATION.
+    A dilated stage keeps the resolution of its input, and all its blocks are dilated, as with
+    detectron2's RES5_DILATION.
 
     Args:
         depth (int): 18, 34, 50, 101 or 152.
-        norm (str): as :func:`detectron2.layers.get_norm` takes it.
-        out_features (list[str]): of "stem", "res2" ... "res5"; later stages are not built.
+        norm (str): see :func:`detectron2.layers.get_norm`.
+        out_features (list[str]): from "stem", "res2" ... "res5"; later stages are left out.
         res4_dilation, res5_dilation (int): 2 and 4 for output stride 8, 1 and 2 for 16, 1 and 1
             for 32.
-        res5_multi_grid (sequence[int]): a factor of the dilation for each block of res5; (): 1.
-        in_channels, stem_channels, res2_channels (int): each stage after res2 doubles them.
-        num_groups, width_per_group (int): of the 3x3 convolutions, from depth 50 on.
-        stride_in_1x1 (bool): where the stride is, from depth 50 on.
-        freeze_at (int): stages without gradient, counted from the stem.
-
-    Returns:
-        ResNet:
+        res5_multi_grid (sequence[int]): factor on the dilation for each block of res5; (): all 1.
+        in_channels, stem_channels, res2_channels (int): output channels double with each stage
+            after res2.
+        num_groups, width_per_group (int): of the 3x3 convolutions, for depth 50 and above.
+        stride_in_1x1 (bool): stride in the first 1x1 convolution of a block instead of the 3x3
+            one, for depth 50 and above.
+        freeze_at (int): number of frozen stages, including the stem.
 
     Raises:
-        ConfigError: another depth, other dilations, or a `res5_multi_grid` of another length.
+        ConfigError: unsupported depth or dilations, or a `res5_multi_grid` of the wrong length.
     """
     dilations = _dilations(depth, res4_dilation, res5_dilation, res5_multi_grid)
     stem = BasicStem(in_channels=in_channels, out_channels=stem_channels, norm=norm)
@@ -104,20 +103,20 @@ def make_dilated_resnet(
 
 
 def _dilations(depth, res4_dilation, res5_dilation, res5_multi_grid):
-    """Of each block of each stage from res2 on."""
+    """Dilation of each block, for each stage from res2 to res5."""
     if depth not in _NUM_BLOCKS:
         raise ConfigError(f"MODEL.RESNETS.DEPTH is {depth}; it must be one of {[*_NUM_BLOCKS]}.")
     if (res4_dilation, res5_dilation) not in _DILATIONS:
         raise ConfigError(
-            f"MODEL.RESNETS.RES4_DILATION {res4_dilation} with RES5_DILATION {res5_dilation}: "
-            f"they must be one of the pairs {', '.join(map(str, _DILATIONS))}."
+            f"MODEL.RESNETS.RES4_DILATION {res4_dilation} with RES5_DILATION {res5_dilation} is "
+            f"not supported; use one of the pairs {', '.join(map(str, _DILATIONS))}."
         )
     per_stage = (1, 1, res4_dilation, res5_dilation)
     dilations = [[x] * n for x, n in zip(per_stage, _NUM_BLOCKS[depth], strict=True)]
     if res5_multi_grid and len(res5_multi_grid) != len(dilations[-1]):
         raise ConfigError(
             f"MODEL.RESNETS.RES5_MULTI_GRID is {[*res5_multi_grid]}; res5 of depth {depth} has "
-            f"{len(dilations[-1])} blocks, and each needs a factor."
+            f"{len(dilations[-1])} blocks. Give one factor for each, or [] for none."
         )
     if res5_multi_grid:
         dilations[-1] = [res5_dilation * factor for factor in res5_multi_grid]
@@ -131,13 +130,11 @@ def build_dilated_resnet_backbone(cfg, input_shape):
     Args:
         cfg (CfgNode): the whole config. MODEL.RESNETS.NORM may be "auto", see
             :func:`~sparsercnn.modeling.norm.choose_norm`.
-        input_shape (ShapeSpec): of the image.
-
-    Returns:
-        ResNet:
+        input_shape (ShapeSpec): shape of the image.
 
     Raises:
-        ConfigError: see there; or deformable convolutions are asked for.
+        ConfigError: as :func:`make_dilated_resnet`, or the config asks for deformable
+            convolutions.
     """
     resnets = cfg.MODEL.RESNETS
     if any(resnets.DEFORM_ON_PER_STAGE):

@@ -9,12 +9,13 @@ __all__ = ["PositionChannelAttention", "add_res5_attention"]
 
 
 class PositionChannelAttention(nn.Module):
-    """Both attentions on one map, beside each other: x, plus what each of them adds to it."""
+    """Both attentions in parallel on one map: x plus the residual of each."""
 
     def __init__(self, position, channel):
         """
         Args:
-            position, channel (nn.Module): as :func:`build_danet_attention` gives them.
+            position, channel (nn.Module): from :func:`build_danet_attention`; each maps x to x
+                plus a residual.
         """
         super().__init__()
         self.position = position
@@ -26,10 +27,10 @@ class PositionChannelAttention(nn.Module):
 
 
 def add_res5_attention(backbone, cfg):
-    """Let res5 end with both attentions, of the kind that ``MODEL.RESNETS.RES5_ATTENTION`` names.
+    """Append both attentions to res5, of the kind that ``MODEL.RESNETS.RES5_ATTENTION`` names.
 
-    They become the last module of the stage, so that the other weights keep their names, and
-    every neck that reads res5 reads it with attention.
+    They become the last module of the stage: all other weights keep their names, and every neck
+    that reads res5 gets the result of the attentions.
 
     Args:
         backbone (Backbone): a ResNet, or an FPN over one; changed in place.
@@ -39,7 +40,7 @@ def add_res5_attention(backbone, cfg):
         Backbone: `backbone`.
 
     Raises:
-        ConfigError: the key is set, and the backbone has no res5.
+        ConfigError: the key is set, but the backbone has no res5.
     """
     kind = cfg.MODEL.RESNETS.RES5_ATTENTION
     if not kind:
@@ -48,7 +49,7 @@ def add_res5_attention(backbone, cfg):
     if not isinstance(stage, nn.Sequential):
         raise ConfigError(
             f"MODEL.RESNETS.RES5_ATTENTION is '{kind}', but the backbone "
-            f"'{cfg.MODEL.BACKBONE.NAME}' has no res5: it needs a ResNet with all stages."
+            f"'{cfg.MODEL.BACKBONE.NAME}' has no res5. Use a ResNet with all stages."
         )
     modules = build_danet_attention(kind, stage[-1].out_channels)
     stage.add_module("dual_attention", PositionChannelAttention(*modules))

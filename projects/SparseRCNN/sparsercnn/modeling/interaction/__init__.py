@@ -1,4 +1,4 @@
-"""How a proposal feature meets its RoI feature.
+"""Interaction of a proposal feature with its RoI feature.
 
 An interaction is a module ``interaction(proposal_features, roi_features) -> update``:
 
@@ -6,8 +6,8 @@ An interaction is a module ``interaction(proposal_features, roi_features) -> upd
 * roi_features: (R, C, r, r).
 * update: (R, C), which the stage adds to the proposal features.
 
-It initialises itself: in its constructor, or, to be drawn after all stages have been made, in a
-method ``reset_parameters()``, which the stage calls.
+An interaction initialises its own weights, in its constructor or in a method
+``reset_parameters()``, which the stage calls after all stages are built.
 """
 
 from .build import INTERACTION_REGISTRY, build_interaction

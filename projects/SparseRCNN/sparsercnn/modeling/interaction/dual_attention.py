@@ -17,13 +17,14 @@ __all__ = ["CBAM", "DualAttention", "DynamicGate", "StaticChannelGate", "StaticP
 
 
 class DynamicGate(nn.Module):
-    """sigmoid(LN(Linear(p))): weights in (0, 1) that a proposal gives its own RoI feature."""
+    """sigmoid(LN(Linear(p))): weights in (0, 1) for a RoI feature, from its proposal feature p."""
 
     def __init__(self, hidden_dim, shape):
         """
         Args:
             hidden_dim (int): C.
-            shape (tuple[int]): of the weights, (C, 1, 1) for channels, (1, r, r) for positions.
+            shape (tuple[int]): shape of the weights per RoI, (C, 1, 1) for channels or (1, r, r)
+                for positions.
         """
         super().__init__()
         size = shape[0] * shape[1] * shape[2]
@@ -34,7 +35,7 @@ class DynamicGate(nn.Module):
     def forward(self, roi_features, proposal_features):
         """
         Args:
-            roi_features: (R, C, r, r), not looked at.
+            roi_features: (R, C, r, r), unused.
             proposal_features: (R, C).
 
         Returns:
@@ -44,21 +45,21 @@ class DynamicGate(nn.Module):
 
 
 class StaticChannelGate(nn.Module):
-    """Channel attention of CBAM (ECCV 2018, equation 2), from the RoI feature alone.
+    """Channel attention of CBAM (ECCV 2018, equation 2), computed from the RoI feature alone.
 
-    One feed-forward network reads the mean- and the max-pooled RoI feature; one LayerNorm takes
-    its two outputs together, as the released code has it, so that the stronger of them stays the
-    stronger; their sum passes a sigmoid.
+    A shared feed-forward network processes the mean- and the max-pooled RoI feature. As in the
+    released code, one LayerNorm normalises both outputs together, which preserves their relative
+    magnitude. The sigmoid of their sum is the weight.
     """
 
     def __init__(self, hidden_dim, dim_feedforward, activation="relu"):
         super().__init__()
         self.feed_forward = FeedForward(hidden_dim, dim_feedforward, activation=activation)
-        # Of one dimension, since Xavier would draw a (2, C) weight as a matrix.
+        # One-dimensional: Xavier initialisation would treat a (2, C) weight as a matrix.
         self.norm = nn.LayerNorm(2 * hidden_dim)
 
     def forward(self, roi_features, proposal_features):
-        """(R, C, r, r) and (R, C), not looked at, to (R, C, 1, 1)."""
+        """(R, C, r, r) and (R, C), unused, to (R, C, 1, 1)."""
         tokens = roi_features.flatten(2)
         pooled = torch.stack([tokens.mean(2), tokens.amax(2)], dim=1)
         of_mean, of_max = self.norm(self.feed_forward(pooled).flatten(1)).chunk(2, dim=1)
@@ -66,9 +67,9 @@ class StaticChannelGate(nn.Module):
 
 
 class StaticPositionGate(nn.Module):
-    """Spatial attention of CBAM (ECCV 2018, equation 3), from the RoI feature alone.
+    """Spatial attention of CBAM (ECCV 2018, equation 3), computed from the RoI feature alone.
 
-    A 3x3 convolution, where CBAM has 7x7, since a RoI feature is no larger than that.
+    The convolution is 3x3 instead of CBAM's 7x7, which would cover a whole RoI feature.
     """
 
     def __init__(self):
@@ -76,19 +77,19 @@ class StaticPositionGate(nn.Module):
         self.conv = nn.Conv2d(2, 1, 3, padding=1)
 
     def forward(self, roi_features, proposal_features):
-        """(R, C, r, r) and (R, C), not looked at, to (R, 1, r, r)."""
+        """(R, C, r, r) and (R, C), unused, to (R, 1, r, r)."""
         mean, largest = roi_features.mean(1), roi_features.amax(1)
         return self.conv(torch.stack([mean, largest], dim=1)).sigmoid()
 
 
 class CBAM(nn.Module):
-    """x + s * (c * x): channels weighted, then positions, on top of the feature itself."""
+    """x + s * (c * x): weighting of channels, then of positions, with a residual connection."""
 
     def __init__(self, channel_gate, position_gate):
         """
         Args:
-            channel_gate (nn.Module): ``gate(x, p)`` gives c, (R, C, 1, 1).
-            position_gate (nn.Module): ``gate(c * x, p)`` gives s, (R, 1, r, r).
+            channel_gate (nn.Module): ``gate(x, p)`` returns c, (R, C, 1, 1).
+            position_gate (nn.Module): ``gate(c * x, p)`` returns s, (R, 1, r, r).
         """
         super().__init__()
         self.channel_gate = channel_gate
@@ -96,7 +97,7 @@ class CBAM(nn.Module):
 
     def forward(self, roi_features, proposal_features):
         """(R, C, r, r) and (R, C) to (R, C, r, r)."""
-        # LayerNorm gives float32 under autocast; the large tensors keep the RoI feature's type.
+        # LayerNorm returns float32 under autocast; keep the large tensors in the RoI's dtype.
         dtype = roi_features.dtype
         weighted = self.channel_gate(roi_features, proposal_features).to(dtype) * roi_features
         weighted = self.position_gate(weighted, proposal_features).to(dtype) * weighted
@@ -105,27 +106,27 @@ class CBAM(nn.Module):
 
 @INTERACTION_REGISTRY.register("dual_attention")
 class DualAttention(nn.Module):
-    """The sum of two views of a RoI feature, each steered by the proposal, made one vector.
+    """Two branches over a RoI feature, conditioned on its proposal, summed and projected to C.
 
-    * CBAM branch: x <- x + s * (c * x), NUM_CBAM times from the RoI feature, with weights c of
-      channels and s of positions that come from the proposal (dynamic) or from x (static).
-    * RoI transformer branch: NUM_TRANSFORMER encoder layers over the L tokens of the RoI; queries
-      and keys carry a sine code of the token's place plus the proposal feature.
+    * CBAM branch: x <- x + s * (c * x), NUM_CBAM times, starting from the RoI feature. The channel
+      weights c and position weights s come from the proposal (dynamic) or from x (static).
+    * RoI transformer branch: NUM_TRANSFORMER encoder layers over the L tokens of the RoI; a sine
+      position code plus the proposal feature is added to queries and keys.
 
-    Then [LayerNorm], Linear L * C -> C, LayerNorm. A branch of 0 layers is left out of the sum;
-    with both left out, the RoI feature itself goes on.
+    The projection is [LayerNorm], Linear L * C -> C, LayerNorm. A branch with 0 layers is left out
+    of the sum; with both left out, the RoI feature itself is projected.
 
-    The paper leaves open what these published numbers of parameters decide (R50-FPN, 100
-    proposals): 65.5 M with r = 7, NUM_CBAM 4, NUM_TRANSFORMER 1, PRE_NORM; 78.1 M with r = 5, 1, 4,
-    no PRE_NORM.
+    Two details that the paper leaves open follow from its parameter counts (R50-FPN, 100
+    proposals): 65.5 M with r = 7, NUM_CBAM 4, NUM_TRANSFORMER 1, PRE_NORM; 78.1 M with r = 5,
+    NUM_CBAM 1, NUM_TRANSFORMER 4, no PRE_NORM.
 
-    * Every repetition of the CBAM has weights of its own, so it computes its own c and s: shared
-      ones would give 64.0 M for the first.
+    * Every repetition of the CBAM has its own weights and computes its own c and s: with shared
+      weights, the first model would have 64.0 M.
     * PRE_NORM normalises all L * C values of a RoI together, with a scale and a shift for each:
-      over C alone it would be 65.3 M.
+      over C alone, the first model would have 65.3 M.
 
-    The counts include the 50,176 scales and shifts of the batch norms in res3 to res5, which
-    detectron2 keeps as buffers: here they are 65,420,112 and 78,044,490.
+    The published counts include the 50,176 scales and shifts of the batch norms in res3 to res5,
+    which are buffers in detectron2; without them the models have 65,420,112 and 78,044,490.
     """
 
     @configurable
@@ -148,19 +149,19 @@ class DualAttention(nn.Module):
         Args:
             hidden_dim (int): C.
             pooler_resolution (int): r.
-            num_cbam (int): repetitions of the CBAM; 0: no such branch.
-            num_transformer (int): layers of the RoI transformer; 0: no such branch.
+            num_cbam (int): repetitions of the CBAM; 0 disables the branch.
+            num_transformer (int): layers of the RoI transformer; 0 disables the branch.
             dynamic_cbam (bool): c and s come from the proposal; False: from the RoI feature.
-            pre_norm (bool): normalise the sum of the branches before it is projected.
-            num_attention_heads (int): of the RoI transformer.
+            pre_norm (bool): normalise the sum of the branches before its projection.
+            num_attention_heads (int): heads of the RoI transformer.
             dim_feedforward (int): hidden width of the RoI transformer's and the static channel
                 attention's feed-forward networks.
             dropout (float): probability, in the RoI transformer.
-            activation (str): of the feed-forward networks, relu or gelu.
+            activation (str): relu or gelu, in the feed-forward networks.
             roi_chunk (int): RoIs processed at a time; 0: all.
 
         Raises:
-            ConfigError: a negative number, or `hidden_dim` is no multiple of 4.
+            ConfigError: a negative number, or a `hidden_dim` that is not a multiple of 4.
         """
         super().__init__()
         counts = {
@@ -189,7 +190,7 @@ class DualAttention(nn.Module):
         self.pre_norm = nn.LayerNorm(C * r * r) if pre_norm else nn.Identity()
         self.out_layer = nn.Linear(C * r * r, C)
         self.out_norm = nn.LayerNorm(C)
-        # Not in the checkpoint: it follows from the sizes.
+        # Not in the checkpoint: determined by the sizes.
         self.register_buffer("position_code", sine_position_code(r, r, C), persistent=False)
 
     @classmethod
@@ -210,13 +211,13 @@ class DualAttention(nn.Module):
         }
 
     def reset_parameters(self):
-        """Draw the matrices and kernels of all layers by Xavier."""
+        """Initialise the matrices and kernels of all layers Xavier-uniform."""
         xavier_matrices(self)
 
     def forward(self, proposal_features, roi_features):
         """
-        With `roi_chunk`, no more RoIs than that have their activations in memory at a time: the
-        backward pass computes them again. Without dropout, the results are the same.
+        With `roi_chunk`, the activations of at most that many RoIs are in memory at a time; the
+        backward pass recomputes them. Without dropout, the results are the same.
 
         Args:
             proposal_features: (R, C).

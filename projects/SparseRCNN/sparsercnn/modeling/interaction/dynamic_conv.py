@@ -13,8 +13,8 @@ __all__ = ["DynamicConv"]
 class DynamicConv(nn.Module):
     """Dynamic instance interaction (Sparse R-CNN, section 3.2 and figure 4).
 
-    Each proposal feature generates two matrices that filter its own RoI feature as two 1x1
-    convolutions would; what is left is projected to one vector.
+    Each proposal feature generates two matrices, which act on its RoI feature as two 1x1
+    convolutions; the result is projected to one vector.
     """
 
     @configurable
@@ -39,7 +39,7 @@ class DynamicConv(nn.Module):
     def from_config(cls, cfg):
         if cfg.MODEL.SparseRCNN.NUM_DYNAMIC != 2:
             raise ConfigError(
-                "MODEL.SparseRCNN.NUM_DYNAMIC must be 2, the matrices of a dynamic convolution, "
+                "MODEL.SparseRCNN.NUM_DYNAMIC must be 2, the number of matrices in dynamic_conv, "
                 f"got {cfg.MODEL.SparseRCNN.NUM_DYNAMIC}."
             )
         return {
@@ -49,7 +49,7 @@ class DynamicConv(nn.Module):
         }
 
     def reset_parameters(self):
-        """Draw the layers' matrices by Xavier."""
+        """Initialise the matrices of all layers Xavier-uniform."""
         xavier_matrices(self)
 
     def forward(self, proposal_features, roi_features):

@@ -17,24 +17,24 @@ __all__ = ["EncoderLayer", "FeedForward", "sine_position_code"]
 def sine_position_code(height, width, channels, temperature=10000.0):
     """Two-dimensional sine code (DETR, appendix A.4), half of the channels for each axis.
 
-    An axis of n positions is numbered 1..n and scaled to end at 2 pi, so that maps of different
-    sizes share one code for their far edge. Channel 2i of an axis is sin(position / t) and channel
-    2i + 1 its cosine, t = temperature ** (2i / (channels / 2)).
+    The n positions of an axis are 2 pi i / n for i = 1..n; the far edge has the same code in maps
+    of any size. Channel 2i of an axis is sin(position / t) and channel 2i + 1 the cosine, with
+    t = temperature ** (2i / (channels / 2)).
 
     Args:
-        height, width (int): of the map.
-        channels (int): C, a multiple of 4; the first C / 2 code y, the others x.
-        temperature (float): ratio of the longest to the shortest wave.
+        height, width (int): size of the map.
+        channels (int): C, a multiple of 4; the first C / 2 encode y, the others x.
+        temperature (float): upper bound of the ratio between two wavelengths.
 
     Returns:
-        Tensor: (height * width, C), row by row, on torch's default device.
+        Tensor: (height * width, C), in row-major order, on torch's default device.
 
     Raises:
-        ConfigError: `channels` is no multiple of 4.
+        ConfigError: `channels` is not a multiple of 4.
     """
     if channels % 4:
         raise ConfigError(
-            "A sine code needs a sine and a cosine for each of two axes: channels "
+            "The sine position code needs a sine and a cosine for each of two axes: channels "
             f"(MODEL.SparseRCNN.HIDDEN_DIM) must be a multiple of 4, got {channels}."
         )
     waves = temperature ** (torch.arange(0, channels // 2, 2) / (channels // 2))
@@ -50,7 +50,7 @@ def sine_position_code(height, width, channels, temperature=10000.0):
 
 
 class FeedForward(nn.Module):
-    """Linear, activation, dropout, Linear; no residual and no norm of its own."""
+    """Linear, activation, dropout, Linear, without residual and norm."""
 
     def __init__(self, hidden_dim, dim_feedforward, dropout=0.0, activation="relu"):
         """
@@ -61,7 +61,7 @@ class FeedForward(nn.Module):
             activation (str): relu or gelu.
 
         Raises:
-            ConfigError: another activation.
+            ConfigError: unknown activation.
         """
         super().__init__()
         self.activation = get_activation(activation)
@@ -77,17 +77,17 @@ class FeedForward(nn.Module):
 class EncoderLayer(nn.Module):
     """Post-norm transformer encoder layer with position codes on queries and keys (DETR, A.3).
 
-    Unlike :class:`torch.nn.TransformerEncoderLayer`, whose values carry what its queries carry.
+    In :class:`torch.nn.TransformerEncoderLayer`, values would get the position codes too.
     """
 
     def __init__(self, hidden_dim, num_heads, dim_feedforward, dropout=0.0, activation="relu"):
         """
         Args:
             hidden_dim (int): C.
-            num_heads (int): of the attention; it divides C.
+            num_heads (int): attention heads; a divisor of C.
             dim_feedforward (int): hidden width of the feed-forward network.
             dropout (float): probability, in attention and after each sub-layer.
-            activation (str): of the feed-forward network, relu or gelu.
+            activation (str): relu or gelu, in the feed-forward network.
         """
         super().__init__()
         self.self_attn = nn.MultiheadAttention(
@@ -109,7 +109,7 @@ class EncoderLayer(nn.Module):
             Tensor: (R, L, C).
         """
         placed = tokens + position
-        # Without weights, attention is scaled_dot_product_attention: no (R, heads, L, L) is kept.
+        # need_weights=False selects scaled_dot_product_attention: no (R, heads, L, L) is stored.
         attended = self.self_attn(placed, placed, tokens, need_weights=False)[0]
         tokens = self.norm1(tokens + self.dropout1(attended))
         return self.norm2(tokens + self.dropout2(self.feed_forward(tokens)))

@@ -1,4 +1,4 @@
-"""Heads that draw the mask of each object."""
+"""RoI heads with masks."""
 
 from .cascade import CascadeMaskROIHeads
 

@@ -1,4 +1,4 @@
-"""Cascade Mask R-CNN's heads as mmdetection has them: a mask head for each stage.
+"""RoI heads of Cascade Mask R-CNN as in mmdetection, with a mask head for each stage.
 
 Cascade R-CNN (Cai and Vasconcelos, CVPR 2018); masks as in its extension (TPAMI 2019), section 6.
 """
@@ -18,24 +18,26 @@ __all__ = ["CascadeMaskROIHeads"]
 
 @ROI_HEADS_REGISTRY.register()
 class CascadeMaskROIHeads(CascadeROIHeads):
-    """Detectron2's cascade, trained and averaged as mmdetection's, which differs in five things.
+    """Detectron2's cascade with the training and inference of mmdetection. The differences are:
 
-    Each stage has a mask head, trained on the stage's own foreground; in inference the masks'
-    probabilities are averaged. Each stage's losses have a weight, and gradients of RoI features are
-    not divided by the number of stages instead. Each stage samples its RoIs anew, ground truth
-    among them. Classes are averaged over the stages as logits, not as probabilities.
+    * Each stage has a mask head, trained on the foreground of that stage; inference averages the
+      mask probabilities of all stages.
+    * Each stage has a loss weight; gradients of RoI features are not divided by the number of
+      stages.
+    * Each stage samples its RoIs anew, including ground truth.
+    * Inference averages the class logits of the stages, not their probabilities.
     """
 
     @configurable
     def __init__(self, *, stage_loss_weights, mask_head=None, **kwargs):
         """
         Args:
-            stage_loss_weights (list[float]): of all losses of each stage.
-            mask_head (list[nn.Module]): one for each stage, on pooled features; None: no masks.
+            stage_loss_weights (list[float]): factor on all losses of a stage, one per stage.
+            mask_head (list[nn.Module]): mask head of each stage; None: no masks.
             kwargs: see :class:`detectron2.modeling.roi_heads.CascadeROIHeads`.
 
         Raises:
-            ConfigError: another number of weights than of stages.
+            ConfigError: the number of weights is not the number of stages.
         """
         if mask_head is not None:
             mask_head = nn.ModuleList(mask_head)
@@ -44,7 +46,7 @@ class CascadeMaskROIHeads(CascadeROIHeads):
             raise ConfigError(
                 "MODEL.CASCADE_MASK_ROI_HEADS.STAGE_LOSS_WEIGHTS has "
                 f"{len(stage_loss_weights)} weights for the {self.num_cascade_stages} stages of "
-                "MODEL.ROI_BOX_CASCADE_HEAD.IOUS."
+                "MODEL.ROI_BOX_CASCADE_HEAD.IOUS; give one per stage."
             )
         self.stage_loss_weights = tuple(stage_loss_weights)
 
@@ -59,7 +61,10 @@ class CascadeMaskROIHeads(CascadeROIHeads):
         if not cfg.MODEL.MASK_ON:
             return {}
         if not cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE:
-            raise ConfigError("CascadeMaskROIHeads needs a MODEL.ROI_MASK_HEAD.POOLER_TYPE.")
+            raise ConfigError(
+                "MODEL.ROI_MASK_HEAD.POOLER_TYPE is empty; CascadeMaskROIHeads needs one, such as "
+                "ROIAlignV2."
+            )
         build = super()._init_mask_head
         stages = [build(cfg, input_shape) for _ in cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS]
         return {**stages[0], "mask_head": [stage["mask_head"] for stage in stages]}
@@ -67,7 +72,7 @@ class CascadeMaskROIHeads(CascadeROIHeads):
     def forward(self, images, features, proposals, targets=None):
         """See :meth:`detectron2.modeling.roi_heads.ROIHeads.forward`.
 
-        Losses end in ``_stage0``, ``_stage1``, ..., masks' among them.
+        Names of losses, including those of masks, end in ``_stage0``, ``_stage1``, ...
         """
         if not self.training:
             return super().forward(images, features, proposals, targets)
@@ -88,9 +93,9 @@ class CascadeMaskROIHeads(CascadeROIHeads):
         return sampled[0], losses
 
     def _sample(self, proposals, targets, stage):
-        """Add the ground truth, match with the stage's own threshold, and sample."""
+        """Add the ground truth, match with the threshold of the stage, and sample."""
         for x in proposals:
-            if not x.has("objectness_logits"):  # refined ones have none, but the ground truth has
+            if not x.has("objectness_logits"):  # refined boxes lack them, ground truth has them
                 x.objectness_logits = x.proposal_boxes.tensor.new_zeros(len(x))
         first = self.proposal_matcher
         self.proposal_matcher = self.proposal_matchers[stage]
@@ -114,7 +119,7 @@ class CascadeMaskROIHeads(CascadeROIHeads):
         return self.mask_pooler([features[name] for name in self.mask_in_features], boxes)
 
     def _forward_box(self, features, proposals, targets=None):
-        """In inference: detections of each image."""
+        """Detections of each image, in inference."""
         features = [features[name] for name in self.box_in_features]
         image_sizes = [x.image_size for x in proposals]
         logits = []
@@ -135,7 +140,7 @@ class CascadeMaskROIHeads(CascadeROIHeads):
         return detections
 
     def _forward_mask(self, features, instances):
-        """In inference: add `pred_masks`, probabilities, to the detections of each image."""
+        """Add `pred_masks`, probabilities, to the detections of each image, in inference."""
         if not self.mask_on:
             return instances
         pooled = self._pool_masks(features, [x.pred_boxes for x in instances])

@@ -1,4 +1,4 @@
-"""Pyramids whose levels attend to each other."""
+"""Feature pyramids with attention between levels."""
 
 from .attention_fpn import AGGREGATIONS, MSCA, MSSA, build_resnet_attention_fpn_backbone
 

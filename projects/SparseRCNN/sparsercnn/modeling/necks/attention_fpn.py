@@ -1,6 +1,6 @@
-"""Attention feature aggregation: pyramids whose levels attend where those of an FPN are summed.
+"""Attention feature aggregation: feature pyramids with attention in place of an FPN's sum.
 
-MSSA and MSCA and their adaptive forms, of "Attention-based Feature Aggregation" (CVPR 2022
+MSSA, MSCA and their adaptive forms from "Attention-based Feature Aggregation" (CVPR 2022
 submission 9754, github.com/XiongweiWu/MSCA-SA).
 
 Dimension letters: B images, C channels, H and W the sides of a map.
@@ -24,34 +24,34 @@ from .pooled_attention import AttentionBlock, GridPooling, WindowPooling, upsamp
 
 __all__ = ["AGGREGATIONS", "MSCA", "MSSA", "AttentionFPN", "build_resnet_attention_fpn_backbone"]
 
-_WINDOW = 64  # the side of the larger pooling window, in pixels of the image; the other is half
+_WINDOW = 64  # side of the larger pooling window in image pixels; the smaller one is half of it
 
 
 class AttentionFPN(Backbone):
     """A pyramid p2 ... p5 from res2 ... res5, and p6, a stride-2 max pool of p5.
 
-    1x1 convolutions bring the maps of the bottom-up network to C channels (l2 ... l5). A subclass
-    says how a level is made from the lateral map and the coarser level. Unlike an FPN, it has no
-    3x3 convolutions after that. The sides of its input need not be multiples of anything; that
-    detectors pad them to multiples of 32 is as with detectron2's FPN.
+    1x1 convolutions project the bottom-up maps to C channels (l2 ... l5). Subclasses define how a
+    level is computed from its lateral map and the coarser level. Unlike an FPN, there are no 3x3
+    output convolutions. The input may have any size; like detectron2's FPN, it makes detectors pad
+    images to multiples of 32.
     """
 
-    cross = False  # whether the blocks have a source
+    cross = False  # whether the blocks attend to a second map
 
     @configurable
     def __init__(self, *, bottom_up, in_features, out_channels, norm="", adaptive=False):
         """
         Args:
-            bottom_up (Backbone): gives the maps named in `in_features`.
-            in_features (list[str]): finest first, each of twice the stride of the one before.
-            out_channels (int): C, of all levels.
-            norm (str): of the lateral convolutions, as of detectron2's FPN.
-            adaptive (bool): pool to a 7x7 grid. False: to windows of 64 and 32 pixels of the
-                image, that is 16 and 8 positions of p2, 8 and 4 of p3, 4 and 2 of p4, 2 and 1 of
-                p5.
+            bottom_up (Backbone): computes the maps named in `in_features`.
+            in_features (list[str]): finest first, each with twice the stride of the previous one.
+            out_channels (int): C, the same for all levels.
+            norm (str): norm of the lateral convolutions, as in detectron2's FPN.
+            adaptive (bool): True: pool to a 7x7 grid. False: pool to windows of 64 and 32 image
+                pixels: 16 and 8 positions of p2, 8 and 4 of p3, 4 and 2 of p4, 2 and 1 of p5.
 
         Raises:
-            ConfigError: maps that `bottom_up` does not give, none, or strides that do not double.
+            ConfigError: `in_features` is empty, names maps that `bottom_up` lacks, or has strides
+                that do not double.
         """
         super().__init__()
         shapes = bottom_up.output_shape()
@@ -63,14 +63,14 @@ class AttentionFPN(Backbone):
         strides = [shapes[name].stride for name in in_features]
         if any(fine * 2 != coarse for fine, coarse in itertools.pairwise(strides)):
             raise ConfigError(
-                "The stride of each map in MODEL.FPN.IN_FEATURES must be twice that of the one "
-                f"before, but those of {list(in_features)} are {strides}."
+                "The stride of each map in MODEL.FPN.IN_FEATURES must be twice that of the "
+                f"previous one, but the strides of {list(in_features)} are {strides}."
             )
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)
         self.levels = [int(math.log2(stride)) for stride in strides]
         for name, stride, level in zip(in_features, strides, self.levels, strict=True):
-            # The name that it has in detectron2's FPN, so that weights carry over.
+            # Named as in detectron2's FPN, whose weights can then be loaded.
             self.add_module(
                 f"fpn_lateral{level}",
                 Conv2d(
@@ -87,7 +87,7 @@ class AttentionFPN(Backbone):
             _initialize(getattr(self, f"fpn_lateral{level}"))
             _initialize(block)
         self._size_divisibility = strides[-1]
-        # What Backbone.output_shape reads.
+        # Read by Backbone.output_shape.
         self._out_feature_strides = {f"p{x}": 2**x for x in [*self.levels, self.levels[-1] + 1]}
         self._out_features = list(self._out_feature_strides)
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
@@ -96,8 +96,8 @@ class AttentionFPN(Backbone):
     def from_config(cls, cfg, input_shape):
         if cfg.MODEL.FPN.FUSE_TYPE != "sum":
             raise ConfigError(
-                f"MODEL.FPN.FUSE_TYPE is '{cfg.MODEL.FPN.FUSE_TYPE}', which means nothing to "
-                f"MODEL.FPN.AGGREGATION '{cfg.MODEL.FPN.AGGREGATION}'; leave it at 'sum'."
+                f"MODEL.FPN.FUSE_TYPE is '{cfg.MODEL.FPN.FUSE_TYPE}', which has no effect with "
+                f"MODEL.FPN.AGGREGATION '{cfg.MODEL.FPN.AGGREGATION}'; set it to 'sum'."
             )
         return {
             "bottom_up": build_resnet_backbone(cfg, input_shape),
@@ -116,14 +116,14 @@ class AttentionFPN(Backbone):
             x: (B, 3, H, W), of any size.
 
         Returns:
-            dict[str, Tensor]: "p2" ... "p6", finest first, each (B, C, H_l, W_l), where H_l and
-            W_l are those of the bottom-up map of its stride.
+            dict[str, Tensor]: "p2" ... "p6", finest first, each (B, C, H_l, W_l); p2 ... p5 have
+            the size of the bottom-up map of the same stride.
         """
         features = self.bottom_up(x)
         levels = []
         for name, level in zip(reversed(self.in_features), reversed(self.levels), strict=True):
             lateral = getattr(self, f"fpn_lateral{level}")(features[name])
-            # A position's channels lie together: LayerNorm and Linear then need no copies.
+            # With channels last in memory, LayerNorm and Linear need no copies.
             lateral = lateral.contiguous(memory_format=torch.channels_last)
             block = getattr(self, f"fpn_attention{level}")
             if levels:
@@ -134,18 +134,18 @@ class AttentionFPN(Backbone):
         return dict(zip(self._out_features, [*reversed(levels), coarsest], strict=True))
 
     def refine(self, block, lateral):
-        """Make the coarsest level of the lateral map alone."""
+        """Compute the coarsest level from its lateral map."""
         raise NotImplementedError
 
     def aggregate(self, block, lateral, coarser):
         """
         Args:
-            block (AttentionBlock): of this level.
-            lateral: (B, C, H, W).
-            coarser: (B, C, h, w), the level before.
+            block (AttentionBlock): the block of this level.
+            lateral: (B, C, H, W), its lateral map.
+            coarser: (B, C, h, w), the next coarser level.
 
         Returns:
-            Tensor: (B, C, H, W), the level.
+            Tensor: (B, C, H, W), this level.
         """
         raise NotImplementedError
 
@@ -172,7 +172,7 @@ class MSCA(AttentionFPN):
         return lateral + block(coarser, lateral)
 
 
-# Values of MODEL.FPN.AGGREGATION; each is called with the config and the input's shape.
+# MODEL.FPN.AGGREGATION -> builder, called with the config and the shape of the input.
 AGGREGATIONS = {
     "sum": build_resnet_fpn_backbone,
     "mssa": MSSA,
@@ -186,17 +186,17 @@ AGGREGATIONS = {
 def build_resnet_attention_fpn_backbone(cfg, input_shape):
     """Build a ResNet with the pyramid that ``MODEL.FPN.AGGREGATION`` names; "sum" is the FPN.
 
-    With ``MODEL.RESNETS.RES5_ATTENTION``, DANet's attentions end the ResNet.
+    With ``MODEL.RESNETS.RES5_ATTENTION``, res5 ends with DANet's attentions.
 
     Args:
         cfg (CfgNode): the whole config.
-        input_shape (ShapeSpec): of the image.
+        input_shape (ShapeSpec): shape of the image.
 
     Returns:
-        Backbone: gives "p2" ... "p6".
+        Backbone: with outputs "p2" ... "p6".
 
     Raises:
-        ConfigError: there is no such aggregation.
+        ConfigError: unknown aggregation.
     """
     name = cfg.MODEL.FPN.AGGREGATION
     if name not in AGGREGATIONS:
@@ -212,7 +212,7 @@ def _windows(stride):
 
 
 def _initialize(module):
-    """Xavier-uniform convolutions, Linear layers of standard deviation 0.02, no biases."""
+    """Xavier-uniform convolutions, Linear layers with standard deviation 0.02, biases 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.xavier_uniform_(layer.weight)

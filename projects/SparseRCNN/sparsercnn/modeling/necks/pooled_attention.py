@@ -1,8 +1,7 @@
-"""Attention of a map's positions to the few tokens that a map is pooled to.
+"""Attention of all positions of a map to a few pooled tokens.
 
 The block of "Attention-based Feature Aggregation" (CVPR 2022 submission 9754,
-github.com/XiongweiWu/MSCA-SA), of which :mod:`~sparsercnn.modeling.necks.attention_fpn` builds
-pyramids.
+github.com/XiongweiWu/MSCA-SA), used by :mod:`~sparsercnn.modeling.necks.attention_fpn`.
 
 Dimension letters: B images, C channels, H and W the sides of a map, L = H * W positions, T tokens
 that a map is pooled to.
@@ -19,17 +18,17 @@ __all__ = ["AttentionBlock", "GridPooling", "PooledAttention", "WindowPooling", 
 
 
 class WindowPooling(nn.Module):
-    """Means of square windows of several sizes, side by side.
+    """Average pooling with square, non-overlapping windows of several sizes, concatenated.
 
-    What is left over at the right and at the bottom of a map is in no window of that size, as in
-    the original; on a map whose image was padded to a multiple of 32, the smaller windows of
-    :class:`AttentionFPN` leave nothing over. A window larger than the map is cut to its size.
+    As in the original, a remainder at the right and bottom of a map that is smaller than a window
+    is ignored. The smaller windows of :class:`AttentionFPN` leave no remainder if the image is
+    padded to a multiple of 32. A window larger than the map is reduced to the map's size.
     """
 
     def __init__(self, windows):
         """
         Args:
-            windows (list[int]): their sides.
+            windows (list[int]): sides of the windows.
         """
         super().__init__()
         self.windows = tuple(windows)
@@ -40,8 +39,8 @@ class WindowPooling(nn.Module):
             x: (B, C, H, W).
 
         Returns:
-            Tensor: (B, T, C), T = the sum of max(H // w, 1) * max(W // w, 1) over the windows;
-            window by window, row by row.
+            Tensor: (B, T, C), T = the sum of max(H // w, 1) * max(W // w, 1) over the windows, in
+            the order of `windows`, each in row-major order.
         """
         H, W = x.shape[2:]
         pooled = [F.avg_pool2d(x, (min(window, H), min(window, W))) for window in self.windows]
@@ -49,43 +48,43 @@ class WindowPooling(nn.Module):
 
 
 class GridPooling(nn.Module):
-    """Means of a grid of equal cells, however large the map is.
+    """Average pooling to a fixed grid, for maps of any size.
 
-    Cells overlap where the sides cannot be divided, and repeat on a map smaller than the grid;
+    Cells overlap if the sides are not multiples of the grid, and repeat on a map smaller than it;
     see :func:`torch.nn.functional.adaptive_avg_pool2d`.
     """
 
     def __init__(self, grid=7):
         """
         Args:
-            grid (int): rows and columns.
+            grid (int): number of rows and of columns.
         """
         super().__init__()
         self.grid = grid
 
     def forward(self, x):
-        """(B, C, H, W) to (B, T, C), T = grid * grid, row by row."""
+        """(B, C, H, W) to (B, T, C), T = grid * grid, in row-major order."""
         return _tokens(F.adaptive_avg_pool2d(x, self.grid))
 
 
 class PooledAttention(nn.Module):
-    """Multi-head attention of all positions of one map to the tokens that another is pooled to."""
+    """Multi-head attention from all positions of one map to the pooled tokens of another."""
 
     def __init__(self, channels, num_heads, pooling):
         """
         Args:
             channels (int): C.
-            num_heads (int): it divides C.
+            num_heads (int): attention heads; a divisor of C.
             pooling (nn.Module): (B, C, H, W) to (B, T, C).
 
         Raises:
-            ConfigError: the heads do not divide the channels.
+            ConfigError: C is not a multiple of `num_heads`.
         """
         super().__init__()
         if channels % num_heads:
             raise ConfigError(
-                f"MODEL.FPN.OUT_CHANNELS must be a multiple of {num_heads}, the heads of the "
-                f"attention, got {channels}."
+                f"MODEL.FPN.OUT_CHANNELS must be a multiple of {num_heads}, the number of "
+                f"attention heads, got {channels}."
             )
         self.num_heads = num_heads
         self.q = nn.Linear(channels, channels, bias=False)
@@ -97,8 +96,8 @@ class PooledAttention(nn.Module):
     def forward(self, x, source):
         """
         Args:
-            x: (B, L, C), what asks.
-            source: (B, C, H, W), what is asked.
+            x: (B, L, C), input of the queries.
+            source: (B, C, H, W), input of keys and values.
 
         Returns:
             Tensor: (B, L, C).
@@ -120,8 +119,8 @@ class DepthwiseMLP(nn.Module):
     def __init__(self, channels, hidden_channels):
         """
         Args:
-            channels (int): C, of input and output.
-            hidden_channels (int): between the two Linear layers.
+            channels (int): C, channels of input and output.
+            hidden_channels (int): channels between the two Linear layers.
         """
         super().__init__()
         self.linear1 = nn.Linear(channels, hidden_channels)
@@ -134,7 +133,7 @@ class DepthwiseMLP(nn.Module):
         """
         Args:
             x: (B, h, w, C).
-            size (tuple[int, int]): H and W, which x is resized to before the convolution.
+            size (tuple[int, int]): (H, W); the hidden map is resized to it before the convolution.
 
         Returns:
             Tensor: (B, H, W, C).
@@ -146,8 +145,8 @@ class DepthwiseMLP(nn.Module):
 class AttentionBlock(CNNBlockBase):
     """y = x + Attn(LN(x), LN(source)), then y + MLP(LN(y)).
 
-    A residual block of maps, as those of a ResNet are, so that what is done to these can be done
-    to it: MODEL.ACTIVATION_CHECKPOINT.BACKBONE, for one.
+    A CNNBlockBase like the blocks of a ResNet, so that MODEL.ACTIVATION_CHECKPOINT.BACKBONE
+    applies to it too.
     """
 
     def __init__(self, channels, pooling, *, cross=False, num_heads=4, mlp_ratio=2):
@@ -155,8 +154,8 @@ class AttentionBlock(CNNBlockBase):
         Args:
             channels (int): C.
             pooling (nn.Module): (B, C, H, W) to (B, T, C).
-            cross (bool): the source is another map, with a LayerNorm of its own. False: it is x.
-            num_heads (int): of the attention.
+            cross (bool): True: the source is a second map with its own LayerNorm. False: it is x.
+            num_heads (int): attention heads.
             mlp_ratio (int): hidden channels of the MLP, in multiples of C.
         """
         super().__init__(channels, channels, 1)
@@ -168,13 +167,13 @@ class AttentionBlock(CNNBlockBase):
 
     def forward(self, x, source=None):
         """
-        With a source of another size, x is resized to it, nearest neighbour. This happens as late
-        as it can, before the only layer that mixes neighbours: copies of a position have the same
-        LayerNorms, queries and attention as the position itself, which is cheaper to ask once.
+        If the source has another size, x is upsampled to it by nearest neighbour. LayerNorms,
+        queries and attention are the same for all copies of a position, so upsampling is postponed
+        to the depthwise convolution, the only layer that mixes neighbours.
 
         Args:
             x: (B, C, h, w).
-            source: (B, C, H, W) of a cross block, None otherwise.
+            source: (B, C, H, W) for a cross block, otherwise None.
 
         Returns:
             Tensor: (B, C, H, W), or (B, C, h, w) without a source.
@@ -192,15 +191,7 @@ class AttentionBlock(CNNBlockBase):
 
 
 def upsample(x, size):
-    """Nearest neighbour.
-
-    Args:
-        x: (B, C, h, w).
-        size (tuple[int, int]): H and W.
-
-    Returns:
-        Tensor: (B, C, H, W); x itself if it has that size.
-    """
+    """Nearest-neighbour interpolation of x (B, C, h, w) to (B, C, *size); x itself if no change."""
     return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="nearest")
 
 
@@ -215,5 +206,5 @@ def _channels_first(x):
 
 
 def _tokens(x):
-    """(B, C, H, W) to (B, H * W, C), row by row."""
+    """(B, C, H, W) to (B, H * W, C), in row-major order."""
     return x.flatten(2).transpose(1, 2)

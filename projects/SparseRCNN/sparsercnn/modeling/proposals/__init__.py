@@ -1,4 +1,4 @@
-"""Where the first boxes and features of an image come from.
+"""Initial boxes and features of an image.
 
 A generator is a module ``proposals(features, image_sizes) -> (boxes, proposal_features)``:
 

@@ -1,6 +1,6 @@
-"""Proposals that are mixed for each image (Dynamic Sparse R-CNN, section 3.3).
+"""Proposals mixed from experts for each image (Dynamic Sparse R-CNN, section 3.3).
 
-Dimension letters beside those of :mod:`sparsercnn.structures`: E experts.
+Dimension letters in addition to those of :mod:`sparsercnn.structures`: E experts.
 """
 
 import math
@@ -19,18 +19,17 @@ from .learned import initial_boxes
 
 __all__ = ["DynamicProposalGenerator", "ExpertWeights", "expert_boxes"]
 
-_MAP_SIZE = 30  # the side of the map that the weights are computed from
+_MAP_SIZE = 30  # side of the map from which the weights are computed
 _HIDDEN_DIM = 1500
 _SMALLEST_BOX = 1e-3  # of an image's width or height
 
 
 @PROPOSALS_REGISTRY.register("dynamic")
 class DynamicProposalGenerator(nn.Module):
-    """E sets of N learned boxes and features, of which every proposal of every image has its own
-    weighted mean.
+    """E sets of N learned boxes and features, averaged with weights per image and proposal.
 
-    With one expert it is :class:`~sparsercnn.modeling.proposals.LearnedProposals`, checkpoint
-    included: there is nothing to weigh then, so there is no network that does.
+    With one expert there are no weights to predict, and the module equals
+    :class:`~sparsercnn.modeling.proposals.LearnedProposals`, including its checkpoint.
     """
 
     @configurable
@@ -51,16 +50,17 @@ class DynamicProposalGenerator(nn.Module):
         """
         Args:
             num_proposals (int): N.
-            hidden_dim (int): C, of the proposals' features and of the pyramid's maps.
-            num_levels (int): maps of the pyramid.
-            last_stride (int): of the coarsest of them, in pixels.
+            hidden_dim (int): C, channels of proposal features and of the pyramid's maps.
+            num_levels (int): number of maps in the pyramid.
+            last_stride (int): stride of the coarsest map, in pixels.
             num_experts (int): E.
-            init (str): the boxes at first, see :func:`expert_boxes`.
-            temperature (float): tau at first.
-            anneal_iters (int): steps of the optimizer until tau is 1.
-            forwards_per_step (int): passes that see the same tau, since their gradients make one
-                step of the optimizer.
-            standardize (bool): give the map that W is computed from mean 0 and deviation 1.
+            init (str): initial boxes, see :func:`expert_boxes`.
+            temperature (float): initial tau.
+            anneal_iters (int): optimizer steps until tau is 1.
+            forwards_per_step (int): forward passes per optimizer step; tau is the same in all of
+                them.
+            standardize (bool): standardise the map from which W is computed to mean 0 and
+                deviation 1.
 
         Raises:
             ConfigError: `num_experts` below 1, or an unknown `init`.
@@ -76,7 +76,7 @@ class DynamicProposalGenerator(nn.Module):
         # cx cy w h as fractions of the image's size.
         self.init_proposal_boxes = nn.Embedding(num_experts * num_proposals, 4)
         with torch.no_grad():
-            # The mean of E independent features is smaller by sqrt(E) than one of them.
+            # Averaging E independent features divides their deviation by sqrt(E).
             self.init_proposal_features.weight.mul_(math.sqrt(num_experts))
             boxes = expert_boxes(init, num_proposals, num_experts)
             self.init_proposal_boxes.weight.copy_(boxes.flatten(0, 1))
@@ -121,7 +121,7 @@ class DynamicProposalGenerator(nn.Module):
             boxes, proposal_features = boxes.expand(B, -1, -1), proposal_features.expand(B, -1, -1)
         else:
             weights = self.expert_weights(features, image_sizes)
-            # A product and a sum stay in float32 under autocast, where a matrix product would not.
+            # Product and sum stay in float32 under autocast; a matrix product would not.
             boxes = (weights[..., None] * boxes).sum(1)
             proposal_features = (weights[..., None] * proposal_features).sum(1)
             boxes = _make_valid(boxes)
@@ -130,19 +130,19 @@ class DynamicProposalGenerator(nn.Module):
 
 
 class ExpertWeights(nn.Module):
-    """W = softmax over experts of F / tau, F from the pyramid by a staircase of convolutions.
+    """W = softmax over experts of F / tau, with scores F computed from the pyramid.
 
-    A stride-2 3x3 convolution takes the finest map to the size of the next, with which it is
-    concatenated, and so on to the coarsest; its channels are averaged, the image's own area (not
-    the batch's padding, which differs in training and inference) is resized to 30 x 30, and two
-    linear layers, 900 -> 1500 -> E * N, give F.
+    The finest map is downsampled by a stride-2 3x3 convolution and concatenated with the next one,
+    repeatedly, down to the coarsest. The channels of the result are averaged, the area of the
+    image (without batch padding, which differs between training and inference) is resized to
+    30 x 30, and two linear layers, 900 -> 1500 -> E * N, give F.
 
-    That map has small values, by which F differs little from image to image (by 0.07 after 200
-    iterations on 320 x 240 pixels), and so does W. With `standardize`, which the paper does not
-    have, each map has mean 0 and deviation 1.
+    The values of that map are small: F and W differ little between images (F by 0.07 after 200
+    iterations on 320 x 240 pixels). With `standardize`, which the paper does not have, each map
+    has mean 0 and deviation 1.
 
-    With tau at 30 all experts learn from every image; at 1 they can specialise. It is annealed
-    as in "Dynamic Convolution" (CVPR 2020, section 3.3).
+    With tau 30, all experts learn from every image; with tau 1, they can specialise. The annealing
+    is that of "Dynamic Convolution" (CVPR 2020, section 3.3).
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class ExpertWeights(nn.Module):
         self.linear2 = nn.Linear(_HIDDEN_DIM, num_experts * num_proposals)
         for conv in self.downsample:
             weight_init.c2_msra_fill(conv)
-        # In the checkpoint, so that a resumed run, or a test, goes on with it.
+        # Saved in the checkpoint, for resumed runs and for inference.
         start = float(temperature) if anneal_iters > 0 else 1.0
         self.register_buffer("temperature", torch.tensor(start))
         self.decrement = (temperature - 1) / max(anneal_iters, 1)
@@ -197,14 +197,14 @@ class ExpertWeights(nn.Module):
             image_sizes: (B, 4), (w, h, w, h) in pixels before batch padding.
 
         Returns:
-            Tensor: (B, E, N), float32, positive; they sum to 1 over the experts.
+            Tensor: (B, E, N), float32, positive, with sum 1 over the experts.
         """
         logits = self._logits(features, image_sizes).float()
-        # A copy, since the backward pass needs the one that was divided by.
+        # Divide by a copy: the backward pass needs the value before the update below.
         weights = (logits / self.temperature.clone()).softmax(1)
         if statistics_due("temperature"):
             put_statistics({"temperature": self.temperature, **_entropies(weights.detach())})
-        # Not in passes that gather batch statistics: those learn nothing.
+        # Not without gradients, as in passes that only update batch norm statistics.
         if self.training and torch.is_grad_enabled():
             self._forwards += 1
             if self._forwards % self.forwards_per_step == 0:
@@ -216,7 +216,7 @@ class ExpertWeights(nn.Module):
         x = features[0]
         for conv, next_level in zip(self.downsample, features[1:], strict=True):
             x = F.relu(conv(x))
-            # Stride 2 halves and rounds up, as backbones do; a neck may do otherwise.
+            # Stride 2 halves and rounds up, as backbones do; a neck may round differently.
             if x.shape[-2:] != next_level.shape[-2:]:
                 x = F.interpolate(x, next_level.shape[-2:], mode="bilinear", align_corners=False)
             x = torch.cat([x, next_level], dim=1)
@@ -228,16 +228,16 @@ class ExpertWeights(nn.Module):
 
 
 def expert_boxes(init, num_proposals, num_experts):
-    """The boxes of each expert at first.
+    """Initial boxes of each expert.
 
-    As :func:`~sparsercnn.modeling.proposals.learned.initial_boxes`, with these differences. Boxes
-    that start alike stay alike: their gradients differ by a factor alone, W, which Adam cancels.
+    They follow :func:`~sparsercnn.modeling.proposals.learned.initial_boxes`, but differ between
+    experts, because equal boxes stay nearly equal: their gradients differ only by the factor W,
+    which Adam cancels.
 
-        * center, grid: the boxes of expert e are 2^(e - (E - 1) / 2) times as wide and high, from
-          small to large, at most the image's size;
-        * random: each expert draws its own.
-
-    With "image", the published start, only features tell experts apart.
+        * center, grid: boxes of expert e are scaled by 2^(e - (E - 1) / 2), at most to the size of
+          the image;
+        * random: each expert draws its own boxes;
+        * image, the published initialisation: boxes are equal, only features differ.
 
     Returns:
         Tensor: (E, N, 4), cx cy w h as fractions of the image's size.
@@ -250,7 +250,7 @@ def expert_boxes(init, num_proposals, num_experts):
 
 
 def _stride(level):
-    """The stride of a map by detectron2's convention: p5 is 2^5."""
+    """Stride of a map by detectron2's naming convention: p5 has stride 2^5."""
     if not level[1:].isdigit():
         raise ConfigError(
             "With MODEL.SparseRCNN.PROPOSALS.NAME 'dynamic', MODEL.ROI_HEADS.IN_FEATURES must be "
@@ -260,12 +260,12 @@ def _stride(level):
 
 
 def _resize_images(maps, image_sizes, stride):
-    """Resize by bilinear interpolation what of each map is image, not padding, to one size.
+    """Resize the part of each map that is image, not padding, by bilinear interpolation.
 
     Args:
         maps: (B, 1, H, W).
         image_sizes: (B, 4), (w, h, w, h) in pixels.
-        stride (int): pixels per place of the maps.
+        stride (int): stride of the maps, in pixels.
 
     Returns:
         Tensor: (B, 1, 30, 30), float32.
@@ -274,14 +274,14 @@ def _resize_images(maps, image_sizes, stride):
     origin = image_sizes.new_zeros(B, 2)
     index = torch.arange(B, device=maps.device, dtype=image_sizes.dtype)[:, None]
     rois = torch.cat([index, origin, image_sizes[:, :2]], dim=1)
-    # One sample in the middle of each bin.
+    # One sample at the centre of each bin.
     return roi_align(maps.float(), rois, _MAP_SIZE, 1 / stride, sampling_ratio=1, aligned=True)
 
 
 def _make_valid(boxes):
-    """(..., 4), cx cy w h with the centre in [0, 1] and a positive size.
+    """Clamp boxes (..., 4), cx cy w h, to a centre in [0, 1] and a positive size.
 
-    The gradient passes as if nothing had been changed, so that a box can come back.
+    The gradient is that of the identity, which lets a clamped box recover.
     """
     with torch.no_grad():
         centre = boxes[..., :2].clamp(0, 1)
@@ -291,11 +291,11 @@ def _make_valid(boxes):
 
 
 def _entropies(weights):
-    """How sure W (B, E, N) is of its experts, and how much it depends on the image: entropies over
-    experts, as fractions of that of equal weights, averaged over proposals.
+    """Entropies of W (B, E, N) over experts, relative to equal weights, averaged over proposals.
 
-    The second one is of the batch's mean W. It exceeds the first by what the image tells about the
-    expert (their mutual information): where the two are equal, all images get the same mixture.
+    The first is the mean entropy of W, the second the entropy of W averaged over the batch. Their
+    difference is the mutual information of image and expert: if they are equal, all images get the
+    same mixture.
     """
 
     def entropy(weights):

@@ -1,4 +1,4 @@
-"""One set of boxes and features for all images (Sparse R-CNN, section 3.1)."""
+"""Learned proposals, the same for all images."""
 
 import math
 
@@ -23,7 +23,7 @@ class LearnedProposals(nn.Module):
         Args:
             num_proposals (int): N.
             hidden_dim (int): C.
-            init (str): the boxes at first, see :func:`initial_boxes`.
+            init (str): initial boxes, see :func:`initial_boxes`.
         """
         super().__init__()
         self.init_proposal_features = nn.Embedding(num_proposals, hidden_dim)
@@ -53,12 +53,11 @@ def initial_boxes(init, num_proposals):
     Args:
         init (str): as in Sparse R-CNN's table of initialisations (section 4.3),
 
-            * image: all boxes are the whole image;
-            * center: all are in its middle, a tenth of its width and height;
-            * grid: a regular grid of boxes side by side, as square a one as N allows, whose last
-              row may be incomplete;
-            * random: centre and size are drawn from normal distributions about 1/2, with
-              deviation 1/4, within [0, 1] and [0.05, 1].
+            * image: every box is the whole image;
+            * center: every box is centred, with a tenth of the image's width and height;
+            * grid: adjacent boxes in a grid, as square as N allows; the last row may be incomplete;
+            * random: centre and size from a normal distribution with mean 1/2 and standard
+              deviation 1/4, clamped to [0, 1] and [0.05, 1].
 
         num_proposals (int): N.
 
@@ -66,7 +65,7 @@ def initial_boxes(init, num_proposals):
         Tensor: (N, 4), cx cy w h as fractions of the image's size.
 
     Raises:
-        ConfigError: another `init`.
+        ConfigError: unknown `init`.
     """
     if init == "image":
         return torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(num_proposals, 1)

@@ -1,4 +1,4 @@
-"""DANet, and how segmentations are tested."""
+"""DANet, and inference for semantic segmentation."""
 
 from .danet import DANetHead
 from .danet_attention import (

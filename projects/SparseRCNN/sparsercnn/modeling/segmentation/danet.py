@@ -1,7 +1,7 @@
-"""Dual Attention Network for Scene Segmentation (CVPR 2019), a head for detectron2's segmentor.
+"""Dual Attention Network for Scene Segmentation (CVPR 2019), a head for `SemanticSegmentor`.
 
-Dimension letters: B images, K classes, C channels of the head; H, W of the image after padding,
-h, w of the feature map.
+Dimension letters: B images, K classes, C channels of the head; H, W size of the padded image,
+h, w size of the feature map.
 """
 
 import math
@@ -25,11 +25,12 @@ _LOSS_TYPES = ("cross_entropy", "hard_pixel_mining")
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class DANetHead(nn.Module):
-    """Two branches of 3x3 convolution, norm and ReLU, one with position attention and one with
-    channel attention; their sum, a 1x1 predictor, and bilinear interpolation to the image.
+    """Position attention and channel attention in parallel branches, summed and classified.
 
-    With `refine`, as in the paper: another 3x3 convolution after each attention, and a predictor
-    with a loss of its own on each branch, which inference does not use.
+    Each branch is a 3x3 convolution, norm and ReLU, followed by its attention. A 1x1 predictor
+    classifies the sum, and logits are interpolated bilinearly to the image. With `refine`, as in
+    the paper, each attention is followed by another 3x3 convolution, and each branch has its own
+    predictor and loss in training.
     """
 
     @configurable
@@ -53,22 +54,22 @@ class DANetHead(nn.Module):
     ):
         """
         Args:
-            in_feature (str): name of the backbone's map.
-            in_channels, stride (int): of that map.
+            in_feature (str): name of the backbone's map to read.
+            in_channels, stride (int): channels and stride of that map.
             num_classes (int): K.
             conv_dims (int): C.
             position_attention, channel_attention (nn.Module): (B, C, h, w) to the same shape.
             refine (bool): see above.
-            norm (str): as :func:`detectron2.layers.get_norm` takes it.
-            dropout (float): share of channels that are dropped before each predictor, in training.
-            loss_weight (float): of each loss.
-            loss_type (str): "cross_entropy", averaged over all pixels with a class, or
-                "hard_pixel_mining" (OHEM), over those of the batch with the largest loss.
-            loss_top_k (float): the share of pixels that are mined, above 0 and at most 1.
+            norm (str): see :func:`detectron2.layers.get_norm`.
+            dropout (float): probability of dropping a channel before each predictor, in training.
+            loss_weight (float): factor on each loss.
+            loss_type (str): "cross_entropy", averaged over all labelled pixels, or
+                "hard_pixel_mining" (OHEM), averaged over those of the batch with the largest loss.
+            loss_top_k (float): fraction of labelled pixels that is mined, above 0 and at most 1.
             ignore_value (int): label of pixels without a class.
 
         Raises:
-            ConfigError: another `loss_type`, or `dropout` or `loss_top_k` out of range.
+            ConfigError: unknown `loss_type`, or `dropout` or `loss_top_k` out of range.
         """
         super().__init__()
         _check(dropout, loss_type, loss_top_k)
@@ -87,7 +88,7 @@ class DANetHead(nn.Module):
 
         self.position_branch = build_branch(position_attention)
         self.channel_branch = build_branch(channel_attention)
-        # Not within the predictors, whose weights keep their names.
+        # Outside of the predictors, so that their weights keep their names.
         self.dropout = nn.Dropout2d(dropout)
         self.predictor = _predictor(conv_dims, num_classes)
         if refine:
@@ -100,7 +101,7 @@ class DANetHead(nn.Module):
         if len(head.IN_FEATURES) != 1 or head.IN_FEATURES[0] not in input_shape:
             raise ConfigError(
                 f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(head.IN_FEATURES)}; DANetHead reads one "
-                f"map, of those that the backbone gives: {sorted(input_shape)}."
+                f"map. Set it to one of the backbone's outputs: {sorted(input_shape)}."
             )
         (in_feature,) = head.IN_FEATURES
         danet = cfg.MODEL.DANET
@@ -127,13 +128,13 @@ class DANetHead(nn.Module):
         """
         Args:
             features (dict[str, Tensor]): the backbone's maps.
-            targets: (B, H, W), int64, class or `ignore_value`; in training.
+            targets: (B, H, W), int64, class or `ignore_value`; only in training.
 
         Returns:
             tuple: in training, None and the weighted losses: ``loss_sem_seg``, and with `refine`
-            ``loss_position`` and ``loss_channel`` of the branches by themselves. In inference,
-            logits (B, K, h * stride, w * stride), which reach beyond the image where its size is
-            no multiple of the stride, and {}.
+            ``loss_position`` and ``loss_channel`` for the two branches. In inference, logits
+            (B, K, h * stride, w * stride), larger than the image if its size is not a multiple of
+            the stride, and {}.
         """
         feature = features[self.in_feature]
         position, channel = self.position_branch(feature), self.channel_branch(feature)
@@ -156,7 +157,7 @@ class DANetHead(nn.Module):
         )
 
     def _loss(self, logits, targets):
-        """Cross-entropy, averaged over the pixels with a class or the hardest of them; else 0."""
+        """Mean cross-entropy of the labelled pixels, or of the hardest ones; 0 without labels."""
         H, W = targets.shape[-2:]
         logits = self._upsample(logits)[..., :H, :W]
         labelled = (targets != self.ignore_value).sum()
@@ -183,10 +184,10 @@ def _check(dropout, loss_type, loss_top_k):
 
 
 def _mean_of_largest(losses, share, num_labelled):
-    """Mean of the `share` of `num_labelled` (a tensor, 0-d) largest of `losses` (L,), rounded up.
+    """Mean of the `share` * `num_labelled` (0-d tensor), rounded up, largest of `losses` (L,).
 
-    Losses of pixels without a class are 0, so that they come last. How many pixels have a class is
-    known on the device alone: as many losses are selected as there could be, and masked.
+    Losses of unlabelled pixels are 0 and sort last. The number of labelled pixels is known only on
+    the device, so the largest possible number of losses is selected and then masked.
     """
     largest = losses.topk(math.ceil(share * len(losses))).values
     kept = torch.arange(len(largest), device=losses.device) < share * num_labelled
@@ -209,7 +210,7 @@ def _conv3x3(in_channels, out_channels, norm):
 
 def _predictor(channels, num_classes):
     conv = Conv2d(channels, num_classes, kernel_size=1)
-    # All classes start about equally likely, whatever the size of the features.
+    # Small weights: all classes start about equally likely, whatever the scale of the features.
     nn.init.normal_(conv.weight, std=0.01)
     nn.init.zeros_(conv.bias)
     return conv

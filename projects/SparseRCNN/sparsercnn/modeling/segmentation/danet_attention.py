@@ -26,18 +26,18 @@ __all__ = [
 ]
 
 DANET_ATTENTION_REGISTRY = NamedRegistry("DANET_ATTENTION")
-"""Name -> function of the channels C that gives the modules of position and channel attention,
-each from (B, C, H, W) to the same shape."""
+"""Name -> function that takes the number of channels C and returns the modules of position and
+channel attention, each mapping (B, C, H, W) to the same shape."""
 
-_HEAD_DIM_STEP = 8  # fused kernels take heads whose width is a multiple of it, in any precision
-_QUERY_CHUNK = 256  # positions whose scores are in memory at a time, where no kernel is fused
+_HEAD_DIM_STEP = 8  # in any precision, fused kernels accept head widths that are multiples of it
+_QUERY_CHUNK = 256  # positions whose scores are in memory at a time without a fused kernel
 
 
 def build_danet_attention(name, channels):
-    """Build the two modules that ``MODEL.DANET.ATTENTION`` names.
+    """Build position and channel attention of the kind `name`.
 
     Args:
-        name (str): in DANET_ATTENTION_REGISTRY.
+        name (str): an entry of DANET_ATTENTION_REGISTRY.
         channels (int): C.
 
     Returns:
@@ -47,12 +47,12 @@ def build_danet_attention(name, channels):
 
 
 def attend_positions(query, key, value):
-    """softmax(Q K^T) V over positions, without the L x L matrix, forward and backward.
+    """softmax(Q K^T) V over positions, without storing the L x L matrix.
 
-    There is no division by the root of the width, as in the paper (equation 1). Memory is linear
-    in L on every device: where the fused kernels of
-    :func:`~torch.nn.functional.scaled_dot_product_attention` do not apply, the scores are made a
-    few rows at a time, and again in the backward pass.
+    As in the paper (equation 1), scores are not divided by the root of the width. Memory is linear
+    in L on every device, forward and backward: where no fused kernel of
+    :func:`~torch.nn.functional.scaled_dot_product_attention` applies, scores are computed a few
+    rows at a time, and recomputed in the backward pass.
 
     Args:
         query, key: (B, L, D).
@@ -74,9 +74,9 @@ def attend_positions(query, key, value):
 
 
 def _fit_kernels(query, key, value):
-    """Widths that fused kernels take: zeros behind the channels change no product.
+    """Pad channels with zeros, which change no product, to widths that fused kernels accept.
 
-    On the CPU the kernel wants one width for all three.
+    On the CPU the kernel needs one width for all three.
     """
     widths = [math.ceil(x.shape[-1] / _HEAD_DIM_STEP) * _HEAD_DIM_STEP for x in (query, value)]
     if query.device.type == "cpu":
@@ -90,8 +90,8 @@ def _fit_kernels(query, key, value):
 
 
 def _is_fused(query, key, value):
-    # What scaled_dot_product_attention itself asks, and the sole way to know before it has
-    # allocated the scores.
+    # scaled_dot_product_attention uses the same function; there is no public way to know its
+    # choice before it allocates the scores.
     if query.device.type not in ("cpu", "cuda"):
         return False
     choice = torch._fused_sdp_choice(query[:, None], key[:, None], value[:, None])
@@ -106,27 +106,27 @@ def _attend_fused(query, key, value):
 
 
 def _attend_rows(query, key, value):
-    # Sums of many unscaled products overflow half precision.
+    # In half precision, sums of many unscaled products overflow.
     with torch.autocast(query.device.type, enabled=False):
         scores = torch.bmm(query.float(), key.float().transpose(1, 2))
         return torch.bmm(scores.softmax(dim=-1), value.float()).to(value.dtype)
 
 
 def attend_channels(feature, inverted):
-    """softmax(X X^T) X over channels (equation 3 of the paper), X the map as (C, L).
+    """softmax(X X^T) X over channels (equation 3 of the paper), with the map X as (C, L).
 
     Args:
         feature: (B, C, L).
-        inverted (bool): softmax(max - X X^T), the max over each row: channels attend to those
-            least like them. The paper has it so in its code, not in its equation.
+        inverted (bool): use softmax(max - X X^T), with the maximum of each row: channels attend
+            to those least similar to them. The paper's code does this, its equation does not.
 
     Returns:
         Tensor: (B, C, L).
     """
-    # Sums over all positions overflow half precision.
+    # In half precision, sums over all positions overflow.
     with torch.autocast(feature.device.type, enabled=False):
         energy = torch.bmm(feature.float(), feature.float().transpose(1, 2))
-        # The softmax takes the maximum of a row away in any case.
+        # The maximum needs no subtraction: softmax is invariant to it.
         weights = (-energy if inverted else energy).softmax(dim=-1)
         return torch.bmm(weights, feature.float()).to(feature.dtype)
 
@@ -155,16 +155,16 @@ class ProjectedPositionAttention(nn.Module):
     def __init__(self, channels):
         """
         Args:
-            channels (int): C, at least 8; queries and keys have C / 8.
+            channels (int): C, at least 8; queries and keys have C // 8.
 
         Raises:
-            ConfigError: fewer channels.
+            ConfigError: C is below 8.
         """
         super().__init__()
         if channels < 8:
             raise ConfigError(
-                "Projected position attention makes queries of an eighth of its channels, and "
-                f"there are {channels}; MODEL.SEM_SEG_HEAD.CONVS_DIM must be at least 8."
+                "Projected position attention has an eighth of its channels in the queries; "
+                f"MODEL.SEM_SEG_HEAD.CONVS_DIM must be at least 8, got {channels}."
             )
         self.query = nn.Conv2d(channels, channels // 8, 1)
         self.key = nn.Conv2d(channels, channels // 8, 1)

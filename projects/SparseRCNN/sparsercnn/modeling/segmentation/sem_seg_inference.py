@@ -1,6 +1,6 @@
-"""Semantic segmentation at many sizes, flipped and not, and by sliding windows (DANet, section 4).
+"""Semantic segmentation with several scales, flips and sliding windows (DANet, section 4).
 
-Dimension letters: K classes, H, W of the image that the loader gives.
+Dimension letters: K classes; H, W size of the image from the loader.
 """
 
 import torch.nn.functional as F
@@ -14,14 +14,14 @@ __all__ = ["SemSegInference", "check_sem_seg_test", "with_sem_seg_inference"]
 
 
 def with_sem_seg_inference(cfg, model):
-    """What to evaluate or draw with: `model`, or with TEST.SEM_SEG on, `model` behind it.
+    """Wrap `model` in :class:`SemSegInference` if TEST.SEM_SEG asks for it.
 
     Args:
         cfg (CfgNode): the whole config.
         model (nn.Module): of any meta-architecture; only a `SemanticSegmentor` is wrapped.
 
     Returns:
-        nn.Module: called as `model` is.
+        nn.Module: `model` or its wrapper, with the same interface.
     """
     sem_seg = cfg.TEST.SEM_SEG
     is_on = tuple(sem_seg.SCALES) != (1.0,) or sem_seg.FLIP or len(sem_seg.CROP_SIZE) > 0
@@ -31,20 +31,20 @@ def with_sem_seg_inference(cfg, model):
 
 
 def check_sem_seg_test(cfg):
-    """Raise the ValueError of :class:`SemSegInference`, if the config deserves it, without a model.
+    """Raise the ConfigError of :class:`SemSegInference` for invalid TEST.SEM_SEG, without a model.
 
     Args:
-        cfg (CfgNode): with TEST.SEM_SEG.
+        cfg (CfgNode): the whole config.
     """
     sem_seg = cfg.TEST.SEM_SEG
     _check(tuple(sem_seg.SCALES), tuple(sem_seg.CROP_SIZE), tuple(sem_seg.STRIDE))
 
 
 class SemSegInference(nn.Module):
-    """A segmentor behind test-time augmentation, called as the segmentor itself is.
+    """A segmentor with test-time augmentation, called like the segmentor itself.
 
-    The result is the mean over scales, mirror images and windows of the class probabilities
-    (softmax), which are comparable where logits are not.
+    Class probabilities (softmax) are averaged over scales, mirror images and windows; unlike
+    logits, they are comparable.
     """
 
     @configurable
@@ -52,16 +52,16 @@ class SemSegInference(nn.Module):
         """
         Args:
             model (nn.Module): a `SemanticSegmentor`.
-            scales (sequence[float]): factors of the size of the loader's image.
+            scales (sequence[float]): factors on the size of the loader's image.
             flip (bool): also segment the mirror image.
-            crop_size (tuple[int, int]): height and width of the windows that an image larger than
-                this is covered with; None: images are segmented whole.
+            crop_size (tuple[int, int]): height and width of the windows that cover a larger
+                image; None: images are segmented whole.
             stride (tuple[int, int]): vertical and horizontal distance of windows, at most
                 `crop_size`; None: two thirds of it.
 
         Raises:
-            ConfigError: a scale, a size or a stride that is not positive, or a stride that leaves
-                pixels out or has no windows.
+            ConfigError: a scale, size or stride is not positive, or `stride` is larger than
+                `crop_size` or given without it.
         """
         super().__init__()
         self.model = model.module if isinstance(model, DistributedDataParallel) else model
@@ -86,7 +86,7 @@ class SemSegInference(nn.Module):
         }
 
     def forward(self, batched_inputs):
-        """As `SemanticSegmentor.forward` in evaluation, with probabilities in place of logits.
+        """As `SemanticSegmentor.forward` in evaluation, with probabilities instead of logits.
 
         Args:
             batched_inputs (list[dict]): one per image, with
@@ -120,7 +120,7 @@ class SemSegInference(nn.Module):
             for left in _starts(width, crop_width, stride_x):
                 window = (..., slice(top, top + crop_height), slice(left, left + crop_width))
                 probabilities = self._probabilities(image[window])
-                if total is None:  # the model alone knows K
+                if total is None:  # K is known only from the output
                     total = image.new_zeros(len(probabilities), height, width)
                 total[window] += probabilities
                 count[window] += 1
@@ -136,13 +136,13 @@ class SemSegInference(nn.Module):
 
 
 def _starts(length, window, stride):
-    """Where windows begin, so that they cover `length`; the last ends with it."""
+    """Start positions of windows that cover `length`; the last window ends at `length`."""
     last = max(length - window, 0)
     return [*range(0, last, stride), last]
 
 
 def _resize(x, size):
-    """Bilinear, (C, h, w) to (C, *size); pixels that are left out when it shrinks are averaged."""
+    """Bilinear interpolation with antialiasing, (C, h, w) to (C, *size)."""
     return F.interpolate(x[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
 
 
@@ -156,9 +156,12 @@ def _check(scales, crop_size, stride):
                 f"horizontal, got {value}."
             )
     if stride and not crop_size:
-        raise ConfigError(f"TEST.SEM_SEG.STRIDE {stride} has no effect without CROP_SIZE.")
+        raise ConfigError(
+            f"TEST.SEM_SEG.STRIDE {stride} has no effect without CROP_SIZE; set CROP_SIZE, or "
+            "STRIDE to ()."
+        )
     if stride and any(step > size for step, size in zip(stride, crop_size, strict=True)):
         raise ConfigError(
-            f"TEST.SEM_SEG.STRIDE {stride} is larger than CROP_SIZE {crop_size}: pixels between "
-            "the windows would be left out."
+            f"TEST.SEM_SEG.STRIDE {stride} must not be larger than CROP_SIZE {crop_size}: pixels "
+            "between windows would be left out."
         )
