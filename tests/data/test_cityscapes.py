@@ -103,8 +103,8 @@ def test_what_is_missing_is_listed(root):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("{", "is no annotation of Cityscapes"),
-        ("[]", "is no annotation of Cityscapes"),
+        ("{", "is not an annotation of Cityscapes"),
+        ("[]", "is not an annotation of Cityscapes"),
         ('{"imgHeight": 8, "imgWidth": 16}', "objects"),
         (
             '{"imgHeight": 8, "imgWidth": 16, "objects": [{"label": "cow", "polygon": []}]}',
@@ -122,7 +122,7 @@ def test_bad_polygons_name_the_file(root, content, message):
 def test_unknown_ids_name_the_file(root):
     path = root / "gtFine/train/ulm/ulm_000001_000019_gtFine_labelIds.png"
     Image.fromarray(np.full((8, 16), 40, dtype=np.uint8)).save(path)
-    with pytest.raises(DataError, match=r"ulm_000001_000019_gtFine_labelIds.png: 40 is no label"):
+    with pytest.raises(DataError, match=r"000019_gtFine_labelIds.png: 40 is not a label id"):
         make_train_ids(root, "train")
 
 

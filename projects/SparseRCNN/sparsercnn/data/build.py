@@ -110,14 +110,7 @@ def build_test_loader(cfg, name):
 
 
 def check_test_sets(cfg):
-    """Raise at the start the DataError that the first evaluation would raise.
-
-    Args:
-        cfg (CfgNode): the whole config.
-
-    Raises:
-        DataError: see :func:`build_test_loader`.
-    """
+    """Raise at the start the DataError that the first evaluation would raise."""
     for name in cfg.DATASETS.TEST:
         _require(_load(cfg, name, None, is_train=False)[0], "DATASETS.TEST", [name])
 

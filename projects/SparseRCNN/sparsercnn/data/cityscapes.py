@@ -31,14 +31,14 @@ _NOT_EVALUATED = (
 _BY_NAME = {
     **dict.fromkeys(_NOT_EVALUATED, _IGNORED),
     **{x["name"]: x["trainId"] for x in CITYSCAPES_CATEGORIES},
-    "license plate": None,  # is not drawn: the car below it stays
+    "license plate": None,  # not drawn, so that the car below it stays
 }
 _BY_ID = np.full(256, _IGNORED, dtype=np.uint8)
 _BY_ID[[x["id"] for x in CITYSCAPES_CATEGORIES]] = [x["trainId"] for x in CITYSCAPES_CATEGORIES]
 
 _IMAGE = "_leftImg8bit.png"
 _POLYGONS, _LABEL_IDS, _INSTANCE_IDS = "polygons.json", "labelIds.png", "instanceIds.png"
-_SHOWN = 3  # missing files spelled out
+_SHOWN = 3  # missing files named in a message
 
 
 def count_images(root, split):
@@ -47,14 +47,14 @@ def count_images(root, split):
 
 
 def missing_files(root, splits):
-    """What is missing from a copy of Cityscapes, of what training and evaluation read.
+    """What training and evaluation read but a copy of Cityscapes lacks.
 
     Args:
         root (str): the folder with leftImg8bit and gtFine.
         splits (sequence[str]): of train, val and test.
 
     Returns:
-        list[str]: a line for each folder, or kind of file; [] if all is there.
+        list[str]: one line for each missing folder or kind of file; [] if nothing is missing.
     """
     lines = []
     for split in splits:
@@ -78,19 +78,19 @@ def missing_files(root, splits):
 def make_train_ids(root, split, from_polygons=False, overwrite=False, num_workers=None):
     """Write ``*_gtFine_labelTrainIds.png`` beside the annotations of one split.
 
-    Each file appears whole or not at all; those there already are left, so that an interrupted
-    run can be repeated.
+    Files are written atomically, and existing ones are kept, so that an interrupted run can be
+    repeated.
 
     Args:
         root (str): the folder with leftImg8bit and gtFine.
         split (str): train, val or test.
-        from_polygons (bool): draw the polygons, as Cityscapes' own scripts do. False: translate
-            the label ids, which they have drawn in the same way.
-        overwrite (bool): make those again that are there.
-        num_workers (int): threads; None: as many as suit the machine.
+        from_polygons (bool): draw the polygons, as Cityscapes' own scripts do. False: convert
+            the maps of label ids, which those scripts have drawn in the same way.
+        overwrite (bool): replace existing files.
+        num_workers (int): threads; None: chosen for the machine.
 
     Returns:
-        Counter: how many were "written" and "kept".
+        Counter: numbers of files "written" and "kept".
 
     Raises:
         DataError: an annotation that cannot be used; the message names it.
@@ -113,11 +113,9 @@ def _images(root, split):
 
 
 def _annotation(image, kind):
-    folder, name = os.path.split(image)
-    folder, city = os.path.split(folder)
-    folder, split = os.path.split(folder)
-    stem = name[: -len(_IMAGE)]
-    return os.path.join(os.path.dirname(folder), "gtFine", split, city, f"{stem}_gtFine_{kind}")
+    *root, _, split, city, name = Path(image).parts
+    stem = name.removesuffix(_IMAGE)
+    return str(Path(*root, "gtFine", split, city, f"{stem}_gtFine_{kind}"))
 
 
 def _make_one(image, from_polygons, overwrite):
@@ -130,7 +128,7 @@ def _make_one(image, from_polygons, overwrite):
         path = _annotation(image, _LABEL_IDS)
         label_ids = read_label_map(path)
         if label_ids.max() >= _NUM_LABEL_IDS:
-            raise DataError(f"{path}: {label_ids.max()} is no label id of Cityscapes, 0 to 33.")
+            raise DataError(f"{path}: {label_ids.max()} is not a label id of Cityscapes (0 to 33).")
         train_ids = Image.fromarray(_BY_ID[label_ids])
     with write_atomically(target, shared=True) as file:
         train_ids.save(file, format="png")
@@ -138,7 +136,7 @@ def _make_one(image, from_polygons, overwrite):
 
 
 def _draw(path):
-    """Polygons in their order, each over those before it."""
+    """Draw the polygons in their order; later ones cover earlier ones."""
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
@@ -150,10 +148,10 @@ def _draw(path):
                 corners = [tuple(corner) for corner in item["polygon"]]
                 drawing.polygon(corners, fill=train_id)
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is no annotation of Cityscapes: {error!r}") from error
+        raise DataError(f"{path} is not an annotation of Cityscapes: {error!r}") from error
     return canvas
 
 
 def _train_id(label):
-    """Objects too close to tell apart are called by the label and "group"."""
+    # The suffix "group" marks objects that are too close to tell apart.
     return _BY_NAME[label if label in _BY_NAME else label.removesuffix("group")]

@@ -23,19 +23,12 @@ _CLASSES_OF = {
     "SemanticSegmentor": ("SEM_SEG_HEAD.NUM_CLASSES", "stuff_classes"),
 }
 
-
 # Metadata of the training set that a checkpoint holds.
 _DESCRIPTION = ("thing_classes", "stuff_classes", "thing_dataset_id_to_contiguous_id")
 
 
 def num_classes(cfg):
-    """
-    Args:
-        cfg (CfgNode): the whole config.
-
-    Returns:
-        int: number of classes of the model; None for a META_ARCHITECTURE of another project.
-    """
+    """int: number of classes of the model; None for a META_ARCHITECTURE of another project."""
     if cfg.MODEL.META_ARCHITECTURE not in _CLASSES_OF:
         return None
     section, name = _CLASSES_OF[cfg.MODEL.META_ARCHITECTURE][0].split(".")

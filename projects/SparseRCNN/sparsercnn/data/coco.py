@@ -8,7 +8,16 @@ from detectron2.data.datasets import load_coco_json
 from ..errors import DataError
 from .validation import box_problem
 
-__all__ = ["complete", "load_coco", "read_coco", "register_coco", "without_invalid"]
+__all__ = [
+    "add_image",
+    "add_object",
+    "complete",
+    "load_coco",
+    "new_annotations",
+    "read_coco",
+    "register_coco",
+    "without_invalid",
+]
 
 _NUMBER = (int, float)
 
@@ -92,6 +101,31 @@ def _check_annotation(path, annotation):
         raise DataError(f"{where}: bbox must be four numbers, x, y, width, height; it is {box}.")
     if annotation.get("ignore", 0):
         raise DataError(f'{where} has "ignore", which is not in COCO\'s format; use "iscrowd".')
+
+
+def new_annotations(description, categories, **info):
+    """An annotation file without images, as a dict, to be filled by the two functions below.
+
+    Args:
+        description (str): for "info", as are the values of `info`.
+        categories (list[dict]): each with "id" and "name".
+    """
+    info = {"description": description, **info}
+    return {"info": info, "images": [], "annotations": [], "categories": categories}
+
+
+def add_image(content, image_id, file_name, width, height):
+    """Append an image, width and height in pixels, to an annotation file."""
+    content["images"].append(
+        {"id": image_id, "file_name": file_name, "width": width, "height": height}
+    )
+
+
+def add_object(content, image_id, category_id, box, **fields):
+    """Append an object with box [x, y, width, height] and further fields; ids count from 1."""
+    number = len(content["annotations"]) + 1
+    own = {"id": number, "image_id": image_id, "category_id": category_id, "bbox": box}
+    content["annotations"].append({**own, **fields})
 
 
 def complete(content):

@@ -7,6 +7,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..errors import DataError
+from .coco import add_image, add_object, new_annotations
 from .files import write_json
 from .validation import box_problem
 
@@ -50,37 +51,23 @@ def convert_crowdhuman(root, split):
     path = os.path.join(root, f"annotation_{split}.odgt")
     with open(path, encoding="utf-8") as file:
         lines = [line for line in file if line.strip()]
-    content = {
-        "info": {"description": f"CrowdHuman {split}, full bodies"},
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": 1, "name": "person"}],
-    }
+    categories = [{"id": 1, "name": "person"}]
+    content = new_annotations(f"CrowdHuman {split}, full bodies", categories)
     counts = {"images": 0, "persons": 0, "ignored": 0, "left out": 0}
     for number, line in enumerate(tqdm(lines, desc=f"CrowdHuman {split}"), start=1):
         name, objects = _parse(path, number, line)
         file_name = f"{name}.jpg"
         with Image.open(os.path.join(root, f"CrowdHuman_{split}", file_name)) as image:
             width, height = image.size
-        content["images"].append(
-            {"id": number, "file_name": file_name, "width": width, "height": height}
-        )
+        add_image(content, number, file_name, width, height)
         counts["images"] += 1
         for box, is_ignored in objects:
             if box_problem(box, width, height):
                 counts["left out"] += 1
                 continue
             counts["ignored" if is_ignored else "persons"] += 1
-            content["annotations"].append(
-                {
-                    "id": len(content["annotations"]) + 1,
-                    "image_id": number,
-                    "category_id": 1,
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": int(is_ignored),
-                }
-            )
+            area = box[2] * box[3]
+            add_object(content, number, 1, box, area=area, iscrowd=int(is_ignored))
     os.makedirs(os.path.join(root, "annotations"), exist_ok=True)
     write_json(os.path.join(root, "annotations", f"{split}.json"), content)
     return counts

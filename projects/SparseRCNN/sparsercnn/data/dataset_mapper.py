@@ -1,6 +1,5 @@
 """Mapping of a data set's records to inputs of a detector."""
 
-import logging
 from importlib.util import find_spec
 
 from detectron2.config import configurable
@@ -8,8 +7,7 @@ from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
-from ..errors import DataError
-from .image_check import UNREADABLE
+from .image_check import UNREADABLE, leave_out
 
 __all__ = ["SparseRCNNDatasetMapper", "build_train_augmentations"]
 
@@ -75,17 +73,10 @@ class SparseRCNNDatasetMapper(DatasetMapper):
             return super().__call__(dataset_dict)
         # Detectron2 raises ValueErrors for images of another size than annotated, and for masks.
         except UNREADABLE as error:
-            problem = f"{dataset_dict['file_name']}: {error}"
-            if not self.skip_invalid:
-                raise DataError(
-                    f"Unusable image {problem}. Correct the data, or set DATASETS.SKIP_INVALID "
-                    "True to leave such images out."
-                ) from error
-        self.num_skipped += 1
-        logging.getLogger(__name__).warning(
-            f"Left out image {problem} ({self.num_skipped} times in this worker)"
-        )
-        return None
+            self.num_skipped += 1
+            note = f" ({self.num_skipped} times in this worker)"
+            leave_out(dataset_dict, error, self.skip_invalid, note)
+            return None
 
     def _transform_annotations(self, dataset_dict, transforms, image_shape):
         if all(x.get("iscrowd", 0) for x in dataset_dict["annotations"]):

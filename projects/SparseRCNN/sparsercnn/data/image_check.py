@@ -1,11 +1,14 @@
 """Checks that image files can be decoded."""
 
+import logging
 import os
 from functools import cache
 
 from PIL import Image
 
-__all__ = ["UNREADABLE", "image_problem", "upright_size"]
+from ..errors import DataError
+
+__all__ = ["UNREADABLE", "image_problem", "leave_out", "upright_size"]
 
 UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError)
 """Errors that Pillow raises for files that are missing, damaged, of an unknown type or huge."""
@@ -33,6 +36,21 @@ def image_problem(record):
     if size != annotated:
         return f"its size is {size[0]} x {size[1]}, annotated as {annotated[0]} x {annotated[1]}"
     return None
+
+
+def leave_out(record, error, skip_invalid, note=""):
+    """Log that the image of a record is left out because of `error`, an exception.
+
+    Raises:
+        DataError: `skip_invalid` (DATASETS.SKIP_INVALID) is False.
+    """
+    problem = f"{record['file_name']}: {error}"
+    if not skip_invalid:
+        raise DataError(
+            f"Unusable image {problem}. Correct the data, or set DATASETS.SKIP_INVALID True to "
+            "leave such images out."
+        ) from error
+    logging.getLogger(__name__).warning(f"Left out image {problem}{note}")
 
 
 # Cached because evaluation is repeated during training.

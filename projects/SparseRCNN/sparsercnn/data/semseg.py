@@ -108,13 +108,10 @@ def _values_found(label_root):
     )
     values = set()
     with ThreadPoolExecutor() as pool:  # decoding and sorting release the interpreter lock
-        for found in tqdm(pool.map(_unique_values, paths), total=len(paths), unit="label map"):
-            values.update(found)
+        found = pool.map(lambda path: np.unique(read_label_map(path)).tolist(), paths)
+        for in_map in tqdm(found, total=len(paths), unit="label map"):
+            values.update(in_map)
     return sorted(values - {IGNORE_LABEL})
-
-
-def _unique_values(path):
-    return np.unique(read_label_map(path)).tolist()
 
 
 def load_semseg(image_root, label_root):

@@ -1,7 +1,5 @@
 """Mapping of a data set's records to inputs of a semantic segmentor."""
 
-import logging
-
 import numpy as np
 import torch
 from detectron2.config import configurable
@@ -9,7 +7,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
 from ..errors import ConfigError, DataError
-from .image_check import UNREADABLE
+from .image_check import UNREADABLE, leave_out
 from .label_map import label_map_problem, read_label_map
 from .semseg import IGNORE_LABEL
 
@@ -88,14 +86,8 @@ class SemSegDatasetMapper:
         try:
             return self._map(dict(dataset_dict))
         except UNREADABLE as error:
-            problem = f"{dataset_dict['file_name']}: {error}"
-            if not self.skip_invalid:
-                raise DataError(
-                    f"Unusable image {problem}. Correct the data, or set DATASETS.SKIP_INVALID "
-                    "True to leave such images out."
-                ) from error
-        logging.getLogger(__name__).warning(f"Left out image {problem}")
-        return None
+            leave_out(dataset_dict, error, self.skip_invalid)
+            return None
 
     def _map(self, dataset_dict):
         image = utils.read_image(dataset_dict["file_name"], format=self.image_format)

@@ -101,13 +101,9 @@ def draw_scene(seed, size):
 def _place(rng, owner, num_pixels):
     """Sample a shape at a position where it hides little of the earlier ones.
 
-    Args:
-        owner (ndarray): (size, size), number of the visible shape, from 1; 0 for the background.
-        num_pixels (list[int]): pixels of each earlier shape, visible or covered.
-
-    Returns:
-        tuple[Shape, tuple, ndarray]: the shape, and its window and distances from
-        :func:`_inner_distance`; None if no position was found.
+    `owner` is (size, size), the visible shape's number, 0 for the background, and `num_pixels` the
+    pixels of each earlier shape, visible or covered. Returns the shape, and its window and
+    distances from :func:`_inner_distance`; or None if there is no such position.
     """
     size = len(owner)
     class_index = int(rng.integers(0, len(CLASS_NAMES)))
@@ -147,13 +143,8 @@ def _inner_distance(polygon, size):
     The sign tells exactly whether the centre is inside. The distance plus one half, clipped to
     [0, 1], approximates the fraction of the pixel that the polygon covers.
 
-    Args:
-        polygon (ndarray): (P, 2), clockwise on the screen, in absolute pixels.
-        size (int): width and height of the image.
-
-    Returns:
-        tuple[tuple[slice, slice], ndarray]: window of rows and columns around the polygon, and the
-        distances in it, in pixels, negative outside of the polygon.
+    `polygon` is (P, 2), clockwise on the screen, in absolute pixels. Returns a window (rows and
+    columns) around it, and the distances in it, in pixels, negative outside of the polygon.
     """
     low = np.maximum(np.floor(polygon.min(axis=0)).astype(int) - 1, 0)
     high = np.minimum(np.ceil(polygon.max(axis=0)).astype(int) + 1, size)

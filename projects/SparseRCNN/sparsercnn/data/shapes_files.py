@@ -13,7 +13,7 @@ from iopath.common.file_io import file_lock
 from PIL import Image
 
 from ..errors import DataError
-from .coco import load_coco, register_coco
+from .coco import add_image, add_object, load_coco, new_annotations, register_coco
 from .files import datasets_root, write_json
 from .shapes import CLASS_NAMES, draw_scene
 
@@ -86,39 +86,24 @@ def _write(folder, stamp):
         label_folder = os.path.join(folder, "labels", split)
         os.makedirs(image_folder)
         os.makedirs(label_folder)
-        content = {
-            "info": {"description": "synthetic shapes", **stamp},
-            "images": [],
-            "annotations": [],
-            "categories": _CATEGORIES,
-        }
+        content = new_annotations("synthetic shapes", _CATEGORIES, **stamp)
         for image_id in range(1, num_images + 1):
             scene = draw_scene((stamp["seed"], split_index, image_id), stamp["size"])
             file_name = f"{image_id:06d}.png"
             image = Image.fromarray(scene.image)
             image.save(os.path.join(image_folder, file_name), compress_level=1)
             Image.fromarray(scene.labels).save(os.path.join(label_folder, file_name))
-            _append(content, image_id, file_name, stamp["size"], scene.shapes)
+            add_image(content, image_id, file_name, stamp["size"], stamp["size"])
+            for shape in scene.shapes:
+                _add_shape(content, image_id, shape)
         write_json(os.path.join(folder, "annotations", f"{split}.json"), content)
     write_json(os.path.join(folder, _STAMP), stamp)
 
 
-def _append(content, image_id, file_name, size, shapes):
-    content["images"].append(
-        {"id": image_id, "file_name": file_name, "width": size, "height": size}
-    )
-    for shape in shapes:
-        content["annotations"].append(
-            {
-                "id": len(content["annotations"]) + 1,
-                "image_id": image_id,
-                "category_id": 1 + shape.class_index,
-                "bbox": shape.box,
-                "area": round(shape.area, 2),
-                "iscrowd": 0,
-                "segmentation": [[float(x) for x in shape.polygon.ravel()]],
-            }
-        )
+def _add_shape(content, image_id, shape):
+    polygon = [float(x) for x in shape.polygon.ravel()]
+    fields = {"area": round(shape.area, 2), "iscrowd": 0, "segmentation": [polygon]}
+    add_object(content, image_id, 1 + shape.class_index, shape.box, **fields)
 
 
 def register_shapes(root=None):

@@ -11,8 +11,6 @@ from ..errors import DataError, abbreviate
 
 __all__ = ["DataError", "box_problem", "leave_out_invalid"]
 
-_SHOWN = 5  # problems spelled out in a message; the others are counted
-
 # Published COCO annotations hold a few boxes without width or height, which the user should not
 # have to correct: they are always left out and counted.
 _PUBLISHED = ("coco_2014_", "coco_2017_")
@@ -55,10 +53,8 @@ def leave_out_invalid(records, name, skip_invalid=False, mask_format=None, extra
         problems, kept = _check_annotations(record, metadata, mask_format)
         box_problems += problems
         valid.append({**record, "annotations": kept} if problems else record)
-    if image_problems or (box_problems and not name.startswith(_PUBLISHED)):
+    if image_problems or box_problems:
         _report(name, image_problems, box_problems, skip_invalid)
-    elif box_problems:
-        _log(name, image_problems, box_problems)
     return valid, len(image_problems) + len(box_problems)
 
 
@@ -168,25 +164,14 @@ def _annotation_problem(annotation, record, metadata, mask_format):
 
 
 def _report(name, image_problems, box_problems, skip_invalid):
-    if skip_invalid:
-        _log(name, image_problems, box_problems)
-        return
-    raise DataError(
-        f"{_summary(name, 'has', image_problems, box_problems)}\n"
-        "Correct the data, or set DATASETS.SKIP_INVALID True to leave these out."
+    may_skip = skip_invalid or (not image_problems and name.startswith(_PUBLISHED))
+    problems = abbreviate(image_problems + box_problems, separator="\n")
+    summary = (
+        f"{name}: {'left out' if may_skip else 'has'} {len(image_problems)} invalid images and "
+        f"{len(box_problems)} invalid annotations:\n  {problems}"
     )
-
-
-def _log(name, image_problems, box_problems):
-    summary = _summary(name, "left out", image_problems, box_problems)
+    if not may_skip:
+        raise DataError(
+            f"{summary}\nCorrect the data, or set DATASETS.SKIP_INVALID True to leave these out."
+        )
     logging.getLogger(__name__).warning(summary)
-
-
-def _summary(name, verb, image_problems, box_problems):
-    problems = image_problems + box_problems
-    lines = [
-        f"{name}: {verb} {len(image_problems)} invalid images and "
-        f"{len(box_problems)} invalid annotations:",
-        abbreviate(problems, separator="\n"),
-    ]
-    return "\n  ".join(lines)

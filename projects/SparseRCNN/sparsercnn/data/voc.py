@@ -7,7 +7,7 @@ from PIL import Image
 
 from ..errors import DataError
 from .classes import read_class_names
-from .coco import complete
+from .coco import add_image, add_object, complete, new_annotations
 from .validation import box_problem
 
 __all__ = ["convert_voc", "voc_class_names"]
@@ -69,12 +69,8 @@ def convert_voc(root, split, class_names):
         DataError: an annotation cannot be read.
     """
     category_ids = {name: number for number, name in enumerate(class_names, start=1)}
-    content = {
-        "info": {"description": f"{root}, {split}, converted from PASCAL VOC"},
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": number, "name": name} for name, number in category_ids.items()],
-    }
+    categories = [{"id": number, "name": name} for name, number in category_ids.items()]
+    content = new_annotations(f"{root}, {split}, converted from PASCAL VOC", categories)
     file_names = _image_files(root)
     num_clipped = 0
     for image_id, image_name in enumerate(_image_names(root, split), start=1):
@@ -82,37 +78,22 @@ def convert_voc(root, split, class_names):
         tree = _parse(path)
         file_name = file_names.get(image_name, f"{image_name}.jpg")
         width, height = _size(path, tree, os.path.join(root, "JPEGImages", file_name))
-        content["images"].append(
-            {"id": image_id, "file_name": file_name, "width": width, "height": height}
-        )
+        add_image(content, image_id, file_name, width, height)
         for name, corners, is_difficult in _objects(path, tree):
-            annotation = _to_coco(name, corners, is_difficult, category_ids)
-            box = annotation["bbox"]
+            annotated = box = _to_coco(*corners)
             if not box_problem(box, width, height):
-                annotation["bbox"] = _clip(box, width, height)
-                num_clipped += annotation["bbox"] != box
-            number = len(content["annotations"]) + 1
-            content["annotations"].append({"id": number, "image_id": image_id, **annotation})
+                box = _clip(box, width, height)
+                num_clipped += box != annotated
+            unknown = {} if name in category_ids else {"category_name": name}
+            category_id = category_ids.get(name, 0)
+            add_object(content, image_id, category_id, box, iscrowd=is_difficult, **unknown)
     return complete(content), num_clipped
 
 
-def _to_coco(name, corners, is_difficult, category_ids):
-    xmin, ymin, xmax, ymax = corners
+def _to_coco(xmin, ymin, xmax, ymax):
     width = xmax - xmin + 1 if xmax > xmin else 0.0
     height = ymax - ymin + 1 if ymax > ymin else 0.0
-    annotation = {
-        "category_id": category_ids.get(name, 0),
-        "bbox": [xmin - 1, ymin - 1, width, height],
-        "iscrowd": is_difficult,
-    }
-    if name not in category_ids:
-        annotation["category_name"] = name
-    return annotation
-
-
-def _lines(path):
-    with open(path, encoding="utf-8-sig") as file:
-        return [line.strip() for line in file if line.strip()]
+    return [xmin - 1, ymin - 1, width, height]
 
 
 def _splits(root):
@@ -130,8 +111,9 @@ def _image_names(root, split):
     path = os.path.join(root, "ImageSets", "Main", f"{split}.txt")
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path} is missing; existing splits: {', '.join(_splits(root))}.")
-    # In the original data set, lists for a single class have a second column.
-    names = [line.split()[0] for line in _lines(path)]
+    with open(path, encoding="utf-8-sig") as file:
+        # In the original data set, lists for a single class have a second column.
+        names = [line.split()[0] for line in file if line.strip()]
     if not names:
         raise DataError(f"{path}: the file is empty.")
     if len(set(names)) < len(names):

@@ -47,25 +47,23 @@ class MicroBatchWeights:
         self.criterion = criterion if hasattr(criterion, "late_normalizers") else None
         if exact and num_batches > 1 and self.criterion is None:
             raise ConfigError(
-                f"SOLVER.EXACT_ACCUMULATION is for models such as SparseRCNN: {_name(model)} does "
-                "not tell what its losses are divided by. Set it to False."
+                "SOLVER.EXACT_ACCUMULATION is for models such as SparseRCNN: "
+                f"{type(model).__name__} does not tell what its losses are divided by. Set it to "
+                "False."
             )
         late = self.criterion.late_normalizers if num_batches > 1 and self.criterion else []
         self.needs_counting = exact and bool(late)
         self.approximations = [] if self.needs_counting else late
 
     def notice(self):
-        """
-        Returns:
-            str: how the gradients differ from those of one big batch, and the remedy; "" if they
-            are equal.
-        """
+        """str: how the gradients differ from those of one big batch, and the remedy; "" if they
+        are equal."""
         if self.num_batches == 1:
             return ""
         reasons = []
         if self.criterion is None:
             reasons.append(
-                f"{_name(self.model)} does not tell what its losses are divided by, so all "
+                f"{type(self.model).__name__} does not tell what its losses are divided by, so all "
                 "micro-batches have equal weight, which is exact for means over equally many items."
             )
         if self.approximations:
@@ -119,7 +117,3 @@ class MicroBatchWeights:
         for name, buffer in self.model.named_buffers():
             buffer.copy_(buffers[name])
         return self.criterion.weigh(normalizers)
-
-
-def _name(model):
-    return type(model).__name__

@@ -103,11 +103,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
             self.tag_last_checkpoint(basename)
 
     def tag_last_checkpoint(self, last_filename_basename):
-        """Record the file that ``--resume`` starts from.
-
-        Args:
-            last_filename_basename (str): name of the file in `save_dir`.
-        """
+        """Record the name of the file in `save_dir` that ``--resume`` starts from."""
         with write_atomically(os.path.join(self.save_dir, "last_checkpoint"), "w") as file:
             file.write(last_filename_basename)
 
@@ -256,10 +252,7 @@ def _advice(key, in_file, in_model):
 def _plain(value, where, unsafe):
     """Convert subclasses of containers and numpy scalars to plain values of the same content.
 
-    Args:
-        value: of any type; tensors are kept.
-        where (str): name of the value in messages.
-        unsafe (list[str]): receives a line for each value that will be refused on loading.
+    A line for each value that will be refused on loading is added to `unsafe`.
     """
     if isinstance(value, np.generic):
         return value.item()

@@ -1,5 +1,7 @@
 """Checks at the start for settings that have no effect or would fail hours later."""
 
+from operator import attrgetter
+
 import torch
 from detectron2.modeling import build_model
 
@@ -17,12 +19,15 @@ _RESNETS = (
     _ATTENTION_FPN,
     _DILATED,
 )
-# Key -> the builder that reads it, of those above.
-_READ_BY = {
-    "FPN.AGGREGATION": _ATTENTION_FPN,
-    "RESNETS.RES5_ATTENTION": _ATTENTION_FPN,
-    "RESNETS.RES4_DILATION": _DILATED,
-    "RESNETS.RES5_MULTI_GRID": _DILATED,
+# Key of MODEL -> another key of MODEL, and the value of that one with which the first is read.
+_READ_WITH = {
+    "FPN.AGGREGATION": ("BACKBONE.NAME", _ATTENTION_FPN),
+    "RESNETS.RES5_ATTENTION": ("BACKBONE.NAME", _ATTENTION_FPN),
+    "RESNETS.RES4_DILATION": ("BACKBONE.NAME", _DILATED),
+    "RESNETS.RES5_MULTI_GRID": ("BACKBONE.NAME", _DILATED),
+    "DANET.DROPOUT": ("DANET.ATTENTION", "projected"),
+    "SEM_SEG_HEAD.LOSS_TOP_K": ("SEM_SEG_HEAD.LOSS_TYPE", "hard_pixel_mining"),
+    "CASCADE_MASK_ROI_HEADS.STAGE_LOSS_WEIGHTS": ("ROI_HEADS.NAME", "CascadeMaskROIHeads"),
 }
 
 
@@ -33,9 +38,7 @@ def check_config(cfg, defaults):
         cfg (CfgNode): the whole config.
         defaults (CfgNode): the same keys with their default values.
     """
-    _check_backbone(cfg.MODEL, defaults.MODEL)
-    _check_danet_head(cfg.MODEL, defaults.MODEL)
-    _check_cascade(cfg.MODEL, defaults.MODEL)
+    _check_unread(cfg.MODEL, defaults.MODEL)
     _check_test(cfg, defaults)
 
 
@@ -63,9 +66,6 @@ def check_model(cfg):
     """Raise ConfigError if the model cannot be built: widths that do not fit, and the like.
 
     It takes a moment and no memory. A model that needs a real device passes.
-
-    Args:
-        cfg (CfgNode): the whole config.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -89,46 +89,24 @@ def require_augmentable(cfg):
         )
 
 
-def _check_backbone(model, defaults):
-    builder = model.BACKBONE.NAME
-    if builder not in _RESNETS:  # a builder of another project may read any key
-        return
-    for key, reader in _READ_BY.items():
-        node, name = key.split(".")
-        value = model[node][name]
-        if builder == reader or value == defaults[node][name]:
+def _check_unread(model, defaults):
+    for key, (switch, wanted) in _READ_WITH.items():
+        value, chosen = attrgetter(key)(model), attrgetter(switch)(model)
+        if chosen == wanted or value == attrgetter(key)(defaults) or _is_foreign(model, switch):
+            continue
+        if key == "DANET.DROPOUT" and value == 0:  # as without dropout
             continue
         raise ConfigError(
-            f"MODEL.{key} {value} has no effect with MODEL.BACKBONE.NAME {builder}; set that to "
-            f"{reader}."
+            f"MODEL.{key} {value} has no effect with MODEL.{switch} {chosen}; set that to {wanted}."
         )
 
 
-def _check_danet_head(model, defaults):
-    head, danet = model.SEM_SEG_HEAD, model.DANET
-    if head.NAME != "DANetHead":
-        return
-    if danet.DROPOUT not in (0, defaults.DANET.DROPOUT) and danet.ATTENTION != "projected":
-        raise ConfigError(
-            f"MODEL.DANET.DROPOUT {danet.DROPOUT} has no effect with MODEL.DANET.ATTENTION "
-            f"{danet.ATTENTION}, which has no dropout; set that to projected."
-        )
-    is_mined = head.LOSS_TYPE == "hard_pixel_mining"
-    if head.LOSS_TOP_K != defaults.SEM_SEG_HEAD.LOSS_TOP_K and not is_mined:
-        raise ConfigError(
-            f"MODEL.SEM_SEG_HEAD.LOSS_TOP_K {head.LOSS_TOP_K} has no effect with "
-            f"MODEL.SEM_SEG_HEAD.LOSS_TYPE {head.LOSS_TYPE}; set that to hard_pixel_mining."
-        )
-
-
-def _check_cascade(model, defaults):
-    weights = model.CASCADE_MASK_ROI_HEADS.STAGE_LOSS_WEIGHTS
-    unused = model.ROI_HEADS.NAME != "CascadeMaskROIHeads"
-    if unused and weights != defaults.CASCADE_MASK_ROI_HEADS.STAGE_LOSS_WEIGHTS:
-        raise ConfigError(
-            f"MODEL.CASCADE_MASK_ROI_HEADS.STAGE_LOSS_WEIGHTS {weights} has no effect with "
-            f"MODEL.ROI_HEADS.NAME {model.ROI_HEADS.NAME}; set that to CascadeMaskROIHeads."
-        )
+def _is_foreign(model, switch):
+    """Whether `switch` belongs to a part of another project, which may read any key."""
+    if switch == "BACKBONE.NAME":
+        return model.BACKBONE.NAME not in _RESNETS
+    is_danet = switch in ("DANET.ATTENTION", "SEM_SEG_HEAD.LOSS_TYPE")
+    return is_danet and model.SEM_SEG_HEAD.NAME != "DANetHead"
 
 
 def _check_test(cfg, defaults):

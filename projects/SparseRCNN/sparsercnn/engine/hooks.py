@@ -11,6 +11,8 @@ from ..files import write_atomically
 
 __all__ = ["BestCheckpointer"]
 
+_FILE_NAME = "model_best"  # without extension
+
 
 class BestCheckpointer(HookBase):
     """Save the checkpoint with the best value of a metric under its own name.
@@ -20,37 +22,27 @@ class BestCheckpointer(HookBase):
     computes the metric, on the main process only.
     """
 
-    def __init__(
-        self,
-        period,
-        checkpointer,
-        metric,
-        aliases=(),
-        file_prefix="model_best",
-        lower_is_better=False,
-    ):
+    def __init__(self, period, checkpointer, metric, aliases=(), lower_is_better=False):
         """
         Args:
             period (int): period of the `EvalHook`, in iterations; 0: it runs only at the end.
-            checkpointer (SafeCheckpointer): writes ``{file_prefix}.pth``; a ``.json`` beside it
-                holds the metric's name, its value and the iteration.
+            checkpointer (SafeCheckpointer): writes ``model_best.pth``; ``model_best.json`` beside
+                it holds the metric's name, its value and the iteration.
             metric (str): "TASK/METRIC".
             aliases (sequence[str]): other names of the metric, tried if `metric` is missing.
-            file_prefix (str): name of both files, without extension.
             lower_is_better (bool): True: the best value is the lowest.
         """
         self.period = period
         self.checkpointer = checkpointer
         self.metric = metric
         self.names = (metric, *aliases)
-        self.file_prefix = file_prefix
         self.lower_is_better = lower_is_better
         self.best = None
 
     @property
     def record_file(self):
         """Path of the ``.json`` file."""
-        return os.path.join(self.checkpointer.save_dir, f"{self.file_prefix}.json")
+        return os.path.join(self.checkpointer.save_dir, f"{_FILE_NAME}.json")
 
     def before_train(self):
         # A new run in an old folder ignores the old record.
@@ -86,13 +78,13 @@ class BestCheckpointer(HookBase):
             best = "" if self.best is None else f"; the best is {self.best:.4f}"
             logger.info(f"{self.metric} is {value:.4f}{best}.")
             return
-        self.checkpointer.save(self.file_prefix, tag_last=False)
+        self.checkpointer.save(_FILE_NAME, tag_last=False)
         self.best = value
         iteration = min(self.trainer.iter, self.trainer.max_iter - 1)
         record = {"metric": self.metric, "value": value, "iteration": iteration}
         with write_atomically(self.record_file, "w") as file:
             json.dump(record, file)
-        logger.info(f"{self.metric} is {value:.4f}, the best so far; saved as {self.file_prefix}.")
+        logger.info(f"{self.metric} is {value:.4f}, the best so far; saved as {_FILE_NAME}.")
 
     def _is_better(self, value):
         if not math.isfinite(value) or self.best is None:

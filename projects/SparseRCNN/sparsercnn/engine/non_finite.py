@@ -1,4 +1,4 @@
-"""What to tell, and to keep, when a loss became infinite or NaN."""
+"""The report on an iteration with an infinite or NaN loss or gradient."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ __all__ = ["IterationRecord", "NonFiniteReport", "random_state"]
 
 _MAX_NAMES = 20  # images named in a message
 
-_ADVICE = """What helps, by likelihood:
+_ADVICE = """What helps, most likely first:
 - a learning rate that is too high: lower SOLVER.BASE_LR, or lengthen SOLVER.WARMUP_ITERS;
 - half precision that overflows: SOLVER.AMP.DTYPE bfloat16, or SOLVER.AMP.ENABLED False;
 - gradients without a bound: SOLVER.CLIP_GRADIENTS.ENABLED True, CLIP_TYPE full_model;
@@ -26,11 +26,7 @@ _ADVICE = """What helps, by likelihood:
 
 
 def random_state(device):
-    """
-    Returns:
-        dict[str, Tensor]: the states of PyTorch's generators on the host ("cpu") and, if `device`
-        is one, on the GPU ("cuda").
-    """
+    """dict[str, Tensor]: PyTorch's random states, "cpu" and, if `device` is a GPU, "cuda"."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -39,16 +35,16 @@ def random_state(device):
 
 @dataclass
 class IterationRecord:
-    """What an iteration leaves behind for its log and, should it fail, its report.
+    """The data of one iteration, for the log and, if it fails, for the report.
 
     Attributes:
         number: of the iteration.
         batches: k micro-batches of this worker, as the loader gave them.
         data_time: seconds spent waiting for the loader.
-        random_states: per micro-batch, of :func:`random_state` before its forward pass.
+        random_states: :func:`random_state` before the forward pass of each micro-batch.
         names: of the L losses.
         losses: (k, L), as the model gave them.
-        weights: (k, L), what they count for in those of the iteration.
+        weights: (k, L), weights of the micro-batches in the losses of the iteration.
         grad_norm: scalar, over all parameters, before clipping.
     """
 
@@ -63,9 +59,9 @@ class IterationRecord:
 
 
 class NonFiniteReport:
-    """An iteration that failed: on which images, at which stage, and what reproduces it.
+    """The images and stages of a failed iteration, and what is needed to reproduce it.
 
-    To be made by all workers at once: each learns what the others found.
+    All workers must create it at the same time, since they exchange what they found.
 
     Attributes:
         summary (str): one line: iteration, losses, stages, workers and images.
@@ -74,8 +70,8 @@ class NonFiniteReport:
     def __init__(self, model, iteration, amp_dtype):
         """
         Args:
-            model (nn.Module): with the weights that the iteration had.
-            iteration (IterationRecord): that failed.
+            model (nn.Module): with the weights of the iteration.
+            iteration (IterationRecord): the one that failed.
             amp_dtype (torch.dtype): of autocast, or None.
         """
         self.model = model
@@ -86,25 +82,19 @@ class NonFiniteReport:
             dict(zip(iteration.names, values, strict=True)) for values in iteration.losses.tolist()
         ]
         everyone = list(itertools.chain(*comm.all_gather(self._culprits())))
-        # With finite losses it is a gradient, which the workers share: all of them are suspects.
+        # With finite losses it is a gradient; workers share it, so it may come from any of them.
         self.from_gradient = not everyone
         if self.from_gradient:
             everyone = list(itertools.chain(*comm.all_gather(self._suspects())))
         self.summary = self._summarize(everyone)
 
     def message(self, saved):
-        """
-        Args:
-            saved (str): what :meth:`save` returned.
-
-        Returns:
-            str: for the error that stops the training.
-        """
+        """str: the message of the error that stops training; `saved` is from :meth:`save`."""
         return "\n".join(line for line in (self.summary, saved, _ADVICE) if line)
 
     def save(self, output_dir):
-        """Write ``{output_dir}/non_finite/iteration_{number}_rank_{rank}.pth`` if this worker had
-        part in it.
+        """Write ``{output_dir}/non_finite/iteration_{number}_rank_{rank}.pth``, unless the failure
+        is on other workers only.
 
         The file holds `iteration`, `rank`, `model` (a state dict), `amp_dtype`, and per
         micro-batch `batches`, `losses` and `random_states`. It needs
@@ -113,7 +103,7 @@ class NonFiniteReport:
         ``model(report["batches"][i])`` give the losses again.
 
         Returns:
-            str: a line that says where it is, or why it is not.
+            str: a line with the path of the file, or the reason why there is none.
         """
         if not output_dir:
             return ""
@@ -134,7 +124,7 @@ class NonFiniteReport:
             os.makedirs(folder, exist_ok=True)
             with write_atomically(path) as file:
                 torch.save(content, file)
-        except (OSError, RuntimeError) as error:  # a full disk must not hide the loss
+        except (OSError, RuntimeError) as error:  # a full disk must not hide the original error
             return f"Inputs and weights could not be saved to {path}: {error}"
         return f"Inputs, weights and random state are in {path} (torch.load, weights_only=False)."
 
@@ -166,7 +156,7 @@ def _images(batch):
 
 
 def _with_stage(name, names):
-    """The loss's name and, of a detector with stages, which one: suffix _0 is the first."""
+    """The loss's name and, for a detector with stages, its stage; suffix _0 is the first one."""
     suffix = re.search(r"_(\d+)$", name)
     if suffix:
         return f"{name} (stage {int(suffix[1]) + 1})"

@@ -20,9 +20,6 @@ def parse_overrides(overrides, defaults):
     Args:
         overrides (dict): dotted key -> value.
         defaults (dict): likewise, of the config; where it has a text, a text is meant.
-
-    Returns:
-        dict:
     """
     return {
         key: value if isinstance(defaults.get(key), str) else _parse(value)

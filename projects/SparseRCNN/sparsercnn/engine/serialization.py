@@ -66,16 +66,7 @@ def read_torch_file(path, allow_unsafe=False, mmap=False):
 def read_pickle(path, allow_unsafe=False):
     """Read a ``.pkl`` of weights, as in the model zoos of Caffe2, Detectron and detectron2.
 
-    Args:
-        path (str): a local file.
-        allow_unsafe (bool): let the file run code, as pickles can. False: only numpy arrays,
-            tensors and plain Python values are allowed.
-
-    Returns:
-        dict: the content of the file.
-
-    Raises:
-        CheckpointError: the file is damaged, is refused as unsafe, or holds no dict.
+    Arguments, return value and errors are those of :func:`read_torch_file`.
     """
     unpickler = pickle.Unpickler if allow_unsafe else _RestrictedUnpickler
     with open(path, "rb") as file:

@@ -97,12 +97,12 @@ def check_devices(cfg, num_gpus=1):
         cfg (CfgNode): the whole config; MODEL.DEVICE is read.
         num_gpus (int): processes on this machine, each with its own GPU.
     """
-    if num_gpus > 1 and not cfg.MODEL.DEVICE.startswith("cuda"):
-        raise ConfigError(
-            f"--num-gpus {num_gpus} needs MODEL.DEVICE cuda, but MODEL.DEVICE is "
-            f"{cfg.MODEL.DEVICE}. On the CPU only one process runs: use --num-gpus 0."
-        )
     if not cfg.MODEL.DEVICE.startswith("cuda"):
+        if num_gpus > 1:
+            raise ConfigError(
+                f"--num-gpus {num_gpus} needs MODEL.DEVICE cuda, but MODEL.DEVICE is "
+                f"{cfg.MODEL.DEVICE}. On the CPU only one process runs: use --num-gpus 0."
+            )
         return
     if not torch.cuda.is_available():
         raise ConfigError(

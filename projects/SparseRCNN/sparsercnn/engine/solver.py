@@ -285,10 +285,9 @@ def _scale_periods(cfg, kappa):
         return max(round(iterations / kappa), 1) if iterations > 0 else iterations
 
     solver = cfg.SOLVER
-    solver.MAX_ITER = scale(solver.MAX_ITER)
-    solver.WARMUP_ITERS = scale(solver.WARMUP_ITERS)
+    for key in ("MAX_ITER", "WARMUP_ITERS", "CHECKPOINT_PERIOD"):
+        solver[key] = scale(solver[key])
     solver.STEPS = tuple(scale(step) for step in solver.STEPS)
-    solver.CHECKPOINT_PERIOD = scale(solver.CHECKPOINT_PERIOD)
     cfg.TEST.EVAL_PERIOD = scale(cfg.TEST.EVAL_PERIOD)
     proposals = cfg.MODEL.SparseRCNN.PROPOSALS
     proposals.ANNEAL_ITERS = scale(proposals.ANNEAL_ITERS)

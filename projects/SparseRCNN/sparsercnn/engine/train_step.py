@@ -22,15 +22,15 @@ from .solver import build_gradient_clipper
 __all__ = ["TrainStep"]
 
 _AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-_LOSS_SCALE_PERIOD = 20  # iterations between looks at the scale, each of which waits for the GPU
+_LOSS_SCALE_PERIOD = 20  # iterations; reading the loss scale waits for the GPU
 
 
 class TrainStep(SimpleTrainer):
     """A :class:`detectron2.engine.SimpleTrainer` with gradient accumulation, mixed precision,
     gradient clipping and a check of every loss before the weights change.
 
-    Accumulation gives the gradients of one big batch as far as :class:`MicroBatchWeights` knows
-    what the model divides its losses by; where it does not, the log says so at the start.
+    Accumulation gives the gradients of one big batch if :class:`MicroBatchWeights` knows what the
+    model divides its losses by; otherwise, a warning is logged at the start.
 
     The host waits for the device once per iteration, for losses and gradient norm together.
     """
@@ -54,31 +54,30 @@ class TrainStep(SimpleTrainer):
     ):
         """
         Args:
-            model (nn.Module): gives a loss, or a dict of them, for what the loader yields; may
-                be wrapped in DistributedDataParallel.
+            model (nn.Module): returns a loss, or a dict of losses, for a micro-batch; may be
+                wrapped in DistributedDataParallel.
             data_loader (iterable): endless, yields this worker's micro-batches (list[dict]).
             optimizer (torch.optim.Optimizer): of the model's parameters.
             clip_gradients (callable): see :func:`~sparsercnn.engine.solver.build_gradient_clipper`.
             accumulate_steps (int): k, micro-batches per iteration.
-            exact_accumulation (bool): weigh them by what an extra forward pass of each counts, if
-                it takes that to have the gradients of one big batch.
+            exact_accumulation (bool): if exact weights of micro-batches need it, obtain them by an
+                extra forward pass of each.
             amp_dtype (torch.dtype): of autocast; None: no mixed precision.
-            grad_scaler (GradScaler): None: one is made for float16.
-            skip_non_finite (bool): leave out an iteration with a non-finite loss or gradient,
-                with a warning, rather than stop.
-            max_consecutive_skips (int): so many in a row stop the training nevertheless, because
-                then it is not the data.
-            output_dir (str): reports of non-finite losses go to its folder `non_finite`; "": none.
-            seed (int): what PyTorch draws in an iteration follows from this and the iteration's
-                number, so that a resumed run draws what it would have; None: from what was drawn
-                before.
+            grad_scaler (GradScaler): None: created for float16.
+            skip_non_finite (bool): skip an iteration with a non-finite loss or gradient, with a
+                warning, instead of stopping.
+            max_consecutive_skips (int): after more skipped iterations in a row, stop nevertheless:
+                single images are then not the cause.
+            output_dir (str): reports are written to its folder `non_finite`; "": no reports.
+            seed (int): PyTorch's generator is seeded from it and the iteration's number, so that a
+                resumed run draws the same numbers; None: it is not seeded.
 
         Raises:
             ConfigError: `accumulate_steps` below 1, or float16 on the CPU; or see
                 :class:`MicroBatchWeights`.
         """
-        # Detectron2 0.6 would start the loader's workers here, before a resumed run has set
-        # the seed that its data shall follow.
+        # With the loader, detectron2 0.6 would start its processes here, before a resumed run has
+        # set their seed.
         super().__init__(model, (), optimizer)
         self.data_loader = data_loader
         self.clip_gradients = clip_gradients
@@ -94,7 +93,7 @@ class TrainStep(SimpleTrainer):
         self._batch_iterator = None
         if accumulate_steps < 1:
             raise ConfigError(
-                f"SOLVER.ACCUMULATE_STEPS is {accumulate_steps}; it must be at least 1."
+                f"SOLVER.ACCUMULATE_STEPS is {accumulate_steps}; it must be 1 or more."
             )
         self.micro_batch_weights = MicroBatchWeights(
             self._bare_model, accumulate_steps, exact=exact_accumulation
@@ -130,15 +129,15 @@ class TrainStep(SimpleTrainer):
         }
 
     def reset_data_loader(self, data_loader_builder):
-        """Replace the loader, before or during training, by what `data_loader_builder()` gives."""
+        """Replace the loader, before or during training, by ``data_loader_builder()``."""
         self.data_loader = data_loader_builder()
         self._batch_iterator = None
 
     def run_step(self):
         """
         Raises:
-            NonFiniteError: a loss or, where no scaler would see to it, a gradient is not
-                finite. On all workers; the message names the images and says what to do.
+            NonFiniteError: a loss is not finite or, without a scaler, the gradient. Raised on all
+                workers; the message names the images and the remedies.
         """
         assert self.model.training, "The model was changed to eval mode and not back."
         iteration = self._next_batches()
@@ -154,7 +153,7 @@ class TrainStep(SimpleTrainer):
         iteration.grad_norm = self.clip_gradients(parameters)
 
         losses, grad_norm, data_time = self._metrics_to_host(iteration)
-        # With a scaler, infinite gradients are its way of finding the right scale.
+        # To a scaler, infinite gradients are a sign to lower the scale, not an error.
         finite = all(math.isfinite(loss) for loss in losses.values()) and (
             self.grad_scaler is not None or math.isfinite(grad_norm)
         )
@@ -166,7 +165,7 @@ class TrainStep(SimpleTrainer):
             self._handle_non_finite(iteration, buffers)
 
     def state_dict(self):
-        """As :class:`detectron2.engine.AMPTrainer` has it, plus `num_skipped`."""
+        """The content of :class:`detectron2.engine.AMPTrainer`'s, and `num_skipped`."""
         state = super().state_dict()
         state["num_skipped"] = self.num_skipped
         if self.grad_scaler is not None:
@@ -180,7 +179,7 @@ class TrainStep(SimpleTrainer):
         """
         try:
             saved, own = state_dict["optimizer"]["param_groups"], self.optimizer.param_groups
-            # PyTorch would notice at the next step only.
+            # PyTorch would fail only at the next step.
             if ("betas" in saved[0]) != ("betas" in own[0]):
                 raise ValueError("SOLVER.OPTIMIZER is another")
             super().load_state_dict(state_dict)
@@ -204,13 +203,12 @@ class TrainStep(SimpleTrainer):
         if self._batch_iterator is None:
             self._batch_iterator = iter(self.data_loader)
         batches = [next(self._batch_iterator) for _ in range(self.accumulate_steps)]
-        data_time = time.perf_counter() - start
-        return IterationRecord(self.iter, batches, data_time)
+        return IterationRecord(self.iter, batches, data_time=time.perf_counter() - start)
 
     def _save_buffers(self):
-        """A skipped batch must not leave its statistics in the norm layers."""
         if not self.skip_non_finite:
             return {}
+        # A skipped batch must not leave its statistics in the norm layers.
         return {name: buffer.clone() for name, buffer in self._bare_model.named_buffers()}
 
     def _accumulate_gradients(self, iteration):
@@ -235,9 +233,8 @@ class TrainStep(SimpleTrainer):
 
     def _forward(self, model, batch):
         """dict[str, Tensor]: the losses of one micro-batch."""
-        with torch.autocast(
-            self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
-        ):
+        enabled = self.amp_dtype is not None
+        with torch.autocast(self.device.type, self.amp_dtype, enabled):
             losses = model(batch)
         return {"total_loss": losses} if isinstance(losses, Tensor) else losses
 

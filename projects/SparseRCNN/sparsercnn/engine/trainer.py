@@ -144,25 +144,12 @@ class Trainer(DefaultTrainer):
         checkpoint_activations(model, backbone=recompute.BACKBONE, head=recompute.HEAD)
         return model
 
-    @classmethod
-    def build_optimizer(cls, cfg, model):
-        """See :func:`sparsercnn.engine.solver.build_optimizer`."""
-        return build_optimizer(cfg, model)
-
-    @classmethod
-    def build_lr_scheduler(cls, cfg, optimizer):
-        """See :func:`sparsercnn.engine.solver.build_lr_scheduler`."""
-        return build_lr_scheduler(cfg, optimizer)
-
-    @classmethod
-    def build_train_loader(cls, cfg):
-        """See :func:`sparsercnn.data.build_train_loader`."""
-        return build_train_loader(cfg)
-
-    @classmethod
-    def build_test_loader(cls, cfg, dataset_name):
-        """See :func:`sparsercnn.data.build_test_loader`."""
-        return build_test_loader(cfg, dataset_name)
+    # The builders that DefaultTrainer calls.
+    build_optimizer = staticmethod(build_optimizer)
+    build_lr_scheduler = staticmethod(build_lr_scheduler)
+    build_train_loader = staticmethod(build_train_loader)
+    build_test_loader = staticmethod(build_test_loader)
+    auto_scale_workers = staticmethod(scale_for_workers)
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
@@ -203,11 +190,6 @@ class Trainer(DefaultTrainer):
         if len(cfg.DATASETS.TEST) == 1:
             return _mark_tasks(results)
         return OrderedDict((name, _mark_tasks(tasks)) for name, tasks in results.items())
-
-    @staticmethod
-    def auto_scale_workers(cfg, num_workers):
-        """See :func:`sparsercnn.engine.solver.scale_for_workers`."""
-        return scale_for_workers(cfg, num_workers)
 
 
 def _mark_tasks(results):

@@ -42,33 +42,17 @@ def build_evaluator(cfg, dataset_name, output_folder):
     return EVALUATOR_REGISTRY.get(evaluator_type)(cfg, dataset_name, output_folder)
 
 
-@EVALUATOR_REGISTRY.register("coco")
-def _coco(cfg, dataset_name, output_folder):
-    return COCOEvaluator(dataset_name, output_dir=output_folder, backend=cfg.TEST.COCO_EVAL)
-
-
-@EVALUATOR_REGISTRY.register("crowdhuman")
-def _crowdhuman(cfg, dataset_name, output_folder):
-    return CrowdHumanEvaluator(dataset_name, output_dir=output_folder)
-
-
-@EVALUATOR_REGISTRY.register("lvis")
-def _lvis(cfg, dataset_name, output_folder):
-    return LVISEvaluator(dataset_name, output_dir=output_folder)
-
-
-@EVALUATOR_REGISTRY.register("pascal_voc")
-def _pascal_voc(cfg, dataset_name, output_folder):
-    return PascalVOCDetectionEvaluator(dataset_name)
-
-
-@EVALUATOR_REGISTRY.register("cityscapes_instance")
-def _cityscapes_instance(cfg, dataset_name, output_folder):
-    return CityscapesInstanceEvaluator(dataset_name)
-
-
-# Cityscapes' own script computes the same IoU, but none of the other metrics.
-@EVALUATOR_REGISTRY.register("cityscapes_sem_seg")
-@EVALUATOR_REGISTRY.register("sem_seg")
-def _sem_seg(cfg, dataset_name, output_folder):
-    return SemSegEvaluator(dataset_name, output_dir=output_folder)
+_BUILDERS = {
+    "coco": lambda cfg, name, folder: COCOEvaluator(
+        name, output_dir=folder, backend=cfg.TEST.COCO_EVAL
+    ),
+    "crowdhuman": lambda cfg, name, folder: CrowdHumanEvaluator(name, output_dir=folder),
+    "lvis": lambda cfg, name, folder: LVISEvaluator(name, output_dir=folder),
+    "pascal_voc": lambda cfg, name, folder: PascalVOCDetectionEvaluator(name),
+    "cityscapes_instance": lambda cfg, name, folder: CityscapesInstanceEvaluator(name),
+    # Cityscapes' own script computes the same IoU, but none of the other metrics.
+    "cityscapes_sem_seg": lambda cfg, name, folder: SemSegEvaluator(name, output_dir=folder),
+    "sem_seg": lambda cfg, name, folder: SemSegEvaluator(name, output_dir=folder),
+}
+for _name, _builder in _BUILDERS.items():
+    EVALUATOR_REGISTRY.register(_name)(_builder)

@@ -13,14 +13,14 @@ _COCO_ORDER = {name: i for i, name in enumerate(("AP", "AP50", "AP75", "APs", "A
 
 
 def split_metric(name):
-    """A metric, and the class that it is of.
+    """Separate the name of a class from that of the metric.
 
     Args:
         name (str): "voc:/data/a-b@test/bbox/AP-t-shirt".
 
     Returns:
-        tuple[str, str]: "voc:/data/a-b@test/bbox/AP" and "t-shirt", or None for no class; None and
-        None for what is no evaluator's, such as "rpn/num_pos_anchors".
+        tuple[str, str]: "voc:/data/a-b@test/bbox/AP" and "t-shirt", the latter None for a metric of
+        all classes; both None for a name not from an evaluator, such as "rpn/num_pos_anchors".
     """
     match = _METRIC.fullmatch(name)
     return match.groups() if match else (None, None)

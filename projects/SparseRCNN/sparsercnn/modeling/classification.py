@@ -1,8 +1,8 @@
 """Two ways to classify a proposal: a sigmoid for each class, or a softmax with "no object".
 
-Each is one object, which knows all that follows from the choice: how many logits a stage has and
-where they start, what matching costs, the loss and what it is divided by, and the scores at
-inference. Where `has_normalizer`, the class loss is divided by something of its own.
+Each class defines all that follows from the choice: number and initial bias of the logits, matching
+cost, loss and its divisor, scores at inference. With `has_normalizer`, the class loss has its own
+divisor.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ __all__ = [
 
 
 def build_classification(cfg):
-    """Build what ``MODEL.SparseRCNN.USE_FOCAL`` asks for."""
+    """Build the classification that ``MODEL.SparseRCNN.USE_FOCAL`` selects."""
     sparse = cfg.MODEL.SparseRCNN
     if sparse.USE_FOCAL:
         return FocalClassification(
@@ -36,7 +36,7 @@ class FocalClassification:
 
     Attributes:
         alpha, gamma: of the loss.
-        prior_prob: p, the score that every class starts at.
+        prior_prob: initial score of every class.
     """
 
     alpha: float = 0.25
@@ -49,23 +49,20 @@ class FocalClassification:
         return num_classes
 
     def cost(self, class_logits, classes):
-        """(S, B, N, M), the class's part of one-to-one matching, see :func:`focal_cost`."""
+        """(S, B, N, M), the class cost of one-to-one matching, see :func:`focal_cost`."""
         return focal_cost(class_logits, classes, self.alpha, self.gamma)
 
     def loss_change(self, class_logits, classes):
-        """(S, B, N, M), what the loss changes by if the proposal answers for the object.
-
-        The loss is summed over classes and differs from that of the background in the object's
-        class alone, so that this is :meth:`cost`.
-        """
+        """(S, B, N, M), change of the loss if the proposal is matched with the object instead of
+        background. Only the term of the object's class changes, so this is :meth:`cost`."""
         return self.cost(class_logits, classes)
 
     def loss(self, class_logits, classes, positive):
         """
         Args:
             class_logits: (S, B, N, K), before the sigmoid.
-            classes: (S, B, N), in [0, K), of the objects that proposals answer for.
-            positive: (S, B, N), False for background, whose class does not matter.
+            classes: (S, B, N), in [0, K), of the matched objects.
+            positive: (S, B, N), False for background, whose class is ignored.
 
         Returns:
             Tensor: (S,), the sum over proposals and classes.
@@ -76,7 +73,7 @@ class FocalClassification:
         return loss.sum(dim=(1, 2, 3))
 
     def normalizer(self, positive):
-        """None: the loss is divided by what the matcher says, as those of the boxes are."""
+        """None: the loss has the divisor of the box losses."""
         return None
 
     def scores(self, class_logits):
@@ -101,12 +98,12 @@ class SoftmaxClassification:
         return num_classes + 1
 
     def cost(self, class_logits, classes):
-        """(S, B, N, M), the class's part of one-to-one matching, see :func:`softmax_cost`."""
+        """(S, B, N, M), the class cost of one-to-one matching, see :func:`softmax_cost`."""
         return softmax_cost(class_logits, classes)
 
     def loss_change(self, class_logits, classes):
-        """(S, B, N, M), what the loss changes by if the proposal answers for the object:
-        cross-entropy with the object's class less the weighted one with "no object"."""
+        """(S, B, N, M), change of the loss if the proposal is matched with the object instead of
+        background: cross-entropy of the object's class minus the weighted one of "no object"."""
         log_p = class_logits.float().log_softmax(dim=-1)
         return self.no_object_weight * log_p[..., -1:] - _of_objects(log_p, classes)
 
@@ -114,8 +111,8 @@ class SoftmaxClassification:
         """
         Args:
             class_logits: (S, B, N, K + 1), before the softmax.
-            classes: (S, B, N), in [0, K), of the objects that proposals answer for.
-            positive: (S, B, N), False for background, whose class does not matter.
+            classes: (S, B, N), in [0, K), of the matched objects.
+            positive: (S, B, N), False for background, whose class is ignored.
 
         Returns:
             Tensor: (S,), the sum over proposals of the cross-entropy, weighted by class.
@@ -126,13 +123,11 @@ class SoftmaxClassification:
         return (self._weights(positive) * loss).sum(dim=(1, 2))
 
     def normalizer(self, positive):
-        """(S,), the sum of the class weights, which makes the loss a mean; each worker has its
-        own."""
+        """(S,), the sum of the class weights on this worker, which makes the loss a mean."""
         return self._weights(positive).sum(dim=(1, 2))
 
     def scores(self, class_logits):
-        """(..., K), in [0, 1]; but -1 for all classes of a proposal except the best: it has one
-        class at most."""
+        """(..., K), in [0, 1] for the best class of a proposal and -1 for all others."""
         scores = class_logits.softmax(-1)[..., :-1]
         best = scores.max(-1, keepdim=True).values
         return torch.where(scores == best, scores, -1.0)
@@ -142,7 +137,7 @@ class SoftmaxClassification:
 
 
 def focal_cost(class_logits, classes, alpha=0.25, gamma=2.0):
-    """What the focal loss of the object's class changes by if the proposal is its positive.
+    """Change of the focal loss of the object's class if the proposal is matched with the object.
 
     FL+(p) - FL-(p) at the object's class, with FL+ = -alpha (1 - p)^gamma log p and
     FL- = -(1 - alpha) p^gamma log(1 - p) (Focal Loss, ICCV 2017; Sparse R-CNN, section 3.3).
@@ -175,7 +170,7 @@ def softmax_cost(class_logits, classes):
 
 
 def _of_objects(values, classes):
-    """(S, B, N, M), of the values (S, B, N, K) those of the objects' classes (B, M)."""
+    """(S, B, N, M), the values (S, B, N, K) at the objects' classes (B, M)."""
     S, _, N, _ = values.shape
     index = classes[None, :, None].expand(S, -1, N, -1)
     return values.gather(-1, index)

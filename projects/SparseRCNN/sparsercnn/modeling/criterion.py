@@ -17,11 +17,11 @@ __all__ = ["Normalizers", "SetCriterion"]
 
 @dataclass
 class Normalizers:
-    """What a worker counted in one batch, to divide its losses by.
+    """Divisors of the losses of one batch, as counted on one worker.
 
     Attributes:
         matched: (S,), of the box losses, before the average over workers.
-        classes: (S,), of the class loss, for this worker alone; None: as the box losses.
+        classes: (S,), of the class loss, for this worker alone; None: `matched`.
     """
 
     matched: Tensor
@@ -29,13 +29,13 @@ class Normalizers:
 
 
 class SetCriterion(nn.Module):
-    """Match proposals with objects and weigh up how far apart they are.
+    """Match proposals with objects, and compute the losses of class, box and GIoU.
 
-    Everything has the fixed shape (S, B, N, ...) and is masked rather than indexed, so that
-    nothing waits for the device.
+    All tensors have the fixed shape (S, B, N, ...) and are masked instead of indexed, so that the
+    host does not wait for the device.
 
-    Losses are sums, divided by what the matcher counts (objects or positives), averaged over
-    workers, at least 1; the softmax's class loss by the class weights of this worker.
+    Losses are sums. They are divided by the matcher's count of objects or positives, averaged over
+    workers and at least 1; the softmax's class loss by the sum of its class weights on this worker.
 
     Attributes:
         normalizers (Normalizers): of the latest forward pass.
@@ -46,7 +46,7 @@ class SetCriterion(nn.Module):
         """
         Args:
             matcher (nn.Module): see :mod:`sparsercnn.modeling.matching`.
-            classification (FocalClassification | SoftmaxClassification): has the class loss;
+            classification (FocalClassification | SoftmaxClassification): computes the class loss;
                 None: FocalClassification().
             weights (LossWeights): of the three losses; None: LossWeights().
         """
@@ -73,7 +73,7 @@ class SetCriterion(nn.Module):
 
         Returns:
             dict[str, Tensor]: weighted scalars loss_ce, loss_bbox and loss_giou of the last
-            stage, and the same with suffix _0, _1, ... of the stages before it.
+            stage, and with suffix _0, _1, ... those of the stages before it.
         """
         with torch.autocast(boxes.device.type, enabled=False):
             class_logits, boxes = class_logits.float(), boxes.float()
@@ -95,8 +95,8 @@ class SetCriterion(nn.Module):
 
     @property
     def late_normalizers(self):
-        """list[str]: what losses are divided by that is not known before the forward pass, in
-        words; [] if it is the number of objects alone."""
+        """list[str]: descriptions of divisors that are known only after the forward pass; [] if
+        all losses are divided by the number of objects."""
         late = []
         if not getattr(self.matcher, "normalizes_by_objects", False):
             late.append(
@@ -107,14 +107,14 @@ class SetCriterion(nn.Module):
         return late
 
     def weigh(self, normalizers):
-        """What the losses of micro-batches count for, so that they add up to one big batch's.
+        """Weights with which the losses of micro-batches add up to those of one big batch.
 
         Args:
-            normalizers (list[Normalizers]): of k micro-batches of this worker. All workers call
-                this at once.
+            normalizers (list[Normalizers]): of k micro-batches of this worker. All workers must
+                call this at the same time.
 
         Returns:
-            dict[str, Tensor]: (k,) for each loss that :meth:`forward` gives.
+            dict[str, Tensor]: (k,) for each loss of :meth:`forward`.
         """
         matched = _weigh(torch.stack([x.matched for x in normalizers]), _average_over_workers)
         classes = matched
@@ -126,11 +126,11 @@ class SetCriterion(nn.Module):
 
     @staticmethod
     def weigh_by_objects(batches, device):
-        """:meth:`weigh`, as if objects were all that is counted.
+        """:meth:`weigh`, as if all losses were divided by the number of objects.
 
         Args:
             batches (list[list[dict]]): k micro-batches of this worker, with "instances".
-            device (torch.device): through which the workers exchange.
+            device (torch.device): device for the exchange between workers.
 
         Returns:
             Tensor: (k,), for all losses alike.
@@ -146,18 +146,18 @@ class SetCriterion(nn.Module):
         """
         positive = assignment.positive
         target_boxes = assignment.gather(targets.boxes)
-        # Background is its own target: no loss, no gradient, and no overflow in a useless area.
+        # Background is its own target: no loss, no gradient, and no overflow in an unused area.
         matched = torch.where(positive[..., None], boxes, target_boxes)
         sizes = targets.image_sizes[:, None]
         l1 = (matched / sizes - target_boxes / sizes).abs().sum(dim=(1, 2, 3))
         giou = (positive * (1 - paired_giou(matched, target_boxes))).sum(dim=(1, 2))
-        # Zero, unless a box is not finite: then the loss of its stage says so, matched or not.
-        # It also ties the boxes to the graph when a batch has no objects.
+        # The added term is 0, but NaN if any box is not finite, matched or not. It also connects
+        # the boxes to the graph when a batch has no objects.
         return l1 + (boxes * 0).sum(dim=(1, 2, 3)), giou
 
 
 def _average_over_workers(count):
-    """Mean of `count` over the workers, at least 1; without waiting for the device."""
+    """Mean of `count` over the workers, at least 1."""
     num_workers = comm.get_world_size()
     if num_workers > 1:
         count = count.clone()
@@ -166,7 +166,7 @@ def _average_over_workers(count):
 
 
 def _weigh(counts, divisor=lambda counts: counts):
-    """(k, ...), the divisors of k counts over that of their sum."""
+    """(k, ...), the divisor of each of k counts, as a fraction of the divisor of their sum."""
     divisors = divisor(torch.cat([counts, counts.sum(0, keepdim=True)]))
     return divisors[:-1] / divisors[-1]
 

@@ -8,23 +8,21 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import nn
 
 from ..errors import ConfigError
-from .activation import get_activation
 from .classification import build_classification
-from .initialization import xavier_matrices
 from .interaction import build_interaction
+from .layers import get_activation, xavier_matrices
 from .pooler import PyramidRoIAlign
 
 __all__ = ["IterativeHead", "Stage"]
 
 _BOX_WEIGHTS = (2.0, 2.0, 1.0, 1.0)  # of dx, dy, dw, dh
-# exp(dw) and exp(dh) end here: a box may grow from 16 to 100,000 pixels in one stage.
+# Upper bound of dw and dh: a box may grow from 16 to 100,000 pixels in one stage.
 _SCALE_CLAMP = math.log(100000.0 / 16)
 
 
 class Stage(nn.Module):
-    """One refinement: proposals attend to each other, meet their RoI features, and move.
-
-    Its weights start as torch has them; the head calls :meth:`reset_parameters`.
+    """One refinement: self-attention of proposals, interaction with their RoI features, and new
+    boxes. The head calls :meth:`reset_parameters`; before, weights have torch's initialisation.
     """
 
     @configurable
@@ -44,7 +42,7 @@ class Stage(nn.Module):
         """
         Args:
             interaction (nn.Module): see :mod:`sparsercnn.modeling.interaction`.
-            num_logits (int): K, or K + 1 where the last one is "no object".
+            num_logits (int): K, or K + 1 if the last one is "no object".
             hidden_dim (int): C.
             num_attention_heads (int): of the self-attention among proposals.
             dim_feedforward (int): hidden width of the feed-forward network.
@@ -90,9 +88,9 @@ class Stage(nn.Module):
         }
 
     def reset_parameters(self):
-        """Draw the stage's own matrices by Xavier; the interaction initialises itself, if it has a
-        method of this name, and otherwise stays as it was made."""
-        # In the order of registration, so that a seed goes on giving the same weights.
+        """Initialise the stage's own matrices Xavier-uniform, and the interaction by its method of
+        this name, if it has one."""
+        # In the order of registration, so that a seed always gives the same weights.
         for module in self.children():
             if module is not self.inst_interact:
                 xavier_matrices(module)
@@ -121,7 +119,7 @@ class Stage(nn.Module):
 
         class_logits = self.class_logits(self.cls_module(x))
         deltas = self.bboxes_delta(self.reg_module(x))
-        # Decoding is float32 whatever the features are: half a pixel is lost above 1,024 in fp16.
+        # In float32 whatever the features are: float16 above 1,024 rounds to whole pixels.
         boxes = self.box_transform.apply_deltas(
             deltas.float().flatten(0, 1), boxes.float().flatten(0, 1)
         )
@@ -129,15 +127,15 @@ class Stage(nn.Module):
 
 
 class IterativeHead(nn.Module):
-    """Stages in a row, each starting from the boxes and features of the one before."""
+    """A sequence of stages, each of which refines the boxes and features of the previous one."""
 
     @configurable
     def __init__(self, *, stages, pooler, prior_prob=None):
         """
         Args:
-            stages (list[Stage]): T of them, with weights of their own.
+            stages (list[Stage]): T stages, each with its own weights.
             pooler (nn.Module): ``pooler(features, boxes)``, (B * N, C, r, r).
-            prior_prob (float): the score that every class starts at; None: as it comes.
+            prior_prob (float): initial score of every class; None: torch's initialisation.
         """
         super().__init__()
         self.box_pooler = pooler

@@ -12,14 +12,10 @@ _PERIOD = 20
 
 
 def statistics_due(name):
-    """Whether a statistic should be computed and recorded in this forward pass.
+    """bool: whether to compute the statistic of this name for :func:`put_statistics` now.
 
-    Args:
-        name (str): name of the statistic in :func:`put_statistics`.
-
-    Returns:
-        bool: True in the main process of a training run, in iterations in which detectron2's
-        writers write, until the statistic has been recorded in that iteration.
+    True in the main process of a training run, in iterations in which detectron2's writers write,
+    until the statistic has been recorded in that iteration.
     """
     if not comm.is_main_process():
         return False

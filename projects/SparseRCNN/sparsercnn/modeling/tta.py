@@ -59,7 +59,7 @@ class SparseRCNNWithTTA(nn.Module):
         self.batch_size = batch_size
 
     @classmethod
-    def from_config(cls, cfg, model, tta_mapper=None, batch_size=3):
+    def from_config(cls, cfg, model):
         aug = cfg.TEST.AUG
         if aug.SCALE_FILTER and len(aug.SCALE_RANGES) != len(aug.MIN_SIZES):
             raise ConfigError(
@@ -69,12 +69,11 @@ class SparseRCNNWithTTA(nn.Module):
             )
         return {
             "model": model,
-            "tta_mapper": tta_mapper or DatasetMapperTTA(cfg),
+            "tta_mapper": DatasetMapperTTA(cfg),
             "scale_ranges": aug.SCALE_RANGES if aug.SCALE_FILTER else None,
             "vote": aug.CVPODS_TTA,
             "nms_thresh": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
             "max_detections": detections_per_image(cfg),
-            "batch_size": batch_size,
         }
 
     def forward(self, batched_inputs):

@@ -12,11 +12,7 @@ class PositionChannelAttention(nn.Module):
     """Both attentions in parallel on one map: x plus the residual of each."""
 
     def __init__(self, position, channel):
-        """
-        Args:
-            position, channel (nn.Module): from :func:`build_danet_attention`; each maps x to x
-                plus a residual.
-        """
+        """Both modules are from :func:`build_danet_attention` and map x to x plus a residual."""
         super().__init__()
         self.position = position
         self.channel = channel

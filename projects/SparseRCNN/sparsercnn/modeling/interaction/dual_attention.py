@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ...errors import ConfigError
-from ..initialization import xavier_matrices
+from ..layers import xavier_matrices
 from .build import INTERACTION_REGISTRY
 from .encoder import EncoderLayer, FeedForward, sine_position_code
 
@@ -164,11 +164,7 @@ class DualAttention(nn.Module):
             ConfigError: a negative number, or a `hidden_dim` that is not a multiple of 4.
         """
         super().__init__()
-        counts = {
-            "NUM_CBAM": num_cbam,
-            "NUM_TRANSFORMER": num_transformer,
-            "ROI_CHUNK": roi_chunk,
-        }
+        counts = {"NUM_CBAM": num_cbam, "NUM_TRANSFORMER": num_transformer, "ROI_CHUNK": roi_chunk}
         for key, value in counts.items():
             if value < 0:
                 raise ConfigError(

@@ -3,7 +3,7 @@ from detectron2.config import configurable
 from torch import nn
 
 from ...errors import ConfigError
-from ..initialization import xavier_matrices
+from ..layers import xavier_matrices
 from .build import INTERACTION_REGISTRY
 
 __all__ = ["DynamicConv"]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...errors import ConfigError
-from ..activation import get_activation
+from ..layers import get_activation
 
 __all__ = ["EncoderLayer", "FeedForward", "sine_position_code"]
 

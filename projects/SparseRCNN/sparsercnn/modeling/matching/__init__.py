@@ -1,4 +1,4 @@
-"""Which proposal answers for which object.
+"""Matching of proposals with objects.
 
 A matcher is a module ``matcher(class_logits, boxes, targets) -> Assignment``:
 
@@ -6,8 +6,8 @@ A matcher is a module ``matcher(class_logits, boxes, targets) -> Assignment``:
 * boxes: (S, B, N, 4), float32, absolute xyxy.
 * targets: :class:`sparsercnn.structures.Targets`.
 
-With an attribute ``normalizes_by_objects = True`` it promises that the assignment's normaliser is
-the number of objects, so that accumulated gradients need no forward pass to count.
+The attribute ``normalizes_by_objects = True`` states that the assignment's normaliser is the number
+of objects; gradient accumulation then needs no forward pass to count.
 """
 
 from .build import MATCHER_REGISTRY, build_matcher

@@ -1,8 +1,7 @@
 """Matching costs of proposals and objects, batched over stages and images.
 
 Each cost takes predictions (S, B, N, ...) and padded objects (B, M, ...) and returns (S, B, N, M).
-Those of the class are in :mod:`sparsercnn.modeling.classification`, with all else that depends on
-how proposals are classified.
+Class costs are in :mod:`sparsercnn.modeling.classification`.
 """
 
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the three losses, which are those of the matching costs too.
+    """Weights of the three losses and of the three matching costs.
 
     Attributes:
         classification, l1, giou: lambda_cls, lambda_L1 and lambda_giou.
@@ -43,18 +42,18 @@ class LossWeights:
 
     @classmethod
     def from_config(cls, cfg):
-        """LossWeights: of a CfgNode."""
+        """LossWeights: from MODEL.SparseRCNN."""
         sparse = cfg.MODEL.SparseRCNN
         return cls(classification=sparse.CLASS_WEIGHT, l1=sparse.L1_WEIGHT, giou=sparse.GIOU_WEIGHT)
 
 
 @dataclass(frozen=True)
 class MatchingCost:
-    """What it costs to let a proposal answer for an object, in class and box together.
+    """The cost of matching a proposal with an object: weighted sum of class, L1 and GIoU cost.
 
     Attributes:
-        classification: gives the class's part.
-        weights: of the three parts.
+        classification: computes the class cost.
+        weights: of the three costs.
     """
 
     classification: FocalClassification | SoftmaxClassification = field(
@@ -71,7 +70,7 @@ class MatchingCost:
             targets (Targets): the objects.
 
         Returns:
-            Tensor: (S, B, N, M); columns of padding mean nothing.
+            Tensor: (S, B, N, M); columns of padding are to be ignored.
         """
         return (
             self.weights.classification * self.classification.cost(class_logits, targets.classes)
@@ -80,10 +79,10 @@ class MatchingCost:
         )
 
     def loss_change(self, class_logits, boxes, targets):
-        """By how much the proposal's weighted losses exceed what they are as background, of which
-        the boxes' are 0 (Dynamic Sparse R-CNN, section 3.2).
+        """Weighted losses of a proposal if matched with the object, minus those as background,
+        which has no box losses (Dynamic Sparse R-CNN, section 3.2).
 
-        Args and returns are those of a call.
+        Arguments and return value are those of a call.
         """
         change = self.classification.loss_change(class_logits, targets.classes)
         return (
@@ -94,12 +93,12 @@ class MatchingCost:
 
 
 def build_matching_cost(cfg):
-    """MatchingCost: of a CfgNode, for any matcher."""
+    """MatchingCost: from MODEL.SparseRCNN, for any matcher."""
     return MatchingCost(build_classification(cfg), LossWeights.from_config(cfg))
 
 
 def l1_cost(boxes, target_boxes, image_sizes):
-    """Sum of the absolute differences of the boxes' corners, as fractions of the image's size.
+    """L1 distance of the boxes' corners, as fractions of the image's size.
 
     Args:
         boxes: (S, B, N, 4), absolute xyxy.
@@ -111,10 +110,5 @@ def l1_cost(boxes, target_boxes, image_sizes):
 
 
 def giou_cost(boxes, target_boxes):
-    """Minus the generalised IoU.
-
-    Args:
-        boxes: (S, B, N, 4), absolute xyxy.
-        target_boxes: (B, M, 4), absolute xyxy.
-    """
+    """Minus the generalised IoU; arguments as in :func:`l1_cost`."""
     return -pairwise_giou(boxes, target_boxes.expand(len(boxes), -1, -1, -1))

@@ -9,7 +9,7 @@ from .costs import MatchingCost, build_matching_cost
 
 __all__ = ["HungarianMatcher"]
 
-# Stands for a cost that is not finite, so that the solver runs and the loss can tell the story.
+# Replaces a cost that is not finite: the solver runs, and the check of the losses reports it.
 _FORBIDDEN = 1e6
 
 
@@ -17,8 +17,8 @@ _FORBIDDEN = 1e6
 class HungarianMatcher(nn.Module):
     """One-to-one matching of least total cost (DETR, section 3.1; Sparse R-CNN, section 3.3).
 
-    Every object gets a proposal of its own; where there are more objects than proposals, every
-    proposal gets an object and the costliest objects get none.
+    Every object gets a proposal of its own. If there are more objects than proposals, every
+    proposal gets an object, and the costliest objects get none.
     """
 
     normalizes_by_objects = True
@@ -27,7 +27,7 @@ class HungarianMatcher(nn.Module):
     def __init__(self, *, matching_cost=None):
         """
         Args:
-            matching_cost (MatchingCost): what is minimised; None: MatchingCost().
+            matching_cost (MatchingCost): the cost to minimise; None: MatchingCost().
         """
         super().__init__()
         self.matching_cost = matching_cost or MatchingCost()
@@ -41,7 +41,7 @@ class HungarianMatcher(nn.Module):
         """See :mod:`sparsercnn.modeling.matching`."""
         S, B, N, _ = class_logits.shape
         cost = self.matching_cost(class_logits, boxes, targets)
-        # The one transfer to the host of an iteration: the problems of all stages and images.
+        # The only transfer to the host in an iteration, for all stages and images at once.
         cost = torch.nan_to_num(cost, _FORBIDDEN, _FORBIDDEN, -_FORBIDDEN).cpu().numpy()
         target_index = torch.full((S, B, N), -1)
         for s in range(S):

@@ -1,4 +1,4 @@
-"""From a transport plan to one row per column, in a fixed number of steps that wait for nothing.
+"""Rounding of a transport plan to one row per column, without waiting for the device.
 
 Dimension letters: R rows, the last one of them the background, M = R - 1 objects, N proposals.
 """
@@ -11,30 +11,30 @@ __all__ = ["ROUNDINGS", "round_plan"]
 
 ROUNDINGS = ("supply", "largest_share")
 
-# Shares closer than this are equal, and the earlier row wins, the background last: half a unit of
-# supply makes a tie of every other one, which should not be left to the last digit.
+# Shares that differ by less count as equal, and the earlier row wins, the background last: ties are
+# frequent with half units of supply, and should not be decided by rounding errors.
 _TIE = 0.02
-# Passes of the two loops below. What they leave over has its place after them.
+# Passes of the two loops below; a final step handles the rest.
 _OFFERS = 3
 _REPAIRS = 2
 
 
 def round_plan(plan, supply, cost, rounding="supply"):
-    """Give each proposal to the row whose share in it is largest.
+    """Assign each proposal to the row with the largest share in it.
 
     A share is a plan's entry over the maximum of its row (Dynamic Sparse R-CNN, section 3.2). Every
-    object keeps a proposal, as long as there are enough of them.
+    object gets a proposal if there are enough of them.
 
-    With rounding "supply", shares within 2 % are equal and an object wins over the background, and
-    an object takes no more proposals than its supply, rounded up: those of its largest shares, and
-    the others go where their next largest share is. (Of two proposals that cost the same, a plan
-    gives an object half of each, and both halves are its maximum.) With "largest_share", the
-    paper's rule as it stands, neither holds.
+    With rounding "supply", shares within 2 % are equal, and an object wins over the background. An
+    object takes at most as many proposals as its supply, rounded up: those with its largest shares;
+    others go to the row with their next largest share. (Of two proposals with the same cost, a plan
+    gives an object half of each, and both halves are its maximum.) "largest_share" is the paper's
+    rule, without these two additions.
 
     Args:
         plan: (..., R, N), not negative, columns sum to 1.
         supply: (..., R), 0 for padding.
-        cost: (..., R, N), finite; it decides for objects that would be left without a proposal.
+        cost: (..., R, N), finite; used for objects that would be left without a proposal.
         rounding (str): one of :data:`ROUNDINGS`.
 
     Returns:
@@ -46,7 +46,7 @@ def round_plan(plan, supply, cost, rounding="supply"):
 
 
 def _take_largest_shares(share, supply):
-    """Deferred acceptance: proposals offer themselves, full rows turn the least of them away."""
+    """Deferred acceptance: proposals ask for rows, and full rows reject the smallest shares."""
     background = supply.shape[-1] - 1
     capacity = (supply - _TIE).ceil().clamp(min=1)
     preference = (share / _TIE).round()
@@ -61,19 +61,20 @@ def _take_largest_shares(share, supply):
 
 
 def _give_each_object_one(row, share, supply, cost):
-    """Let each object without a proposal take the cheapest of those that are free.
+    """Assign the cheapest free proposal to each object without a proposal.
 
-    Free are the background's, and those of an object that has a better one. All that lack one ask
-    for their cheapest at once; who pays least gets it, the others ask again. With three objects,
-    none of them with a proposal, four proposals of the background and these costs::
+    Proposals of the background are free, and all but the best one of an object. Objects without a
+    proposal ask for their cheapest one at the same time; the one with the lowest cost gets it, and
+    the others ask again. With three such objects, four proposals of the background and these
+    costs::
 
              p0  p1  p2  p3
         o0    1   5   7   8     all three ask for p0: o0 gets it
         o1    2   3   9   9     o1 and o2 ask for p1: o1 gets it
         o2    3   4   6   9     two passes are over, and o2 has none
 
-    What is left is handed out in one step, however many there are: the free proposals in the order
-    of the least that any of these objects pays, one each. Here o2 gets p2.
+    The remaining objects get one free proposal each in a single step, in the order of the lowest
+    cost for any of these objects. Here o2 gets p2.
     """
     for _ in range(_REPAIRS):
         lacking, free = _lacking_and_free(row, share, supply)
@@ -97,8 +98,8 @@ def _lacking_and_free(row, share, supply):
 
 
 def _grant(row, proposal, asking, free, cost):
-    """Give objects that are asking, (..., M), the free proposal that they ask for; each proposal
-    goes to the one it costs least."""
+    """Assign free proposals to the objects that ask for them, `asking` (..., M); among several,
+    the object with the lowest cost gets it."""
     claim = torch.zeros_like(cost, dtype=torch.bool)
     claim = claim.scatter(-1, proposal[..., None], asking[..., None]) & free[..., None, :]
     least = torch.where(claim, cost, math.inf).min(-2)

@@ -13,8 +13,8 @@ __all__ = ["marginal_error", "sinkhorn"]
 _START = 0.1
 # ... and falls geometrically to its final value over this fraction of the iterations.
 _ANNEALING = 0.7
-# A step changes no row's logarithm by more than this: Newton's method overshoots where a plan is
-# almost a one-to-one matching. With 2, 30 iterations did not always suffice; 6 overshot at times.
+# Bound of a step in a row's logarithm: Newton's method overshoots if a plan is almost a one-to-one
+# matching. With 2, 30 iterations did not always suffice; 6 sometimes overshot.
 _LARGEST_STEP = 3.0
 # Added to the Hessian, in units: it is singular, since a constant on all rows changes no plan.
 _DAMPING = 1e-3
@@ -26,11 +26,11 @@ def sinkhorn(cost, supply, epsilon, num_iterations):
     P = exp((f_i + g_j - cost_ij) / epsilon) with potentials f and g such that rows sum to their
     supply and columns to 1 (Cuturi, NIPS 2013). An iteration scales the columns exactly, as
     Sinkhorn's does; rows get Newton's step on f (Brauer et al., "A Sinkhorn-Newton method for
-    entropic optimal transport", 2017) in place of log(supply / row sum): where proposals are
-    scarce, the goods that one row gives up pass through many others, and row by row that takes
-    thousands of sweeps. Everything is in the log domain, and epsilon is annealed.
+    entropic optimal transport", 2017) instead of log(supply / row sum): if proposals are scarce,
+    the units that one row gives up pass through many others, which takes Sinkhorn's row by row
+    updates thousands of iterations. Computation is in the log domain, and epsilon is annealed.
 
-    Nothing here depends on the values, so that the host never waits for the device.
+    The steps do not depend on values, so the host never waits for the device.
 
     Args:
         cost: (..., R, N), finite, float32 or better.
@@ -60,14 +60,8 @@ def sinkhorn(cost, supply, epsilon, num_iterations):
 
 
 def marginal_error(plan, supply):
-    """
-    Args:
-        plan: (..., R, N).
-        supply: (..., R).
-
-    Returns:
-        Tensor: (...), the largest difference of a row's sum and its supply.
-    """
+    """(...), the largest difference between a row's sum in the plan (..., R, N) and its supply
+    (..., R)."""
     return (plan.sum(-1) - supply).abs().amax(-1)
 
 
@@ -79,7 +73,7 @@ def _scale_columns(cost, potential, epsilon):
 
 
 def _newton_step(plan, supply):
-    """(..., R), the change of potential / epsilon that would close the gaps of the rows."""
+    """(..., R), Newton's step in potential / epsilon towards row sums equal to the supplies."""
     shared = plan @ plan.mT
     # The Hessian diag(row sums) - shared, a graph's Laplacian, in the form in which rounding leaves
     # it positive semi-definite.

@@ -13,23 +13,22 @@ from .sinkhorn import marginal_error, sinkhorn
 
 __all__ = ["OptimalTransportMatcher"]
 
-# Stands for a cost that is not finite, or beyond it: so that the problem is solved, that of the
-# other images unimpaired, and the loss can tell the story.
+# Replaces a larger cost, or one that is not finite: the problem can be solved, other images are not
+# affected, and the check of the losses reports it.
 _FORBIDDEN = 1e3
-# Beyond this, which is the L1 cost of sides that are off by a whole image each, costs grow by their
-# logarithm: which proposal is worse stays as it is, and the solver copes. The boxes of an untrained
-# head are up to a hundred images large, and where proposals are scarce 30 iterations left supplies
-# unmet by up to 90 units.
+# Larger costs are replaced by their logarithm, which keeps their order. 20 is the L1 cost of a
+# box whose four sides are off by a whole image each. Boxes of an untrained head are up to a hundred
+# images large: with few proposals, supplies were then unmet by up to 90 units after 30 iterations.
 _SATURATION = 20.0
 
 
 @MATCHER_REGISTRY.register("optimal_transport")
 class OptimalTransportMatcher(nn.Module):
-    """Dynamic label assignment: one-to-many, and more so from stage to stage (Dynamic Sparse R-CNN,
-    section 3.2).
+    """Dynamic label assignment: one-to-many, with more proposals per object from stage to stage
+    (Dynamic Sparse R-CNN, section 3.2).
 
-    Objects and the background supply units, each proposal demands one, and the plan of least cost
-    tells who serves whom. All stages of all images are one batch of problems, padded to one shape.
+    Objects and the background supply units, each proposal demands one, and the transport plan of
+    least cost assigns them. All stages and images are one batch of problems, padded to one shape.
     """
 
     @configurable
@@ -49,13 +48,12 @@ class OptimalTransportMatcher(nn.Module):
         Args:
             k (float): units that an object supplies at the last stage.
             dynamic_k (bool): estimate k for each object and stage; see :meth:`supply`.
-            top_q (int): q, how many boxes the estimate takes.
-            step (float): units fewer per stage before the last.
-            epsilon (float): regularisation, in units of cost; costs that differ less are equal.
+            top_q (int): q, number of boxes used for the estimate.
+            step (float): reduction of k for each stage before the last.
+            epsilon (float): regularisation, in units of cost; smaller differences do not count.
             num_iterations (int): of the solver.
             rounding (str): from a plan to an assignment, see :func:`round_plan`.
-            matching_cost (MatchingCost): knows what the losses would be; None:
-                MatchingCost().
+            matching_cost (MatchingCost): None: MatchingCost().
 
         Raises:
             ConfigError: a number out of its range, or an unknown `rounding`.
@@ -117,14 +115,14 @@ class OptimalTransportMatcher(nn.Module):
         return assignment
 
     def cost(self, class_logits, boxes, targets):
-        """What a proposal's losses would be with each object, less what they are as background.
+        """A proposal's losses if matched with each object, minus its losses as background.
 
-        What is taken away is the same for all who might serve a proposal, and changes no plan.
-        Beyond 20, costs grow by their logarithm.
+        The subtracted value is the same for all suppliers of a proposal, and changes no plan. Costs
+        above 20 grow logarithmically.
 
         Returns:
-            Tensor: (S, B, M + 1, N); the last row is the background, 0. Rows of padding mean
-            nothing.
+            Tensor: (S, B, M + 1, N); the last row, 0, is the background. Rows of padding are to be
+            ignored.
         """
         cost = self.matching_cost.loss_change(class_logits, boxes, targets)
         cost = torch.nan_to_num(cost, _FORBIDDEN, _FORBIDDEN, _FORBIDDEN)
@@ -134,14 +132,14 @@ class OptimalTransportMatcher(nn.Module):
         return nn.functional.pad(cost.mT, (0, 0, 0, 1))
 
     def supply(self, boxes, targets):
-        """Units that each object and the background have to give, N together.
+        """Supplies of the objects and the background, N units in total.
 
         k(g, t) = max(k_g - step * (T - t), 1) for object g at stage t of T, where k_g is `k`, or
         with `dynamic_k` the sum of the q largest IoUs of the stage's boxes with g, rounded down,
-        at least 1. Where they exceed N together, all are scaled down to that.
+        at least 1. If their sum exceeds N, all are scaled down to a sum of N.
 
         Args:
-            boxes: (S, B, N, 4), absolute xyxy; the last S of T stages.
+            boxes: (S, B, N, 4), absolute xyxy, of the last S of T stages.
             targets (Targets): the objects.
 
         Returns:

@@ -24,7 +24,7 @@ from .pooled_attention import AttentionBlock, GridPooling, WindowPooling, upsamp
 
 __all__ = ["AGGREGATIONS", "MSCA", "MSSA", "AttentionFPN", "build_resnet_attention_fpn_backbone"]
 
-_WINDOW = 64  # side of the larger pooling window in image pixels; the smaller one is half of it
+_WINDOWS = (64, 32)  # sides of the pooling windows in image pixels
 
 
 class AttentionFPN(Backbone):
@@ -81,7 +81,8 @@ class AttentionFPN(Backbone):
                     norm=get_norm(norm, out_channels),
                 ),
             )
-            pooling = GridPooling() if adaptive else WindowPooling(_windows(stride))
+            windows = [max(side // stride, 1) for side in _WINDOWS]
+            pooling = GridPooling() if adaptive else WindowPooling(windows)
             block = AttentionBlock(out_channels, pooling, cross=self.cross)
             self.add_module(f"fpn_attention{level}", block)
             _initialize(getattr(self, f"fpn_lateral{level}"))
@@ -138,15 +139,8 @@ class AttentionFPN(Backbone):
         raise NotImplementedError
 
     def aggregate(self, block, lateral, coarser):
-        """
-        Args:
-            block (AttentionBlock): the block of this level.
-            lateral: (B, C, H, W), its lateral map.
-            coarser: (B, C, h, w), the next coarser level.
-
-        Returns:
-            Tensor: (B, C, H, W), this level.
-        """
+        """Compute a level, (B, C, H, W), by its `block` from its lateral map, (B, C, H, W), and the
+        next coarser level, (B, C, h, w)."""
         raise NotImplementedError
 
 
@@ -204,11 +198,6 @@ def build_resnet_attention_fpn_backbone(cfg, input_shape):
             f"MODEL.FPN.AGGREGATION must be one of {', '.join(AGGREGATIONS)}, got '{name}'."
         )
     return add_res5_attention(AGGREGATIONS[name](cfg, input_shape), cfg)
-
-
-def _windows(stride):
-    """Sides of the two windows, in positions of the map."""
-    return max(_WINDOW // stride, 1), max(_WINDOW // 2 // stride, 1)
 
 
 def _initialize(module):

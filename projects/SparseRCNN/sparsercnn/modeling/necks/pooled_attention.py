@@ -16,6 +16,8 @@ from ...errors import ConfigError
 
 __all__ = ["AttentionBlock", "GridPooling", "PooledAttention", "WindowPooling", "upsample"]
 
+_GRID = 7
+
 
 class WindowPooling(nn.Module):
     """Average pooling with square, non-overlapping windows of several sizes, concatenated.
@@ -26,10 +28,7 @@ class WindowPooling(nn.Module):
     """
 
     def __init__(self, windows):
-        """
-        Args:
-            windows (list[int]): sides of the windows.
-        """
+        """`windows` (list[int]): sides of the windows."""
         super().__init__()
         self.windows = tuple(windows)
 
@@ -48,23 +47,15 @@ class WindowPooling(nn.Module):
 
 
 class GridPooling(nn.Module):
-    """Average pooling to a fixed grid, for maps of any size.
+    """Average pooling to a grid of 7 x 7 cells, for maps of any size.
 
     Cells overlap if the sides are not multiples of the grid, and repeat on a map smaller than it;
     see :func:`torch.nn.functional.adaptive_avg_pool2d`.
     """
 
-    def __init__(self, grid=7):
-        """
-        Args:
-            grid (int): number of rows and of columns.
-        """
-        super().__init__()
-        self.grid = grid
-
     def forward(self, x):
-        """(B, C, H, W) to (B, T, C), T = grid * grid, in row-major order."""
-        return _tokens(F.adaptive_avg_pool2d(x, self.grid))
+        """(B, C, H, W) to (B, T, C), T = 49, in row-major order."""
+        return _tokens(F.adaptive_avg_pool2d(x, _GRID))
 
 
 class PooledAttention(nn.Module):

@@ -11,9 +11,4 @@ from .build import PROPOSALS_REGISTRY, build_proposals
 from .dynamic import DynamicProposalGenerator
 from .learned import LearnedProposals
 
-__all__ = [
-    "PROPOSALS_REGISTRY",
-    "DynamicProposalGenerator",
-    "LearnedProposals",
-    "build_proposals",
-]
+__all__ = ["PROPOSALS_REGISTRY", "DynamicProposalGenerator", "LearnedProposals", "build_proposals"]

@@ -33,34 +33,14 @@ class DynamicProposalGenerator(nn.Module):
     """
 
     @configurable
-    def __init__(
-        self,
-        *,
-        num_proposals,
-        hidden_dim,
-        num_levels=4,
-        last_stride=32,
-        num_experts=4,
-        init="image",
-        temperature=30.0,
-        anneal_iters=3000,
-        forwards_per_step=1,
-        standardize=False,
-    ):
+    def __init__(self, *, num_proposals, hidden_dim, num_experts=4, init="image", **weighting):
         """
         Args:
             num_proposals (int): N.
             hidden_dim (int): C, channels of proposal features and of the pyramid's maps.
-            num_levels (int): number of maps in the pyramid.
-            last_stride (int): stride of the coarsest map, in pixels.
             num_experts (int): E.
             init (str): initial boxes, see :func:`expert_boxes`.
-            temperature (float): initial tau.
-            anneal_iters (int): optimizer steps until tau is 1.
-            forwards_per_step (int): forward passes per optimizer step; tau is the same in all of
-                them.
-            standardize (bool): standardise the map from which W is computed to mean 0 and
-                deviation 1.
+            weighting: options of :class:`ExpertWeights`; unused with one expert.
 
         Raises:
             ConfigError: `num_experts` below 1, or an unknown `init`.
@@ -86,12 +66,7 @@ class DynamicProposalGenerator(nn.Module):
                 num_proposals=num_proposals,
                 num_experts=num_experts,
                 in_channels=hidden_dim,
-                num_levels=num_levels,
-                last_stride=last_stride,
-                temperature=temperature,
-                anneal_iters=anneal_iters,
-                forwards_per_step=forwards_per_step,
-                standardize=standardize,
+                **weighting,
             )
 
     @classmethod
@@ -151,16 +126,26 @@ class ExpertWeights(nn.Module):
         num_proposals,
         num_experts,
         in_channels,
-        num_levels,
-        last_stride,
-        temperature,
-        anneal_iters,
+        num_levels=4,
+        last_stride=32,
+        temperature=30.0,
+        anneal_iters=3000,
         forwards_per_step=1,
         standardize=False,
     ):
         """
         Args:
-            See :class:`DynamicProposalGenerator`.
+            num_proposals (int): N.
+            num_experts (int): E.
+            in_channels (int): C, channels of the pyramid's maps.
+            num_levels (int): number of maps in the pyramid.
+            last_stride (int): stride of the coarsest map, in pixels.
+            temperature (float): initial tau.
+            anneal_iters (int): optimizer steps until tau is 1.
+            forwards_per_step (int): forward passes per optimizer step; tau is the same in all of
+                them.
+            standardize (bool): standardise the map from which W is computed to mean 0 and
+                deviation 1.
 
         Raises:
             ConfigError: `temperature` below 1, or `anneal_iters` below 0.
@@ -260,16 +245,8 @@ def _stride(level):
 
 
 def _resize_images(maps, image_sizes, stride):
-    """Resize the part of each map that is image, not padding, by bilinear interpolation.
-
-    Args:
-        maps: (B, 1, H, W).
-        image_sizes: (B, 4), (w, h, w, h) in pixels.
-        stride (int): stride of the maps, in pixels.
-
-    Returns:
-        Tensor: (B, 1, 30, 30), float32.
-    """
+    """(B, 1, 30, 30), float32: the part of each map (B, 1, H, W) that is image, not padding,
+    resized by bilinear interpolation."""
     B = len(maps)
     origin = image_sizes.new_zeros(B, 2)
     index = torch.arange(B, device=maps.device, dtype=image_sizes.dtype)[:, None]

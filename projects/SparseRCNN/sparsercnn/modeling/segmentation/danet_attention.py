@@ -34,15 +34,8 @@ _QUERY_CHUNK = 256  # positions whose scores are in memory at a time without a f
 
 
 def build_danet_attention(name, channels):
-    """Build position and channel attention of the kind `name`.
-
-    Args:
-        name (str): an entry of DANET_ATTENTION_REGISTRY.
-        channels (int): C.
-
-    Returns:
-        tuple[nn.Module, nn.Module]: position attention and channel attention.
-    """
+    """tuple[nn.Module, nn.Module]: position and channel attention for C `channels`, of the kind
+    that `name` has in DANET_ATTENTION_REGISTRY."""
     return DANET_ATTENTION_REGISTRY.get(name)(channels)
 
 
@@ -64,7 +57,8 @@ def attend_positions(query, key, value):
     C = value.shape[-1]
     query, key, value = _fit_kernels(query, key, value)
     if _is_fused(query, key, value):
-        return _attend_fused(query, key, value)[..., :C]
+        heads = [x[:, None] for x in (query, key, value)]
+        return F.scaled_dot_product_attention(*heads, scale=1.0)[:, 0, :, :C]
     chunks = query.split(_QUERY_CHUNK, dim=1)
     if torch.is_grad_enabled():
         rows = [checkpoint(_attend_rows, x, key, value, use_reentrant=False) for x in chunks]
@@ -96,13 +90,6 @@ def _is_fused(query, key, value):
         return False
     choice = torch._fused_sdp_choice(query[:, None], key[:, None], value[:, None])
     return choice != SDPBackend.MATH.value
-
-
-def _attend_fused(query, key, value):
-    attended = F.scaled_dot_product_attention(
-        query[:, None], key[:, None], value[:, None], scale=1.0
-    )
-    return attended[:, 0]
 
 
 def _attend_rows(query, key, value):

@@ -31,11 +31,7 @@ def with_sem_seg_inference(cfg, model):
 
 
 def check_sem_seg_test(cfg):
-    """Raise the ConfigError of :class:`SemSegInference` for invalid TEST.SEM_SEG, without a model.
-
-    Args:
-        cfg (CfgNode): the whole config.
-    """
+    """Raise the ConfigError that :class:`SemSegInference` raises for an invalid TEST.SEM_SEG."""
     sem_seg = cfg.TEST.SEM_SEG
     _check(tuple(sem_seg.SCALES), tuple(sem_seg.CROP_SIZE), tuple(sem_seg.STRIDE))
 
@@ -89,10 +85,8 @@ class SemSegInference(nn.Module):
         """As `SemanticSegmentor.forward` in evaluation, with probabilities instead of logits.
 
         Args:
-            batched_inputs (list[dict]): one per image, with
-
-                * image: (3, H, W), in the model's channel order, 0 to 255;
-                * height, width (optional): the size of the result.
+            batched_inputs (list[dict]): per image "image", (3, H, W), in the model's channel order,
+                0 to 255, and optionally "height" and "width" of the result.
 
         Returns:
             list[dict]: per image ``{"sem_seg": Tensor}``, (K, height, width).
