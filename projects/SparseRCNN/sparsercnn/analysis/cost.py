@@ -79,18 +79,11 @@ _PARTS = (
 
 @dataclass
 class ForwardCost:
-    """What one forward pass costs.
+    """What one forward pass costs."""
 
-    Attributes:
-        flops (dict[str, int]): operations of each part, "backbone" and so on; "head" is without
-            "interaction", which is a part of its own. They sum to the total.
-        activations (int): values that convolutions, matrix products and attention give.
-        uncounted (set[str]): operators that were met and count as free.
-    """
-
-    flops: dict
-    activations: int
-    uncounted: set
+    flops: dict  # operations by part, see _PARTS; they sum to the total
+    activations: int  # values that convolutions, matrix products and attention give
+    uncounted: set  # names of the operators that were met and count as free
 
 
 def count_parameters(model):
@@ -127,8 +120,7 @@ def count_forward(model, inputs):
         raise ValueError("Costs are those of inference; call model.eval() first.")
     images = [{"image": x["image"]} for x in inputs]
     adapter = TracingAdapter(model, images, allow_non_tensor=True)
-    handles = {op: _count_both(op, flops) for op, flops in _MATRIX_OPS.items()}
-    handles |= {op: _count_flops(flops) for op, flops in _OTHER_OPS.items()}
+    handles = {op: _counter(op, flops) for op, flops in (_MATRIX_OPS | _OTHER_OPS).items()}
     analysis = JitModelAnalysis(adapter, adapter.flattened_inputs).set_op_handle(**handles)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analysis.tracer_warnings("none")
@@ -159,19 +151,14 @@ def _split(counts):
     return {part: flops for part, flops in parts.items() if flops}
 
 
-def _count_flops(handle):
+def _counter(op, handle):
+    """A handle that gives operations and, of an operator in _MATRIX_OPS, activations."""
+
     def count(inputs, outputs):
         flops = handle(inputs, outputs)
-        return Counter(flops=sum(flops.values()) if isinstance(flops, Counter) else flops)
-
-    return count
-
-
-def _count_both(op, handle):
-    count_flops = _count_flops(handle)
-
-    def count(inputs, outputs):
-        values = prod(get_shape(outputs[0])) * _OUTPUTS.get(op, 1)
-        return count_flops(inputs, outputs) + Counter(activations=values)
+        counts = Counter(flops=sum(flops.values()) if isinstance(flops, Counter) else flops)
+        if op in _MATRIX_OPS:
+            counts["activations"] = prod(get_shape(outputs[0])) * _OUTPUTS.get(op, 1)
+        return counts
 
     return count

@@ -10,21 +10,13 @@ __all__ = ["StepMemory", "bytes_kept_for_backward", "measure_step"]
 
 @dataclass
 class StepMemory:
-    """Memory of a training step in float32, in bytes.
+    """Memory of a training step in float32, in bytes."""
 
-    Attributes:
-        weights (int): parameters and buffers.
-        moments (int): the optimizer's moments.
-        gradients (int): gradients of the trained parameters.
-        kept (int): activations that the forward pass keeps for the backward pass.
-        measured (int): peak memory of all tensors; None if not measured.
-    """
-
-    weights: int
-    moments: int
-    gradients: int
-    kept: int
-    measured: int | None = None
+    weights: int  # parameters and buffers
+    moments: int  # of the optimizer
+    gradients: int  # of the trained parameters
+    kept: int  # activations that the forward pass keeps for the backward pass
+    measured: int | None = None  # peak memory of all tensors; None if not measured
 
     @property
     def needed(self):
@@ -80,18 +72,14 @@ def measure_step(model, inputs, optimizer):
         optimizer (torch.optim.Optimizer): over the model's parameters.
     """
     tensors = [*model.parameters(), *model.buffers()]
-    trained = sum(_bytes(p) for p in model.parameters() if p.requires_grad)
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     moments = 2 if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)) else 1
-    step = StepMemory(sum(_bytes(x) for x in tensors), moments * trained, trained, kept=0)
+    step = StepMemory(sum(x.nbytes for x in tensors), moments * trained, trained, kept=0)
     with EventStorage():  # detectron2's heads log statistics
         step.kept = bytes_kept_for_backward(lambda: sum(model(inputs).values()), without=tensors)
         if next(model.parameters()).is_cuda:
             step.measured = _peak_on_cuda(model, inputs, optimizer)
     return step
-
-
-def _bytes(x):
-    return x.numel() * x.element_size()
 
 
 def _peak_on_cuda(model, inputs, optimizer):

@@ -24,18 +24,12 @@ and one of its style "caffe":
 
 @dataclass(frozen=True)
 class Layout:
-    """
-    Attributes:
-        rules: ``rules(names, backbone, mask_stage, wanted=None)`` returns a list of rules, from
-            the names of all weights, the prefix of our backbone's names, the mask head of a
-            cascade to convert (None: all), and the names of the weights to convert (None: all).
-        settings: config settings that a model with such weights needs.
-        section: key of the weights in this code base's files; None: the file holds only weights.
-    """
-
+    # rules(names, backbone, mask_stage, wanted=None) gives a list of rules, from the names of all
+    # weights, the prefix of our backbone's names, the mask head of a cascade to convert (None: all)
+    # and the names of the weights to convert (None: all).
     rules: Callable[..., list]
-    settings: str
-    section: str | None = None
+    settings: str  # of the config, which a model with such weights needs
+    section: str | None = None  # key of the weights in files; None: a file holds only weights
 
 
 def _image_classifier(names, backbone, mask_stage, wanted=None):

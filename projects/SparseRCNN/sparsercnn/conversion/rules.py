@@ -70,16 +70,11 @@ _template = lru_cache(maxsize=None)(_Template)
 
 @dataclass
 class Rule:
-    """Two names of one weight.
-
-    Attributes:
-        theirs, ours: templates with the same fields.
-        to_ours, to_theirs: None, or ``f(tensor, fields)`` that converts the tensor, given the
-            values of the fields as text; the two are inverse to each other.
-    """
+    """Two names of one weight, as templates with the same fields."""
 
     theirs: str
     ours: str
+    # Convert the tensor, given the values of the fields as text; inverse to each other.
     to_ours: Callable[[Tensor, dict], Tensor] | None = None
     to_theirs: Callable[[Tensor, dict], Tensor] | None = None
 
@@ -95,15 +90,10 @@ class Rule:
 
 @dataclass
 class Drop:
-    """Weights that are left out in both directions.
+    """Weights that are left out in both directions."""
 
-    Attributes:
-        name: template of their names.
-        reason: short text for the summary.
-    """
-
-    name: str
-    reason: str
+    name: str  # template of their names
+    reason: str  # short text for the summary
 
     def covers(self, name):
         return _template(self.name).parse(name) is not None
@@ -111,14 +101,10 @@ class Drop:
 
 @dataclass
 class Converted:
-    """
-    Attributes:
-        weights: weights by their new names.
-        dropped: number of weights left out, by reason.
-    """
+    """What :func:`convert` gives."""
 
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    dropped: Counter = field(default_factory=Counter)
+    weights: dict[str, Tensor] = field(default_factory=dict)  # by their new names
+    dropped: Counter = field(default_factory=Counter)  # number of weights left out, by reason
 
 
 def convert(weights, rules, reverse=False):

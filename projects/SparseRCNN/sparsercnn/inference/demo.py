@@ -45,7 +45,8 @@ def run_on_images(predictor, paths, output, threshold):
     with contextlib.ExitStack() as stack:
         window = None if output else stack.enter_context(Window(_TITLE))
         results = stack.enter_context(_results(output))
-        for number, path in enumerate(_progress(stack, paths, len(paths), "image"), start=1):
+        bar = stack.enter_context(tqdm(paths, unit="image"))
+        for number, path in enumerate(bar, start=1):
             try:
                 image = predictor.read(path)
             except ImageError as error:
@@ -88,11 +89,12 @@ def run_on_video(predictor, path, output, threshold):
         sink = None if output else stack.enter_context(Window(_TITLE))
         results = stack.enter_context(_results(output))
         count = 0
-        for frame in _progress(stack, read_frames(capture), expected or None, "frame"):
+        frames = tqdm(read_frames(capture), total=expected or None, unit="frame")
+        for frame in stack.enter_context(frames):
             if sink is None:
                 size = frame.shape[1::-1]
                 sink = stack.enter_context(VideoWriter(path, output, rate, size))
-            drawn, predictions = _detect_on_frame(predictor, frame, threshold)
+            predictions, drawn = _detect_on_frame(predictor, frame, threshold)
             results += coco_results(predictions, predictor.labels, count, path)
             count += 1
             if output:
@@ -127,15 +129,14 @@ def run_on_camera(predictor, threshold, camera=0):
         capture = open_capture(camera)
         stack.callback(capture.release)
         for frame in read_frames(capture):
-            drawn, _ = _detect_on_frame(predictor, frame, threshold)
-            if not window.show(drawn):
+            if not window.show(_detect_on_frame(predictor, frame, threshold)[1]):
                 return
 
 
 def _detect_on_frame(predictor, frame, threshold):
     predictions = above_threshold(predictor(frame), threshold)
     rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-    return draw_predictions(rgb, predictions, predictor.labels), predictions
+    return predictions, draw_predictions(rgb, predictions, predictor.labels)
 
 
 @contextlib.contextmanager
@@ -150,10 +151,6 @@ def _results(output):
         if output:
             with write_atomically(os.path.join(output, RESULTS_FILE), "w") as file:
                 json.dump(results, file)
-
-
-def _progress(stack, items, total, unit):
-    return stack.enter_context(tqdm(items, total=total, unit=unit))
 
 
 def _frame_rate(capture, path):

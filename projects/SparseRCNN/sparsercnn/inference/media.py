@@ -38,12 +38,12 @@ def find_images(patterns):
     for pattern in patterns:
         expanded = os.path.expanduser(pattern)
         if os.path.isdir(expanded):
-            paths = _images_in(expanded)
-        elif os.path.exists(expanded):
-            paths = [expanded]
+            paths = [os.path.join(expanded, name) for name in os.listdir(expanded)]
         else:
-            matches = sorted(glob.glob(expanded, recursive=True))
-            paths = [x for x in matches if os.path.isfile(x) and x.lower().endswith(_IMAGE_ENDINGS)]
+            paths = glob.glob(expanded, recursive=True)
+        paths = sorted(x for x in paths if os.path.isfile(x) and x.lower().endswith(_IMAGE_ENDINGS))
+        if os.path.exists(expanded) and not os.path.isdir(expanded):
+            paths = [expanded]  # whatever its name, as it was asked for
         if not paths:
             without.append(pattern)
         for path in paths:
@@ -200,8 +200,3 @@ class Window:
 
     def __exit__(self, *error):
         cv2.destroyWindow(self.title)
-
-
-def _images_in(folder):
-    paths = [os.path.join(folder, x) for x in sorted(os.listdir(folder))]
-    return [x for x in paths if os.path.isfile(x) and x.lower().endswith(_IMAGE_ENDINGS)]
