@@ -5,19 +5,9 @@ from collections import Counter
 from dataclasses import dataclass
 from math import prod
 
+from fvcore.nn import jit_handles
 from fvcore.nn.jit_analysis import JitModelAnalysis
-from fvcore.nn.jit_handles import (
-    addmm_flop_jit,
-    batchnorm_flop_jit,
-    bmm_flop_jit,
-    conv_flop_jit,
-    einsum_flop_jit,
-    elementwise_flop_counter,
-    get_shape,
-    linear_flop_jit,
-    matmul_flop_jit,
-    norm_flop_counter,
-)
+from fvcore.nn.jit_handles import get_shape
 
 __all__ = ["ForwardCost", "count_forward", "count_parameters"]
 
@@ -42,25 +32,25 @@ def _roi_align_flops(inputs, outputs):
 
 # One multiply-add is one operation, as fvcore counts.
 _MATRIX_OPS = {
-    "aten::_convolution": conv_flop_jit,
-    "aten::linear": linear_flop_jit,
-    "aten::addmm": addmm_flop_jit,
-    "aten::mm": matmul_flop_jit,
-    "aten::bmm": bmm_flop_jit,
-    "aten::matmul": matmul_flop_jit,
-    "aten::einsum": einsum_flop_jit,
+    "aten::_convolution": jit_handles.conv_flop_jit,
+    "aten::linear": jit_handles.linear_flop_jit,
+    "aten::addmm": jit_handles.addmm_flop_jit,
+    "aten::mm": jit_handles.matmul_flop_jit,
+    "aten::bmm": jit_handles.bmm_flop_jit,
+    "aten::matmul": jit_handles.matmul_flop_jit,
+    "aten::einsum": jit_handles.einsum_flop_jit,
     "aten::scaled_dot_product_attention": _attention_flops,
     "aten::_native_multi_head_attention": _fused_self_attention_flops,
 }
 _OTHER_OPS = {
-    "aten::batch_norm": batchnorm_flop_jit,
-    "aten::group_norm": norm_flop_counter(2),
-    "aten::layer_norm": norm_flop_counter(2),
-    "aten::upsample_nearest2d": elementwise_flop_counter(0, 1),
-    "aten::upsample_bilinear2d": elementwise_flop_counter(0, 4),
-    "aten::adaptive_avg_pool2d": elementwise_flop_counter(1, 0),
-    "aten::avg_pool2d": elementwise_flop_counter(1, 0),
-    "aten::grid_sampler": elementwise_flop_counter(0, 4),
+    "aten::batch_norm": jit_handles.batchnorm_flop_jit,
+    "aten::group_norm": jit_handles.norm_flop_counter(2),
+    "aten::layer_norm": jit_handles.norm_flop_counter(2),
+    "aten::upsample_nearest2d": jit_handles.elementwise_flop_counter(0, 1),
+    "aten::upsample_bilinear2d": jit_handles.elementwise_flop_counter(0, 4),
+    "aten::adaptive_avg_pool2d": jit_handles.elementwise_flop_counter(1, 0),
+    "aten::avg_pool2d": jit_handles.elementwise_flop_counter(1, 0),
+    "aten::grid_sampler": jit_handles.elementwise_flop_counter(0, 4),
     "torchvision::roi_align": _roi_align_flops,
 }
 # The fused operator also gives queries, keys, values and the heads' output, that is five in all.
@@ -145,8 +135,7 @@ def _split(counts):
     has_neck = "backbone.bottom_up" in counts
     parts = Counter()
     for name, flops in own.items():
-        found = [part for pattern, part in _PARTS if pattern.match(name)]
-        part = found[0] if found else "other"
+        part = next((part for pattern, part in _PARTS if pattern.match(name)), "other")
         parts["backbone" if part == "neck" and not has_neck else part] += int(flops)
     return {part: flops for part, flops in parts.items() if flops}
 

@@ -72,7 +72,11 @@ def measure_model(cfg, size=None, device="cpu"):
     size = size or input_size(cfg)
     torch.manual_seed(0)
     model = build_model(cfg).eval()
-    _keep_features_finite(model)
+    # With untrained statistics, the features of a deep ResNet grow from block to block to infinity:
+    # nothing is detected then, and the heads have nothing to compute.
+    for module in model.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.weight.fill_(0.5)
     forward = count_forward(model, make_batch(size))
 
     recompute = cfg.MODEL.ACTIVATION_CHECKPOINT
@@ -81,14 +85,6 @@ def measure_model(cfg, size=None, device="cpu"):
     optimizer = build_optimizer(cfg, model)
     step = measure_step(model, make_batch(size, device=device), optimizer)
     return ModelCost(size, *count_parameters(model), forward=forward, step=step)
-
-
-def _keep_features_finite(model):
-    # With untrained statistics, the features of a deep ResNet grow from block to block to infinity:
-    # nothing is detected then, and the heads have nothing to compute.
-    for module in model.modules():
-        if isinstance(module, FrozenBatchNorm2d):
-            module.weight.fill_(0.5)
 
 
 def format_costs(costs):

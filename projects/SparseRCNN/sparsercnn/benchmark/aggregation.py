@@ -6,13 +6,8 @@ import torch
 from detectron2.modeling import build_backbone
 from torch import nn
 
-from ..analysis import (
-    bytes_kept_for_backward,
-    count_forward,
-    count_parameters,
-    make_batch,
-    markdown_table,
-)
+from ..analysis import bytes_kept_for_backward, make_batch, markdown_table
+from ..analysis.cost import count_forward, count_parameters
 from ..modeling.necks import AGGREGATIONS
 from . import common
 

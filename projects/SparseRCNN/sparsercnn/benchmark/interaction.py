@@ -7,9 +7,9 @@ from functools import partial
 
 import torch
 from detectron2.modeling import build_model
-from detectron2.utils.events import EventStorage
 
-from ..analysis import StepMemory, count_parameters, make_batch, markdown_table, measure_step
+from ..analysis import count_parameters, make_batch, markdown_table
+from ..analysis.memory import StepMemory, measure_step, train_step
 from ..engine.solver import build_optimizer
 from . import common
 
@@ -86,7 +86,7 @@ def measure_steps(cfg, batch, device, *, steps=3, rounds=3):
                 memory = measure_step(model, batch, optimizer)
                 trained, _ = count_parameters(model)
                 results[interaction, resolution] = StepResult(trained, [], memory)
-            step = {"step": partial(_train_step, model, optimizer, batch)}
+            step = {"step": partial(train_step, model, batch, optimizer)}
             seconds = common.time_in_turn(step, steps, device, clock=common.processor_seconds)[
                 "step"
             ]
@@ -105,13 +105,6 @@ def _configure(cfg, interaction, resolution, device):
     for key, value in VARIANTS[interaction, resolution].items():
         cfg.MODEL.SparseRCNN.DUAL_ATTENTION[key] = value
     return cfg
-
-
-def _train_step(model, optimizer, batch):
-    optimizer.zero_grad(set_to_none=True)
-    with EventStorage():
-        sum(model(batch).values()).backward()
-    optimizer.step()
 
 
 def _format(results):

@@ -103,7 +103,7 @@ def measure(form, side, channels, device):
             return pool.submit(_measure, form, side, channels, device).result()
         except RuntimeError as error:
             raise RuntimeError(
-                f"The measurement of '{form}' at {side}x{side} positions failed: {error} If "
+                f"The measurement of '{form}' at {side}x{side} positions failed: {error}. If "
                 "memory ran out, use smaller --sides."
             ) from error
 

@@ -1,7 +1,6 @@
 """Detection on image files, videos and a camera; writes drawn pictures and COCO results."""
 
 import contextlib
-import json
 import logging
 import math
 import os
@@ -12,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..errors import ImageError, MediaError
-from ..files import write_atomically
+from ..files import write_json
 from .drawing import draw_predictions, readable_scale
 from .media import VideoWriter, Window, open_capture, plan_outputs, read_frames
 from .results import above_threshold, coco_results, save_label_map
@@ -113,20 +112,19 @@ def run_on_video(predictor, path, output, threshold):
     return count
 
 
-def run_on_camera(predictor, threshold, camera=0):
-    """Detect on the pictures of a camera, shown in a window, until q or Escape is pressed.
+def run_on_camera(predictor, threshold):
+    """Detect on the pictures of the first camera, shown in a window, until q or Escape is pressed.
 
     Args:
         predictor (Predictor): the model to run.
         threshold (float): lowest score that is drawn.
-        camera (int): OpenCV's number of the camera.
 
     Raises:
         MediaError: there is no camera or no display.
     """
     with contextlib.ExitStack() as stack:
         window = stack.enter_context(Window(_TITLE))
-        capture = open_capture(camera)
+        capture = open_capture(0)
         stack.callback(capture.release)
         for frame in read_frames(capture):
             if not window.show(_detect_on_frame(predictor, frame, threshold)[1]):
@@ -149,8 +147,7 @@ def _results(output):
         yield results
     finally:
         if output:
-            with write_atomically(os.path.join(output, RESULTS_FILE), "w") as file:
-                json.dump(results, file)
+            write_json(os.path.join(output, RESULTS_FILE), results)
 
 
 def _frame_rate(capture, path):

@@ -1,5 +1,6 @@
 """Inputs and outputs of a demo: image files, videos, a camera, a window."""
 
+import contextlib
 import glob
 import os
 import re
@@ -9,15 +10,7 @@ import cv2
 
 from ..errors import MediaError
 
-__all__ = [
-    "MediaError",
-    "VideoWriter",
-    "Window",
-    "find_images",
-    "open_capture",
-    "plan_outputs",
-    "read_frames",
-]
+__all__ = ["VideoWriter", "Window", "find_images", "open_capture", "plan_outputs", "read_frames"]
 
 _IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _KEPT_ENDINGS = (".jpeg", ".jpg", ".png")
@@ -114,14 +107,11 @@ def read_frames(capture):
     Yields:
         ndarray: each frame, (H, W, 3), uint8, BGR.
     """
-    while True:
-        success, frame = capture.read()
-        if not success:
-            return
-        yield frame
+    while (read := capture.read())[0]:
+        yield read[1]
 
 
-class VideoWriter:
+class VideoWriter(contextlib.AbstractContextManager):
     """Context manager that writes ``.mp4``, or ``.mkv`` if OpenCV has no encoder for mp4."""
 
     def __init__(self, source, folder, frames_per_second, size):
@@ -154,14 +144,11 @@ class VideoWriter:
         """
         self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, *error):
         self._writer.release()
 
 
-class Window:
+class Window(contextlib.AbstractContextManager):
     """Context manager of a window that shows pictures."""
 
     def __init__(self, title):
@@ -194,9 +181,6 @@ class Window:
         """
         cv2.imshow(self.title, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         return cv2.waitKey(wait) & 0xFF not in (ord("q"), 27)
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *error):
         cv2.destroyWindow(self.title)
