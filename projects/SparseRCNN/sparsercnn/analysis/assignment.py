@@ -21,15 +21,10 @@ __all__ = ["StageAssignment", "assign", "draw_assignment", "load_annotated_image
 
 @dataclass
 class StageAssignment:
-    """The assignment of one stage for one image, on the CPU.
+    """The assignment of one stage for one image, on the CPU."""
 
-    Attributes:
-        boxes: (N, 4), boxes of the stage, absolute xyxy in pixels of the network's input.
-        target_index: (N,), int64, index of the object; -1 for background.
-    """
-
-    boxes: torch.Tensor
-    target_index: torch.Tensor
+    boxes: torch.Tensor  # (N, 4), absolute xyxy in pixels of the network's input
+    target_index: torch.Tensor  # (N,), int64, index of the object; -1 for background
 
     @property
     def num_positives(self):
@@ -97,8 +92,8 @@ def assign(model, annotated_image):
     boxes = boxes.float()
     assignment = model.criterion.matcher(class_logits.float(), boxes, targets)
     return [
-        StageAssignment(boxes=boxes[s, 0].cpu(), target_index=assignment.target_index[s, 0].cpu())
-        for s in range(len(boxes))
+        StageAssignment(boxes=stage_boxes[0].cpu(), target_index=target_index[0].cpu())
+        for stage_boxes, target_index in zip(boxes, assignment.target_index, strict=True)
     ]
 
 
@@ -133,10 +128,7 @@ def draw_assignment(image, stages, instances, names=(), title=""):
         _draw_boxes(axes, stage, instances, names)
         per_object = stage.num_positives / max(len(instances), 1)
         axes.set_title(f"stage {i + 1}: {per_object:.1f} per object", fontsize="small")
-        axes.set_xlim(0, width)
-        axes.set_ylim(height, 0)
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     figure.suptitle(title, fontsize="medium")
     return figure
 

@@ -1,5 +1,6 @@
 """Recording and drawing of the CBAM attention of a dual-attention detector."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,17 +16,11 @@ __all__ = ["AttentionRecorder", "StageAttention", "draw_attention"]
 
 @dataclass
 class StageAttention:
-    """The attention of one stage to the RoI of one proposal, on the CPU.
+    """The attention of one stage to the RoI of one proposal, on the CPU."""
 
-    Attributes:
-        box: (4,), xyxy of the RoI as fractions of the image's width and height.
-        channels: (NUM_CBAM, C), c of each repetition, in (0, 1).
-        positions: (NUM_CBAM, r, r), s of each repetition, in (0, 1).
-    """
-
-    box: torch.Tensor
-    channels: torch.Tensor
-    positions: torch.Tensor
+    box: torch.Tensor  # (4,), xyxy of the RoI as fractions of the image's width and height
+    channels: torch.Tensor  # (NUM_CBAM, C), c of each repetition, in (0, 1)
+    positions: torch.Tensor  # (NUM_CBAM, r, r), s of each repetition, in (0, 1)
 
 
 class AttentionRecorder:
@@ -57,29 +52,18 @@ class AttentionRecorder:
                 "or more."
             )
         self._model = model
-        self._hooks = []
-        self._forget()
-
-    def _forget(self):
-        stages = self._model.head.head_series
-        self._image_size = None
-        self._head_output = None
-        self._boxes = [None for _ in stages]
-        # For each stage and repetition, lists: with ROI_CHUNK, a gate is called several times.
-        self._gates = [[([], []) for _ in stage.inst_interact.cbam] for stage in stages]
+        self._outputs = {}
 
     def __enter__(self):
-        self._forget()
-        hooks = [self._model.register_forward_pre_hook(self._see_inputs)]
-        hooks.append(self._model.head.register_forward_hook(self._see_output))
-        for i, stage in enumerate(self._model.head.head_series):
-            hooks.append(stage.register_forward_pre_hook(self._see_boxes(i)))
-            for cbam, (channels, positions) in zip(
-                stage.inst_interact.cbam, self._gates[i], strict=True
-            ):
-                hooks.append(cbam.channel_gate.register_forward_hook(_append_to(channels)))
-                hooks.append(cbam.position_gate.register_forward_hook(_append_to(positions)))
-        self._hooks = hooks
+        head = self._model.head
+        self._image_size = None
+        self._boxes = {}  # by stage
+        self._outputs = defaultdict(list)  # with ROI_CHUNK, a gate is called several times
+        self._hooks = [self._model.register_forward_pre_hook(self._see_inputs)]
+        cbams = [cbam for stage in head.head_series for cbam in stage.inst_interact.cbam]
+        gates = [gate for cbam in cbams for gate in (cbam.channel_gate, cbam.position_gate)]
+        self._hooks += [x.register_forward_pre_hook(self._see_boxes) for x in head.head_series]
+        self._hooks += [x.register_forward_hook(self._see_output) for x in (head, *gates)]
         return self
 
     def __exit__(self, *exception):
@@ -91,14 +75,11 @@ class AttentionRecorder:
             raise ValueError("An AttentionRecorder records a single call with one image.")
         self._image_size = tuple(args[0][0]["image"].shape[-2:])
 
-    def _see_output(self, head, args, output):
-        self._head_output = output
+    def _see_boxes(self, stage, args):
+        self._boxes[stage] = args[1]
 
-    def _see_boxes(self, i):
-        def see(stage, args):
-            self._boxes[i] = args[1]
-
-        return see
+    def _see_output(self, module, args, output):
+        self._outputs[module].append(output)
 
     @torch.inference_mode()
     def detection(self, index):
@@ -114,9 +95,10 @@ class AttentionRecorder:
             UserError: there are fewer detections.
             ValueError: nothing was recorded.
         """
-        if self._head_output is None:
+        head = self._model.head
+        if head not in self._outputs:
             raise ValueError("Nothing was recorded: run the model inside the with statement.")
-        logits, boxes = (x[-1] for x in self._head_output)
+        logits, boxes = (x[-1] for x in self._outputs[head][0])
         (found,) = self._model.inference(logits, boxes, [self._image_size])
         if not 0 <= index < len(found):
             raise UserError(
@@ -125,27 +107,22 @@ class AttentionRecorder:
         found = found[index : index + 1]
         # The box of a detection equals that of its proposal, whatever the class.
         proposal = (boxes[0] == found.pred_boxes.tensor).all(1).nonzero()[0, 0]
-        return found.to("cpu"), [self._attention(i, proposal) for i in range(len(self._boxes))]
+        return found.to("cpu"), [self._attention(stage, proposal) for stage in head.head_series]
 
-    def _attention(self, i, proposal):
+    def _attention(self, stage, proposal):
         height, width = self._image_size
-        box = self._boxes[i][0, proposal].float().cpu()
-        channels, positions = zip(
-            *((torch.cat(c)[proposal], torch.cat(s)[proposal]) for c, s in self._gates[i]),
-            strict=True,
-        )
+        cbams = stage.inst_interact.cbam
+
+        def stack(gates):
+            outputs = [torch.cat(self._outputs[gate])[proposal] for gate in gates]
+            return torch.stack(outputs).float().cpu()
+
         return StageAttention(
-            box=box / torch.tensor([width, height, width, height]),
-            channels=torch.stack(channels).flatten(1).float().cpu(),
-            positions=torch.stack(positions).squeeze(1).float().cpu(),
+            box=self._boxes[stage][0, proposal].float().cpu()
+            / torch.tensor([width, height, width, height]),
+            channels=stack(cbam.channel_gate for cbam in cbams).flatten(1),
+            positions=stack(cbam.position_gate for cbam in cbams).squeeze(1),
         )
-
-
-def _append_to(outputs):
-    def see(gate, args, output):
-        outputs.append(output)
-
-    return see
 
 
 _INCHES = 1.7  # side of a panel
@@ -179,7 +156,7 @@ def draw_attention(image, stages, title=""):
             shades = _draw_positions(over_roi, image, box, stage.positions[column])
             strip = figure.add_subplot(grid[2 * row + 1, column + 1])
             strip.imshow(stage.channels[column][None], vmin=0, vmax=1, aspect="auto")
-            _remove_ticks(strip)
+            strip.set(xticks=[], yticks=[])
             if row == 0:
                 over_roi.set_title(f"CBAM {column + 1}", fontsize="medium")
     figure.suptitle(title)
@@ -203,9 +180,7 @@ def _draw_roi(axes, image, stage):
     axes.add_patch(
         Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=_BOX_COLOR, linewidth=1.5)
     )
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
-    _remove_ticks(axes)
+    axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     return x1, y1, x2, y2
 
 
@@ -216,13 +191,5 @@ def _draw_positions(axes, image, box, positions):
     # In grey, so that the colours of the map stand out.
     axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
     shades = axes.imshow(positions, extent=(x1, x2, y2, y1), vmin=0, vmax=1, alpha=0.5)
-    axes.set_xlim(x1, x2)
-    axes.set_ylim(y2, y1)
-    axes.set_aspect("auto")
-    _remove_ticks(axes)
+    axes.set(xlim=(x1, x2), ylim=(y2, y1), aspect="auto", xticks=[], yticks=[])
     return shades
-
-
-def _remove_ticks(axes):
-    axes.set_xticks([])
-    axes.set_yticks([])

@@ -5,19 +5,9 @@ from collections import Counter
 from dataclasses import dataclass
 from math import prod
 
+from fvcore.nn import jit_handles
 from fvcore.nn.jit_analysis import JitModelAnalysis
-from fvcore.nn.jit_handles import (
-    addmm_flop_jit,
-    batchnorm_flop_jit,
-    bmm_flop_jit,
-    conv_flop_jit,
-    einsum_flop_jit,
-    elementwise_flop_counter,
-    get_shape,
-    linear_flop_jit,
-    matmul_flop_jit,
-    norm_flop_counter,
-)
+from fvcore.nn.jit_handles import get_shape
 
 __all__ = ["ForwardCost", "count_forward", "count_parameters"]
 
@@ -42,25 +32,25 @@ def _roi_align_flops(inputs, outputs):
 
 # One multiply-add is one operation, as fvcore counts.
 _MATRIX_OPS = {
-    "aten::_convolution": conv_flop_jit,
-    "aten::linear": linear_flop_jit,
-    "aten::addmm": addmm_flop_jit,
-    "aten::mm": matmul_flop_jit,
-    "aten::bmm": bmm_flop_jit,
-    "aten::matmul": matmul_flop_jit,
-    "aten::einsum": einsum_flop_jit,
+    "aten::_convolution": jit_handles.conv_flop_jit,
+    "aten::linear": jit_handles.linear_flop_jit,
+    "aten::addmm": jit_handles.addmm_flop_jit,
+    "aten::mm": jit_handles.matmul_flop_jit,
+    "aten::bmm": jit_handles.bmm_flop_jit,
+    "aten::matmul": jit_handles.matmul_flop_jit,
+    "aten::einsum": jit_handles.einsum_flop_jit,
     "aten::scaled_dot_product_attention": _attention_flops,
     "aten::_native_multi_head_attention": _fused_self_attention_flops,
 }
 _OTHER_OPS = {
-    "aten::batch_norm": batchnorm_flop_jit,
-    "aten::group_norm": norm_flop_counter(2),
-    "aten::layer_norm": norm_flop_counter(2),
-    "aten::upsample_nearest2d": elementwise_flop_counter(0, 1),
-    "aten::upsample_bilinear2d": elementwise_flop_counter(0, 4),
-    "aten::adaptive_avg_pool2d": elementwise_flop_counter(1, 0),
-    "aten::avg_pool2d": elementwise_flop_counter(1, 0),
-    "aten::grid_sampler": elementwise_flop_counter(0, 4),
+    "aten::batch_norm": jit_handles.batchnorm_flop_jit,
+    "aten::group_norm": jit_handles.norm_flop_counter(2),
+    "aten::layer_norm": jit_handles.norm_flop_counter(2),
+    "aten::upsample_nearest2d": jit_handles.elementwise_flop_counter(0, 1),
+    "aten::upsample_bilinear2d": jit_handles.elementwise_flop_counter(0, 4),
+    "aten::adaptive_avg_pool2d": jit_handles.elementwise_flop_counter(1, 0),
+    "aten::avg_pool2d": jit_handles.elementwise_flop_counter(1, 0),
+    "aten::grid_sampler": jit_handles.elementwise_flop_counter(0, 4),
     "torchvision::roi_align": _roi_align_flops,
 }
 # The fused operator also gives queries, keys, values and the heads' output, that is five in all.
@@ -79,18 +69,11 @@ _PARTS = (
 
 @dataclass
 class ForwardCost:
-    """What one forward pass costs.
+    """What one forward pass costs."""
 
-    Attributes:
-        flops (dict[str, int]): operations of each part, "backbone" and so on; "head" is without
-            "interaction", which is a part of its own. They sum to the total.
-        activations (int): values that convolutions, matrix products and attention give.
-        uncounted (set[str]): operators that were met and count as free.
-    """
-
-    flops: dict
-    activations: int
-    uncounted: set
+    flops: dict  # operations by part, see _PARTS; they sum to the total
+    activations: int  # values that convolutions, matrix products and attention give
+    uncounted: set  # names of the operators that were met and count as free
 
 
 def count_parameters(model):
@@ -127,8 +110,7 @@ def count_forward(model, inputs):
         raise ValueError("Costs are those of inference; call model.eval() first.")
     images = [{"image": x["image"]} for x in inputs]
     adapter = TracingAdapter(model, images, allow_non_tensor=True)
-    handles = {op: _count_both(op, flops) for op, flops in _MATRIX_OPS.items()}
-    handles |= {op: _count_flops(flops) for op, flops in _OTHER_OPS.items()}
+    handles = {op: _counter(op, flops) for op, flops in (_MATRIX_OPS | _OTHER_OPS).items()}
     analysis = JitModelAnalysis(adapter, adapter.flattened_inputs).set_op_handle(**handles)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analysis.tracer_warnings("none")
@@ -153,25 +135,19 @@ def _split(counts):
     has_neck = "backbone.bottom_up" in counts
     parts = Counter()
     for name, flops in own.items():
-        found = [part for pattern, part in _PARTS if pattern.match(name)]
-        part = found[0] if found else "other"
+        part = next((part for pattern, part in _PARTS if pattern.match(name)), "other")
         parts["backbone" if part == "neck" and not has_neck else part] += int(flops)
     return {part: flops for part, flops in parts.items() if flops}
 
 
-def _count_flops(handle):
+def _counter(op, handle):
+    """A handle that gives operations and, of an operator in _MATRIX_OPS, activations."""
+
     def count(inputs, outputs):
         flops = handle(inputs, outputs)
-        return Counter(flops=sum(flops.values()) if isinstance(flops, Counter) else flops)
-
-    return count
-
-
-def _count_both(op, handle):
-    count_flops = _count_flops(handle)
-
-    def count(inputs, outputs):
-        values = prod(get_shape(outputs[0])) * _OUTPUTS.get(op, 1)
-        return count_flops(inputs, outputs) + Counter(activations=values)
+        counts = Counter(flops=sum(flops.values()) if isinstance(flops, Counter) else flops)
+        if op in _MATRIX_OPS:
+            counts["activations"] = prod(get_shape(outputs[0])) * _OUTPUTS.get(op, 1)
+        return counts
 
     return count

@@ -5,26 +5,18 @@ from dataclasses import dataclass
 import torch
 from detectron2.utils.events import EventStorage
 
-__all__ = ["StepMemory", "bytes_kept_for_backward", "measure_step"]
+__all__ = ["StepMemory", "bytes_kept_for_backward", "measure_step", "train_step"]
 
 
 @dataclass
 class StepMemory:
-    """Memory of a training step in float32, in bytes.
+    """Memory of a training step in float32, in bytes."""
 
-    Attributes:
-        weights (int): parameters and buffers.
-        moments (int): the optimizer's moments.
-        gradients (int): gradients of the trained parameters.
-        kept (int): activations that the forward pass keeps for the backward pass.
-        measured (int): peak memory of all tensors; None if not measured.
-    """
-
-    weights: int
-    moments: int
-    gradients: int
-    kept: int
-    measured: int | None = None
+    weights: int  # parameters and buffers
+    moments: int  # of the optimizer
+    gradients: int  # of the trained parameters
+    kept: int  # activations that the forward pass keeps for the backward pass
+    measured: int | None = None  # peak memory of all tensors; None if not measured
 
     @property
     def needed(self):
@@ -80,26 +72,23 @@ def measure_step(model, inputs, optimizer):
         optimizer (torch.optim.Optimizer): over the model's parameters.
     """
     tensors = [*model.parameters(), *model.buffers()]
-    trained = sum(_bytes(p) for p in model.parameters() if p.requires_grad)
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     moments = 2 if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)) else 1
-    step = StepMemory(sum(_bytes(x) for x in tensors), moments * trained, trained, kept=0)
-    with EventStorage():  # detectron2's heads log statistics
+    step = StepMemory(sum(x.nbytes for x in tensors), moments * trained, trained, kept=0)
+    with EventStorage():
         step.kept = bytes_kept_for_backward(lambda: sum(model(inputs).values()), without=tensors)
-        if next(model.parameters()).is_cuda:
-            step.measured = _peak_on_cuda(model, inputs, optimizer)
+    device = tensors[0].device
+    if device.type == "cuda":
+        for _ in range(2):  # the optimizer has its moments from the second step on
+            torch.cuda.reset_peak_memory_stats(device)
+            train_step(model, inputs, optimizer)
+        step.measured = torch.cuda.max_memory_allocated(device)
     return step
 
 
-def _bytes(x):
-    return x.numel() * x.element_size()
-
-
-def _peak_on_cuda(model, inputs, optimizer):
-    device = next(model.parameters()).device
-    # The optimizer has its moments from the second step on.
-    for _ in range(2):
-        torch.cuda.reset_peak_memory_stats(device)
-        optimizer.zero_grad(set_to_none=True)
+def train_step(model, inputs, optimizer):
+    """One training step; the arguments are those of :func:`measure_step`."""
+    optimizer.zero_grad(set_to_none=True)
+    with EventStorage():  # detectron2's heads log statistics
         sum(model(inputs).values()).backward()
-        optimizer.step()
-    return torch.cuda.max_memory_allocated(device)
+    optimizer.step()

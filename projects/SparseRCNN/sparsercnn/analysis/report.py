@@ -1,6 +1,5 @@
 """Cost of the models of configs, as a table."""
 
-import itertools
 from dataclasses import dataclass
 
 import torch
@@ -73,7 +72,11 @@ def measure_model(cfg, size=None, device="cpu"):
     size = size or input_size(cfg)
     torch.manual_seed(0)
     model = build_model(cfg).eval()
-    _keep_features_finite(model)
+    # With untrained statistics, the features of a deep ResNet grow from block to block to infinity:
+    # nothing is detected then, and the heads have nothing to compute.
+    for module in model.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.weight.fill_(0.5)
     forward = count_forward(model, make_batch(size))
 
     recompute = cfg.MODEL.ACTIVATION_CHECKPOINT
@@ -82,14 +85,6 @@ def measure_model(cfg, size=None, device="cpu"):
     optimizer = build_optimizer(cfg, model)
     step = measure_step(model, make_batch(size, device=device), optimizer)
     return ModelCost(size, *count_parameters(model), forward=forward, step=step)
-
-
-def _keep_features_finite(model):
-    # With untrained statistics, the features of a deep ResNet grow from block to block to infinity:
-    # nothing is detected then, and the heads have nothing to compute.
-    for module in model.modules():
-        if isinstance(module, FrozenBatchNorm2d):
-            module.weight.fill_(0.5)
 
 
 def format_costs(costs):
@@ -101,37 +96,30 @@ def format_costs(costs):
         str: Markdown table with a row for each config, and a legend of the columns.
     """
     parts = [p for p in _PARTS if any(p in cost.forward.flops for cost in costs.values())]
-    measured = any(cost.step.measured is not None for cost in costs.values())
-    header = ["config", "input", "trained M", "all M", "GFLOPs", *parts, "activations M"]
-    header += ["state MiB", "kept MiB", "step MiB", *(["measured MiB"] if measured else [])]
-    rows = [[name, *_cells(cost, parts, measured)] for name, cost in costs.items()]
-    table = markdown_table(header, rows)
-    uncounted = set(itertools.chain.from_iterable(c.forward.uncounted for c in costs.values()))
-    free = ", ".join(sorted(uncounted))
+    rows = [_row(name, cost, parts) for name, cost in costs.items()]
+    if all(cost.step.measured is None for cost in costs.values()):
+        for row in rows:
+            del row["measured MiB"]
+    table = markdown_table(list(rows[0]), [row.values() for row in rows])
+    free = ", ".join(sorted(set().union(*(cost.forward.uncounted for cost in costs.values()))))
     return f"{table}\n\n{_LEGEND}\n\nOperators counted as free: {free}.\n"
 
 
-def _cells(cost, parts, measured):
+def _row(name, cost, parts):
+    """Cells by column."""
     flops, step = cost.forward.flops, cost.step
-    cells = ["x".join(map(str, cost.size)), _millions(cost.trainable), _millions(cost.parameters)]
-    cells += [_billions(sum(flops.values()))]
-    cells += [_billions(flops[part]) if part in flops else "" for part in parts]
-    cells += [_millions(cost.forward.activations)]
     state = step.weights + step.moments + step.gradients
-    cells += [_mebibytes(n) for n in (state, step.kept, step.needed)]
-    return [*cells, _mebibytes(step.measured)] if measured else cells
-
-
-def _millions(n):
-    return f"{n / 1e6:.1f}"
-
-
-def _billions(n):
-    return f"{n / 1e9:.2f}"
-
-
-def _mebibytes(n):
-    return "" if n is None else f"{n / 2**20:,.0f}"
+    memory = {"state": state, "kept": step.kept, "step": step.needed, "measured": step.measured}
+    return {
+        "config": name,
+        "input": "x".join(map(str, cost.size)),
+        "trained M": f"{cost.trainable / 1e6:.1f}",
+        "all M": f"{cost.parameters / 1e6:.1f}",
+        "GFLOPs": f"{sum(flops.values()) / 1e9:.2f}",
+        **{part: f"{flops[part] / 1e9:.2f}" if part in flops else "" for part in parts},
+        "activations M": f"{cost.forward.activations / 1e6:.1f}",
+        **{f"{x} MiB": "" if n is None else f"{n / 2**20:,.0f}" for x, n in memory.items()},
+    }
 
 
 _LEGEND = """\

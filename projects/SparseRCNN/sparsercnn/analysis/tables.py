@@ -64,14 +64,12 @@ def latex_table(table, text_columns=1):
 
 
 def html_table(table, text_columns=1, shades=None):
-    """
+    """A table as HTML.
+
     Args:
         table (DataFrame): of str.
         text_columns (int): as of :func:`markdown_table`.
         shades (ndarray): for each cell from -1 to 1, or NaN; None: cells have no colour.
-
-    Returns:
-        str:
     """
     left = [f".col{i}" for i in range(text_columns)]
     style = _style(table, html.escape)

@@ -1,10 +1,45 @@
-"""Device option, clocks and description of the machine for all benchmarks."""
+"""What the benchmarks share: options, clocks, ratios, and a description of the machine."""
 
 import time
 
 import torch
 
-__all__ = ["add_device_argument", "describe_place", "elapsed_seconds", "processor_seconds"]
+from ..analysis import input_size
+from ..engine.setup import load_config
+
+__all__ = [
+    "add_config_arguments",
+    "add_device_argument",
+    "describe_place",
+    "load_config_and_size",
+    "processor_seconds",
+    "time_in_turn",
+    "with_ratio",
+]
+
+
+def add_config_arguments(parser, config_file, what):
+    """Add ``--config-file``, with the default `config_file` and the help text `what`, ``--size``,
+    ``--rounds`` and ``--device``.
+    """
+    parser.add_argument(
+        "--config-file", default=config_file, metavar="FILE", help=f"{what} (%(default)s)"
+    )
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("HEIGHT", "WIDTH"),
+        help="in pixels (default: INPUT.MIN_SIZE_TEST and 1.52 times that, 800 x 1216)",
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds (%(default)s)")
+    add_device_argument(parser, "device to measure on")
+
+
+def load_config_and_size(args):
+    """The config, and height and width, of the options of :func:`add_config_arguments`."""
+    cfg = load_config(args.config_file, register=False)
+    return cfg, tuple(args.size or input_size(cfg))
 
 
 def add_device_argument(parser, what):
@@ -37,3 +72,32 @@ def processor_seconds(device):
     which other load of the machine does not affect.
     """
     return elapsed_seconds(device) if device.startswith("cuda") else time.process_time()
+
+
+def time_in_turn(functions, rounds, device, clock=elapsed_seconds):
+    """Call functions one after the other in every round, so that other load meets all alike.
+
+    Args:
+        functions (dict[Any, callable]): by name; without arguments.
+        rounds (int): timed rounds, after an untimed one.
+        device (str): device that they run on.
+        clock (callable): takes the device and gives seconds.
+
+    Returns:
+        dict[Any, list[float]]: seconds of each round, by name.
+    """
+    seconds = {name: [] for name in functions}
+    for _ in range(1 + rounds):
+        for name, function in functions.items():
+            begin = clock(device)
+            result = function()
+            seconds[name].append(clock(device) - begin)
+            del result  # not while the clock runs
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def with_ratio(value, reference, form, unit=1):
+    """Two cells: a value in the format `form` and in multiples of `unit`, and its ratio to the
+    reference.
+    """
+    return [f"{value / unit:{form}}", f"{value / reference:.2f}"]

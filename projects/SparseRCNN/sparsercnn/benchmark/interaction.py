@@ -3,22 +3,15 @@
 import gc
 import statistics
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from detectron2.modeling import build_model
-from detectron2.utils.events import EventStorage
 
-from ..analysis import (
-    StepMemory,
-    count_parameters,
-    input_size,
-    make_batch,
-    markdown_table,
-    measure_step,
-)
-from ..engine.setup import load_config
+from ..analysis import count_parameters, make_batch, markdown_table
+from ..analysis.memory import StepMemory, measure_step, train_step
 from ..engine.solver import build_optimizer
-from .common import add_device_argument, describe_place, processor_seconds
+from . import common
 
 __all__ = ["SHORT", "StepResult", "add_arguments", "measure_steps", "run"]
 
@@ -36,16 +29,10 @@ VARIANTS = {
 
 @dataclass
 class StepResult:
-    """Measurements of a training step of one variant.
+    """Measurements of a training step of one variant."""
 
-    Attributes:
-        parameters (int): number of trained parameters.
-        seconds (list[float]): time of each timed step; on the CPU, processor time of all threads.
-        memory (StepMemory): memory of a step.
-    """
-
-    parameters: int
-    seconds: list
+    parameters: int  # that are trained
+    seconds: list  # of each timed step; on the CPU, processor time of all threads
     memory: StepMemory
 
     @property
@@ -55,28 +42,22 @@ class StepResult:
 
 def add_arguments(parser):
     """Add the options of this benchmark to an :class:`argparse.ArgumentParser`."""
-    parser.add_argument(
-        "--config-file",
-        default="configs/quickstart/sparsercnn.yaml",
-        metavar="FILE",
-        help="the detector; its interaction and RoI size are replaced (%(default)s)",
+    default = "configs/quickstart/sparsercnn.yaml"
+    common.add_config_arguments(
+        parser, default, "the detector; its interaction and RoI size are replaced"
     )
-    parser.add_argument("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="in pixels")
     parser.add_argument("--images", type=int, default=2, help="images per step (%(default)s)")
     parser.add_argument("--steps", type=int, default=3, help="steps per round (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="timed rounds (%(default)s)")
-    add_device_argument(parser, "device to train on")
 
 
 def run(args):
     """Run the benchmark with the options of :func:`add_arguments`; returns a Markdown table."""
-    cfg = load_config(args.config_file, register=False)
-    size = tuple(args.size) if args.size else input_size(cfg)
+    cfg, size = common.load_config_and_size(args)
     batch = make_batch(size, args.images, args.device)
     results = measure_steps(cfg, batch, args.device, steps=args.steps, rounds=args.rounds)
     return (
         f"{args.config_file}, batch of {args.images} at {size[0]}x{size[1]}, float32, "
-        f"{describe_place(args.device)}; median of {args.steps * args.rounds} steps, "
+        f"{common.describe_place(args.device)}; median of {args.steps * args.rounds} steps, "
         f"variants in turn.\n\n{_format(results)}"
     )
 
@@ -105,9 +86,12 @@ def measure_steps(cfg, batch, device, *, steps=3, rounds=3):
                 memory = measure_step(model, batch, optimizer)
                 trained, _ = count_parameters(model)
                 results[interaction, resolution] = StepResult(trained, [], memory)
-            seconds = [_time_step(model, optimizer, batch) for _ in range(1 + steps)]
-            results[interaction, resolution].seconds += seconds[1:]
-            del model, optimizer
+            step = {"step": partial(train_step, model, batch, optimizer)}
+            seconds = common.time_in_turn(step, steps, device, clock=common.processor_seconds)[
+                "step"
+            ]
+            results[interaction, resolution].seconds += seconds
+            del model, optimizer, step
             gc.collect()  # free the variant before the next one is built
     return results
 
@@ -123,16 +107,6 @@ def _configure(cfg, interaction, resolution, device):
     return cfg
 
 
-def _time_step(model, optimizer, batch):
-    device = next(model.parameters()).device.type
-    begin = processor_seconds(device)
-    optimizer.zero_grad(set_to_none=True)
-    with EventStorage():
-        sum(model(batch).values()).backward()
-    optimizer.step()
-    return processor_seconds(device) - begin
-
-
 def _format(results):
     """A row for each variant, with the ratios to the reference of the same RoI size."""
     header = ["interaction", "RoI", "trained M", "s/step", "ratio", "kept MiB", "ratio"]
@@ -141,10 +115,9 @@ def _format(results):
     for (interaction, resolution), result in results.items():
         reference = results[_REFERENCE, resolution]
         cells = [interaction, f"{resolution}x{resolution}", f"{result.parameters / 1e6:.1f}"]
-        cells += [f"{result.median:.3f}", f"{result.median / reference.median:.2f}"]
+        cells += common.with_ratio(result.median, reference.median, ".3f")
         for of in (lambda memory: memory.kept, lambda memory: memory.measured or memory.needed):
-            value = of(result.memory)
-            cells += [f"{value / 2**20:,.0f}", f"{value / of(reference.memory):.2f}"]
+            cells += common.with_ratio(of(result.memory), of(reference.memory), ",.0f", 2**20)
         rows.append(cells)
     return f"{markdown_table(header, rows)}\n\n{_LEGEND}"
 

@@ -1,7 +1,7 @@
 """Label assignment: Hungarian, batched optimal transport, and the same solved one by one."""
 
 import statistics
-from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 
 import torch
@@ -12,9 +12,9 @@ from ..modeling.matching import HungarianMatcher, OptimalTransportMatcher
 from ..modeling.matching.rounding import round_plan
 from ..modeling.matching.sinkhorn import marginal_error, sinkhorn
 from ..structures import Targets
-from .common import add_device_argument, describe_place, elapsed_seconds
+from . import common
 
-__all__ = ["SHORT", "Timing", "add_arguments", "make_problem", "measure", "plain_sinkhorn", "run"]
+__all__ = ["SHORT", "add_arguments", "make_problem", "measure", "plain_sinkhorn", "run"]
 
 SHORT = True
 
@@ -22,23 +22,6 @@ _SIZE = 800  # side of the images in pixels
 _TOLERANCE = 1e-3  # marginal error at which the plain solver stops
 _MAX_SWEEPS = 200  # number of sweeps after which it gives up
 _SWEEPS_PER_CHECK = 10
-
-
-@dataclass
-class Timing:
-    """Seconds of each matcher for one batch, per round, and the errors of the solvers.
-
-    Attributes:
-        hungarian, ours, plain, one_by_one (list[float]): see the legend of the report.
-        error, plain_error (float): largest marginal error of our and of the plain solver.
-    """
-
-    hungarian: list = field(default_factory=list)
-    ours: list = field(default_factory=list)
-    plain: list = field(default_factory=list)
-    one_by_one: list = field(default_factory=list)
-    error: float = 0.0
-    plain_error: float = 0.0
 
 
 def add_arguments(parser):
@@ -57,7 +40,7 @@ def add_arguments(parser):
         help="number of the stages x images that are solved one by one; the time is scaled up to "
         "all of them (%(default)s)",
     )
-    add_device_argument(parser, "device of the predictions")
+    common.add_device_argument(parser, "device of the predictions")
 
 
 def run(args):
@@ -68,16 +51,20 @@ def run(args):
     for batch, num_objects, num_proposals in product(args.batch, args.objects, args.proposals):
         shape = (args.stages, batch, num_proposals, args.classes)
         problem = make_problem(*shape, num_objects, device=args.device)
-        timing = measure(*problem, rounds=args.rounds, loop_problems=args.loop_problems)
-        rows.append(_row(batch, num_objects, num_proposals, timing))
+        seconds, errors = measure(*problem, rounds=args.rounds, loop_problems=args.loop_problems)
+        hungarian, ours, plain, one_by_one = (1e3 * value for value in seconds.values())
+        cells = [batch, num_objects, num_proposals, f"{hungarian:,.1f}", f"{ours:,.1f}"]
+        cells += [f"{plain:,.0f}", f"{plain / ours:.1f}", f"{one_by_one / ours:.1f}"]
+        cells += [f"{errors[name]:.0e}" for name in ("one_by_one", "plain")]
+        rows.append(cells)
     return (
-        f"{args.stages} stages, {args.classes} classes, {describe_place(args.device)}; medians of "
-        f"{args.rounds} rounds, matchers in turn.\n\n"
+        f"{args.stages} stages, {args.classes} classes, {common.describe_place(args.device)}; "
+        f"medians of {args.rounds} rounds, matchers in turn.\n\n"
         f"{markdown_table(header, rows, text_columns=0)}\n\n{_LEGEND}"
     )
 
 
-def make_problem(num_stages, batch, num_proposals, num_classes, num_objects, *, device, seed=0):
+def make_problem(num_stages, batch, num_proposals, num_classes, num_objects, *, device):
     """Random predictions similar to those half-way through a training.
 
     Half of the proposals are near an object and score its class; the others are random.
@@ -86,7 +73,7 @@ def make_problem(num_stages, batch, num_proposals, num_classes, num_objects, *, 
         tuple: class logits (S, B, N, K), boxes (S, B, N, 4), and Targets with 3/4 to all of
         `num_objects` objects per image.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
 
     def draw(*shape):
         return torch.rand(*shape, generator=generator)
@@ -121,30 +108,37 @@ def measure(class_logits, boxes, targets, *, rounds=3, loop_problems=4):
 
     Args:
         class_logits, boxes, targets: from :func:`make_problem`.
-        rounds (int): timed rounds, after an untimed call.
+        rounds (int): timed rounds, after an untimed one.
         loop_problems (int): see :func:`add_arguments`.
+
+    Returns:
+        tuple[dict, dict]: median of the seconds of "hungarian", "ours", "plain" and "one_by_one"
+        (see the legend of the report), in this order; and the largest marginal error of the last
+        two.
     """
-    S, B = boxes.shape[:2]
+    inputs, errors = (class_logits, boxes, targets), {}
     hungarian, ours = HungarianMatcher(), OptimalTransportMatcher()
-    problems = [(s, b) for s in range(S) for b in range(B)]
-    problems = problems[:: max(len(problems) // loop_problems, 1)]
-    scale = S * B / len(problems)
-    timing = Timing()
-    inputs, device = (class_logits, boxes, targets), boxes.device.type
-    for solver in (hungarian, ours):
-        solver(*inputs)
-    for _ in range(rounds):
-        timing.hungarian.append(_time(device, hungarian, *inputs)[0])
-        timing.ours.append(_time(device, ours, *inputs)[0])
-        loop = (ours, *inputs, problems)
-        seconds, timing.plain_error = _time(device, _one_by_one, plain_sinkhorn, *loop)
-        timing.plain.append(scale * seconds)
-        seconds, timing.error = _time(device, _one_by_one, sinkhorn, *loop)
-        timing.one_by_one.append(scale * seconds)
-    return timing
+    problems = list(product(*map(range, boxes.shape[:2])))
+    some = problems[:: max(len(problems) // loop_problems, 1)]
+
+    def loop(name, solve):
+        errors[name] = _one_by_one(solve, ours, *inputs, some)
+
+    ours_alone = partial(sinkhorn, num_iterations=ours.num_iterations)
+    functions = {
+        "hungarian": partial(hungarian, *inputs),
+        "ours": partial(ours, *inputs),
+        "plain": partial(loop, "plain", plain_sinkhorn),
+        "one_by_one": partial(loop, "one_by_one", ours_alone),
+    }
+    seconds = common.time_in_turn(functions, rounds, boxes.device.type)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    for name in errors:
+        medians[name] *= len(problems) / len(some)
+    return medians, errors
 
 
-def plain_sinkhorn(cost, supply, epsilon, num_iterations=None):
+def plain_sinkhorn(cost, supply, epsilon):
     """Textbook Sinkhorn-Knopp in the log domain, for one problem.
 
     Epsilon starts as in :func:`sinkhorn` and is reduced by a fifth per sweep. The marginals decide
@@ -154,7 +148,6 @@ def plain_sinkhorn(cost, supply, epsilon, num_iterations=None):
         cost: (R, N).
         supply: (R,), as for :func:`sinkhorn`.
         epsilon (float): final regularisation.
-        num_iterations: unused.
 
     Returns:
         Tensor: (R, N).
@@ -177,45 +170,20 @@ def plain_sinkhorn(cost, supply, epsilon, num_iterations=None):
 
 @torch.no_grad()
 def _one_by_one(solve, matcher, class_logits, boxes, targets, problems):
-    """Compute costs, supplies, plan and rounding of each problem separately, without padding.
-
-    Returns:
-        float: the largest marginal error.
-    """
+    """Solve and round each problem separately, without padding; returns the largest error."""
     errors = []
     for s, b in problems:
         count = targets.counts[b]
-        alone = Targets(
-            boxes=targets.boxes[b : b + 1, :count],
-            classes=targets.classes[b : b + 1, :count],
-            valid=targets.valid[b : b + 1, :count],
-            image_sizes=targets.image_sizes[b : b + 1],
-            counts=[count],
-        )
+        padded = (targets.boxes, targets.classes, targets.valid)
+        fields = (x[b : b + 1, :count] for x in padded)
+        alone = Targets(*fields, image_sizes=targets.image_sizes[b : b + 1], counts=[count])
         here = (slice(s, s + 1), slice(b, b + 1))
         cost = matcher.cost(class_logits[here], boxes[here], alone)[0, 0]
         supply = matcher.supply(boxes[s:, b : b + 1], alone)[0, 0]
-        plan = solve(cost, supply, matcher.epsilon, matcher.num_iterations)
+        plan = solve(cost, supply, matcher.epsilon)
         round_plan(plan, supply, cost)
         errors.append(marginal_error(plan, supply))
     return max(error.item() for error in errors)
-
-
-def _time(device, function, *args):
-    begin = elapsed_seconds(device)
-    result = function(*args)
-    return elapsed_seconds(device) - begin, result
-
-
-def _row(batch, num_objects, num_proposals, timing):
-    hungarian, ours, plain, one_by_one = (
-        1e3 * statistics.median(x)
-        for x in (timing.hungarian, timing.ours, timing.plain, timing.one_by_one)
-    )
-    cells = [batch, num_objects, num_proposals, f"{hungarian:,.1f}", f"{ours:,.1f}"]
-    cells += [f"{plain:,.0f}", f"{plain / ours:.1f}", f"{one_by_one / ours:.1f}"]
-    cells += [f"{error:.0e}" for error in (timing.error, timing.plain_error)]
-    return cells
 
 
 _LEGEND = f"""\

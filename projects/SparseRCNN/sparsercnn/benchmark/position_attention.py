@@ -1,15 +1,14 @@
 """Position attention compared with the explicit matrix of all pairs: time and peak memory."""
 
 import multiprocessing
-import os
-import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import torch
 
 from ..analysis import markdown_table
 from ..modeling.segmentation.danet_attention import attend_positions
-from .common import add_device_argument, describe_place, processor_seconds
+from . import common
 
 __all__ = ["SHORT", "AttentionResult", "add_arguments", "explicit_attention", "measure", "run"]
 
@@ -27,19 +26,11 @@ FORMS = {"explicit": explicit_attention, "ours": attend_positions}
 
 @dataclass
 class AttentionResult:
-    """Measurements of one form on one map.
+    """Measurements of one form on one map."""
 
-    Attributes:
-        seconds (tuple[float, float]): time of forward and backward pass; on the CPU, processor
-            time of all threads.
-        peaks (tuple[int, int]): peak bytes above those of the inputs, in the forward pass and in
-            both passes.
-        values (list[Tensor]): the output and the gradients of query, key and value, on the CPU.
-    """
-
-    seconds: tuple
-    peaks: tuple
-    values: list
+    seconds: tuple  # of forward and backward pass; on the CPU, processor time of all threads
+    peaks: tuple  # bytes above those of the inputs, in the forward pass and in both passes
+    values: list  # the output and the gradients of query, key and value (ndarray)
 
 
 def add_arguments(parser):
@@ -58,7 +49,7 @@ def add_arguments(parser):
         help="channels of values; queries and keys have an eighth of them, as in the paper "
         "(%(default)s)",
     )
-    add_device_argument(parser, "device to measure on")
+    common.add_device_argument(parser, "device to measure on")
 
 
 def run(args):
@@ -74,7 +65,7 @@ def run(args):
             rows.append(cells)
     return (
         f"{args.channels} channels, queries and keys of {args.channels // 8}, one image, float32, "
-        f"{describe_place(args.device)}.\n\n"
+        f"{common.describe_place(args.device)}.\n\n"
         f"{markdown_table([*header, 'difference'], rows, text_columns=2)}\n\n{_LEGEND}"
     )
 
@@ -99,26 +90,22 @@ def measure(form, side, channels, device):
         RuntimeError: the process failed, most likely because memory ran out.
     """
     if device != "cpu":
-        return AttentionResult(**_measure(form, side, channels, device))
+        return _measure(form, side, channels, device)
     # A process does not return all freed memory to the system, so each form gets a new one.
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "result.pth")
-        arguments = (form, side, channels, device, torch.get_num_threads(), path)
-        process = multiprocessing.get_context("spawn").Process(target=_save, args=arguments)
-        process.start()
-        process.join()
-        if process.exitcode != 0:
+    with ProcessPoolExecutor(
+        1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=torch.set_num_threads,
+        initargs=(torch.get_num_threads(),),
+    ) as pool:
+        try:
+            pool.submit(_measure, form, 8, channels, device)  # the first call loads libraries
+            return pool.submit(_measure, form, side, channels, device).result()
+        except RuntimeError as error:
             raise RuntimeError(
-                f"The measurement of '{form}' at {side}x{side} positions ended with status "
-                f"{process.exitcode}. If memory ran out, use smaller --sides."
-            )
-        return AttentionResult(**torch.load(path, weights_only=True))
-
-
-def _save(form, side, channels, device, num_threads, path):
-    torch.set_num_threads(num_threads)
-    _measure(form, 8, channels, device)  # the first call loads libraries
-    torch.save(_measure(form, side, channels, device), path)
+                f"The measurement of '{form}' at {side}x{side} positions failed: {error}. If "
+                "memory ran out, use smaller --sides."
+            ) from error
 
 
 def _measure(form, side, channels, device):
@@ -132,24 +119,22 @@ def _measure(form, side, channels, device):
     ]
     output_gradient = torch.randn(1, side * side, channels, generator=generator).to(device)
     base = _reset_peak(device)
-    begin = processor_seconds(device)
+    begin = common.processor_seconds(device)
     output = FORMS[form](*inputs)
-    middle = processor_seconds(device)
+    middle = common.processor_seconds(device)
     forward_peak = _peak(device)
     output.backward(output_gradient)
-    end = processor_seconds(device)
-    return {
-        "seconds": (middle - begin, end - middle),
-        "peaks": (forward_peak - base, _peak(device) - base),
-        "values": [x.cpu() for x in (output.detach(), *(x.grad for x in inputs))],
-    }
+    end = common.processor_seconds(device)
+    return AttentionResult(
+        seconds=(middle - begin, end - middle),
+        peaks=(forward_peak - base, _peak(device) - base),
+        values=[x.numpy(force=True) for x in (output, *(x.grad for x in inputs))],
+    )
 
 
 def _difference(result, reference):
-    return max(
-        ((x - y).abs().max() / y.abs().max()).item()
-        for x, y in zip(result.values, reference.values, strict=True)
-    )
+    pairs = zip(result.values, reference.values, strict=True)
+    return max(abs(x - y).max() / abs(y).max() for x, y in pairs)
 
 
 def _reset_peak(device):

@@ -1,16 +1,58 @@
-"""Conversion of weight files."""
+"""Code bases whose weights can be converted, and conversion of their files."""
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from ..engine.serialization import read_pickle, read_torch_file
 from ..errors import ConversionError
 from ..files import write_atomically
-from .layouts import LAYOUTS
+from .mmdetection import mmdetection_rules
+from .resnet import CLASSIFIER, COUNTERS, resnet_rules
 from .rules import convert
 
-__all__ = ["convert_file", "read_weights"]
+__all__ = ["LAYOUTS", "Layout", "convert_file", "read_weights"]
+
+_SETTINGS_RGB = """\
+  INPUT.FORMAT "RGB"
+  MODEL.PIXEL_MEAN [123.675, 116.28, 103.53], MODEL.PIXEL_STD [58.395, 57.12, 57.375]
+  MODEL.RESNETS.STRIDE_IN_1X1 False"""
+
+_MMDETECTION = f"""\
+a backbone of mmdetection's style "pytorch":
+{_SETTINGS_RGB}
+and one of its style "caffe":
+  INPUT.FORMAT "BGR"
+  MODEL.PIXEL_MEAN [103.53, 116.28, 123.675], MODEL.PIXEL_STD [1.0, 1.0, 1.0]
+  MODEL.RESNETS.STRIDE_IN_1X1 True"""
+
+
+@dataclass(frozen=True)
+class Layout:
+    # rules(names, backbone, mask_stage, wanted=None) gives a list of rules, from the names of all
+    # weights, the prefix of our backbone's names, the mask head of a cascade to convert (None: all)
+    # and the names of the weights to convert (None: all).
+    rules: Callable[..., list]
+    settings: str  # of the config, which a model with such weights needs
+    section: str | None = None  # key of the weights in files; None: a file holds only weights
+
+
+def _image_classifier(names, backbone, mask_stage, wanted=None):
+    return [COUNTERS, CLASSIFIER, *resnet_rules("", backbone)]
+
+
+def _mmdetection(names, backbone, mask_stage, wanted=None):
+    return mmdetection_rules(names, mask_stage, wanted)
+
+
+# The plain ResNets and ResNeXts of timm have torchvision's names.
+LAYOUTS = {
+    "mmdetection": Layout(_mmdetection, _MMDETECTION, section="state_dict"),
+    "torchvision": Layout(_image_classifier, f"such a backbone:\n{_SETTINGS_RGB}"),
+    "timm": Layout(_image_classifier, f"such a backbone:\n{_SETTINGS_RGB}"),
+}
 
 # Keys of the weights in the files of mmdetection, detectron2 and timm.
 _WEIGHTS = ("state_dict", "model")
@@ -92,7 +134,7 @@ def read_weights(path, allow_unsafe=False):
     data = read(path, allow_unsafe)
     section = next((key for key in _WEIGHTS if isinstance(data.get(key), dict)), None)
     weights = data if section is None else data[section]
-    unknown = [key for key, value in weights.items() if not _is_array(value)]
+    unknown = [key for key, value in weights.items() if not hasattr(value, "__array__")]
     if section is not None:
         unknown += [key for key in data if key != section and key not in _LEFT_OUT]
     if unknown:
@@ -102,7 +144,3 @@ def read_weights(path, allow_unsafe=False):
             unknown,
         )
     return {key: torch.as_tensor(value).detach() for key, value in weights.items()}
-
-
-def _is_array(value):
-    return isinstance(value, torch.Tensor) or hasattr(value, "__array__")

@@ -9,7 +9,7 @@ import re
 import torch
 
 from ..errors import ConversionError
-from .resnet import counter_rules, resnet_rules
+from .resnet import COUNTERS, resnet_rules
 from .rules import Drop, Rule
 
 __all__ = ["mmdetection_rules"]
@@ -45,7 +45,7 @@ def mmdetection_rules(names, mask_stage=None, wanted=None):
     def has(*parts):
         return any(part in name for name in names for part in parts)
 
-    rules = counter_rules() + resnet_rules("backbone.", "backbone.bottom_up.")
+    rules = [COUNTERS, *resnet_rules("backbone.", "backbone.bottom_up.")]
     rules += _neck_rules(cross=has(".norm1_2.", ".norm_source."))
     # A file of heads alone has no proposals.
     if has("init_proposal_", ".ffn_norm.", "head.head_series."):

@@ -2,7 +2,11 @@
 
 from .rules import Drop, Rule
 
-__all__ = ["classifier_rules", "counter_rules", "resnet_rules"]
+__all__ = ["CLASSIFIER", "COUNTERS", "resnet_rules"]
+
+# Of batch norms: detectron2's frozen norms have none; for others, the counter restarts.
+COUNTERS = Drop("{rest}.num_batches_tracked", "counters of batch norms")
+CLASSIFIER = Drop("fc.{leaf}", "classifier of images")
 
 
 def resnet_rules(theirs, ours):
@@ -23,16 +27,3 @@ def resnet_rules(theirs, ours):
         Rule(f"{block}.downsample.0.{{leaf}}", f"{our_block}.shortcut.{{leaf}}"),
         Rule(f"{block}.downsample.1.{{leaf}}", f"{our_block}.shortcut.norm.{{leaf}}"),
     ]
-
-
-def counter_rules():
-    """Drop the batch counters of batch norms.
-
-    Detectron2's frozen norms have none; for others, the counter restarts.
-    """
-    return [Drop("{rest}.num_batches_tracked", "counters of batch norms")]
-
-
-def classifier_rules():
-    """Drop the classifier of an ImageNet network."""
-    return [Drop("fc.{leaf}", "classifier of images")]

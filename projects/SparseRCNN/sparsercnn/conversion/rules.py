@@ -22,7 +22,7 @@ from ..errors import ConversionError
 __all__ = ["ConversionError", "Converted", "Drop", "Rule", "convert"]
 
 _FIELD = re.compile(r"\{(\w+?)([+-]\d+)?\}")
-# Patterns of fields; all other fields are numbers. A pyramid has levels p2 to p5, a cascade three
+# Patterns of fields that are not just numbers. A pyramid has levels p2 to p5, a cascade three
 # stages.
 _PATTERNS = {"leaf": "[a-z_]+", "rest": ".+", "level": "[0-3]", "stage": "[0-2]"}
 _NUMBER = r"\d+"
@@ -31,15 +31,11 @@ _NUMBER = r"\d+"
 class _Template:
     def __init__(self, text):
         self.text = text
-        literals = _FIELD.split(text)[::3]
+        pattern, *literals = map(re.escape, _FIELD.split(text)[::3])
         self.fields = [(name, int(offset or 0)) for name, offset in _FIELD.findall(text)]
-        groups = [
-            f"({_NUMBER if offset else _PATTERNS.get(name, _NUMBER)})"
-            for name, offset in self.fields
-        ]
-        pattern = re.escape(literals[0])
-        for group, literal in zip(groups, literals[1:], strict=True):
-            pattern += group + re.escape(literal)
+        for (name, offset), literal in zip(self.fields, literals, strict=True):
+            group = _NUMBER if offset else _PATTERNS.get(name, _NUMBER)
+            pattern += f"({group}){literal}"
         self.regex = re.compile(pattern)
 
     def parse(self, name):
@@ -70,16 +66,11 @@ _template = lru_cache(maxsize=None)(_Template)
 
 @dataclass
 class Rule:
-    """Two names of one weight.
-
-    Attributes:
-        theirs, ours: templates with the same fields.
-        to_ours, to_theirs: None, or ``f(tensor, fields)`` that converts the tensor, given the
-            values of the fields as text; the two are inverse to each other.
-    """
+    """Two names of one weight, as templates with the same fields."""
 
     theirs: str
     ours: str
+    # Convert the tensor, given the values of the fields as text; inverse to each other.
     to_ours: Callable[[Tensor, dict], Tensor] | None = None
     to_theirs: Callable[[Tensor, dict], Tensor] | None = None
 
@@ -95,30 +86,22 @@ class Rule:
 
 @dataclass
 class Drop:
-    """Weights that are left out in both directions.
+    """Weights that are left out in both directions."""
 
-    Attributes:
-        name: template of their names.
-        reason: short text for the summary.
-    """
+    name: str  # template of their names
+    reason: str  # short text for the summary
 
-    name: str
-    reason: str
-
-    def covers(self, name):
-        return _template(self.name).parse(name) is not None
+    def apply(self, name, tensor, reverse):
+        """As :meth:`Rule.apply`, but with None as the converted name."""
+        return None if _template(self.name).parse(name) is None else (None, tensor)
 
 
 @dataclass
 class Converted:
-    """
-    Attributes:
-        weights: weights by their new names.
-        dropped: number of weights left out, by reason.
-    """
+    """What :func:`convert` gives."""
 
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    dropped: Counter = field(default_factory=Counter)
+    weights: dict[str, Tensor] = field(default_factory=dict)  # by their new names
+    dropped: Counter = field(default_factory=Counter)  # number of weights left out, by reason
 
 
 def convert(weights, rules, reverse=False):
@@ -136,23 +119,21 @@ def convert(weights, rules, reverse=False):
     result, uncovered, origin = Converted(), [], {}
     for name, tensor in weights.items():
         for rule in rules:
-            if isinstance(rule, Drop):
-                if rule.covers(name):
-                    result.dropped[rule.reason] += 1
-                    break
-                continue
             renamed = rule.apply(name, tensor, reverse)
-            if renamed is None:
-                continue
-            new_name, new_tensor = renamed
-            if new_name in origin:
-                both = [origin[new_name], name]
-                raise ConversionError(f"{' and '.join(both)} would both become {new_name}.", both)
-            origin[new_name] = name
-            result.weights[new_name] = new_tensor
-            break
+            if renamed is not None:
+                break
         else:
             uncovered.append(name)
+            continue
+        new_name, new_tensor = renamed
+        if new_name is None:
+            result.dropped[rule.reason] += 1
+        elif new_name in origin:
+            both = [origin[new_name], name]
+            raise ConversionError(f"{' and '.join(both)} would both become {new_name}.", both)
+        else:
+            origin[new_name] = name
+            result.weights[new_name] = new_tensor
     if uncovered:
         lines = "\n".join(f"  {name} {tuple(weights[name].shape)}" for name in uncovered)
         raise ConversionError(

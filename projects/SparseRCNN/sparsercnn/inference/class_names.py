@@ -10,25 +10,15 @@ __all__ = ["ClassNames", "choose_class_names"]
 
 @dataclass
 class ClassNames:
-    """Names of a model's classes.
+    """Names of a model's classes, by index; may be incomplete or empty."""
 
-    Attributes:
-        things: names of object classes by index; may be incomplete or empty.
-        stuff: names of the classes of semantic segmentation, likewise.
-        dataset_ids: class index -> category id of the data set.
-    """
-
-    things: list[str] = field(default_factory=list)
-    stuff: list[str] = field(default_factory=list)
-    dataset_ids: dict[int, int] = field(default_factory=dict)
+    things: list[str] = field(default_factory=list)  # object classes
+    stuff: list[str] = field(default_factory=list)  # classes of semantic segmentation
+    dataset_ids: dict[int, int] = field(default_factory=dict)  # class index -> category id
 
     @classmethod
     def from_description(cls, description):
-        """
-        Args:
-            description (dict): from a checkpoint, see
-                :func:`sparsercnn.data.classes.describe_dataset`.
-        """
+        """From a dict of :func:`~sparsercnn.data.classes.describe_dataset`."""
         ids = description.get("thing_dataset_id_to_contiguous_id") or {}
         return cls(
             things=[str(x) for x in description.get("thing_classes") or []],
@@ -62,7 +52,10 @@ def choose_class_names(cfg, checkpoint_description):
     from_dataset = ClassNames.from_description(describe_dataset(names[0]) if names else {})
     from_checkpoint = ClassNames.from_description(checkpoint_description)
     kind = "stuff" if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor" else "things"
-    candidates = [x for x in (from_dataset, from_checkpoint) if _fits(cfg, x, kind)]
+    number = num_classes(cfg)
+    candidates = [
+        x for x in (from_dataset, from_checkpoint) if number in (None, len(getattr(x, kind)))
+    ]
     if len(candidates) == 2:
         ours, theirs = (getattr(x, kind) for x in candidates)
         if ours != theirs:
@@ -70,8 +63,3 @@ def choose_class_names(cfg, checkpoint_description):
                 f"Class names are taken from {names[0]}; the checkpoint has other names: {theirs}."
             )
     return candidates[0] if candidates else ClassNames()
-
-
-def _fits(cfg, names, kind):
-    number = num_classes(cfg)
-    return number is None or len(getattr(names, kind)) == number

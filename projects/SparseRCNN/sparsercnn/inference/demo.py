@@ -1,7 +1,6 @@
 """Detection on image files, videos and a camera; writes drawn pictures and COCO results."""
 
 import contextlib
-import json
 import logging
 import math
 import os
@@ -12,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..errors import ImageError, MediaError
-from ..files import write_atomically
+from ..files import write_json
 from .drawing import draw_predictions, readable_scale
 from .media import VideoWriter, Window, open_capture, plan_outputs, read_frames
 from .results import above_threshold, coco_results, save_label_map
@@ -45,7 +44,8 @@ def run_on_images(predictor, paths, output, threshold):
     with contextlib.ExitStack() as stack:
         window = None if output else stack.enter_context(Window(_TITLE))
         results = stack.enter_context(_results(output))
-        for number, path in enumerate(_progress(stack, paths, len(paths), "image"), start=1):
+        bar = stack.enter_context(tqdm(paths, unit="image"))
+        for number, path in enumerate(bar, start=1):
             try:
                 image = predictor.read(path)
             except ImageError as error:
@@ -88,11 +88,12 @@ def run_on_video(predictor, path, output, threshold):
         sink = None if output else stack.enter_context(Window(_TITLE))
         results = stack.enter_context(_results(output))
         count = 0
-        for frame in _progress(stack, read_frames(capture), expected or None, "frame"):
+        frames = tqdm(read_frames(capture), total=expected or None, unit="frame")
+        for frame in stack.enter_context(frames):
             if sink is None:
                 size = frame.shape[1::-1]
                 sink = stack.enter_context(VideoWriter(path, output, rate, size))
-            drawn, predictions = _detect_on_frame(predictor, frame, threshold)
+            predictions, drawn = _detect_on_frame(predictor, frame, threshold)
             results += coco_results(predictions, predictor.labels, count, path)
             count += 1
             if output:
@@ -111,31 +112,29 @@ def run_on_video(predictor, path, output, threshold):
     return count
 
 
-def run_on_camera(predictor, threshold, camera=0):
-    """Detect on the pictures of a camera, shown in a window, until q or Escape is pressed.
+def run_on_camera(predictor, threshold):
+    """Detect on the pictures of the first camera, shown in a window, until q or Escape is pressed.
 
     Args:
         predictor (Predictor): the model to run.
         threshold (float): lowest score that is drawn.
-        camera (int): OpenCV's number of the camera.
 
     Raises:
         MediaError: there is no camera or no display.
     """
     with contextlib.ExitStack() as stack:
         window = stack.enter_context(Window(_TITLE))
-        capture = open_capture(camera)
+        capture = open_capture(0)
         stack.callback(capture.release)
         for frame in read_frames(capture):
-            drawn, _ = _detect_on_frame(predictor, frame, threshold)
-            if not window.show(drawn):
+            if not window.show(_detect_on_frame(predictor, frame, threshold)[1]):
                 return
 
 
 def _detect_on_frame(predictor, frame, threshold):
     predictions = above_threshold(predictor(frame), threshold)
     rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-    return draw_predictions(rgb, predictions, predictor.labels), predictions
+    return predictions, draw_predictions(rgb, predictions, predictor.labels)
 
 
 @contextlib.contextmanager
@@ -148,12 +147,7 @@ def _results(output):
         yield results
     finally:
         if output:
-            with write_atomically(os.path.join(output, RESULTS_FILE), "w") as file:
-                json.dump(results, file)
-
-
-def _progress(stack, items, total, unit):
-    return stack.enter_context(tqdm(items, total=total, unit=unit))
+            write_json(os.path.join(output, RESULTS_FILE), results)
 
 
 def _frame_rate(capture, path):

@@ -8,18 +8,11 @@ from detectron2.utils.visualizer import Visualizer
 __all__ = ["draw_predictions", "readable_scale"]
 
 
-def readable_scale(image, shortest=400, limit=4):
-    """Factor by which to enlarge a small picture so that captions do not hide objects.
-
-    Args:
-        image (ndarray): (H, W, 3).
-        shortest (int): desired length of the shorter side, in pixels.
-        limit (int): largest factor.
-
-    Returns:
-        int: the factor, at least 1.
+def readable_scale(image):
+    """Factor, 1 to 4, by which to enlarge a small picture (H, W, 3) so that captions do not hide
+    objects: up to 400 pixels on the shorter side.
     """
-    return min(max(shortest // min(image.shape[:2]), 1), limit)
+    return min(max(400 // min(image.shape[:2]), 1), 4)
 
 
 def draw_predictions(image, predictions, labels, scale=1):
@@ -37,12 +30,13 @@ def draw_predictions(image, predictions, labels, scale=1):
         ndarray: (H * scale, W * scale, 3), uint8, RGB.
     """
     colors = colormap(rgb=True, maximum=1)
-    scores = predictions.get("sem_seg")
-    stuff = [] if scores is None else _stuff_names(labels, len(scores))
-    stuff_colors = [list(255 * colors[i % len(colors)]) for i in range(len(stuff))]
-    metadata = Metadata().set(stuff_classes=stuff, stuff_colors=stuff_colors)
+    metadata = Metadata()
     visualizer = Visualizer(image, metadata, scale=scale)
-    if scores is not None:
+    if "sem_seg" in predictions:
+        scores = predictions["sem_seg"]
+        unnamed = [f"class {i}" for i in range(len(labels.stuff), len(scores))]
+        metadata.stuff_classes = [*labels.stuff, *unnamed]
+        metadata.stuff_colors = [list(255 * colors[i % len(colors)]) for i in range(len(scores))]
         visualizer.draw_sem_seg(scores.argmax(dim=0), alpha=0.6)
     if "instances" in predictions:
         instances = predictions["instances"]
@@ -58,7 +52,3 @@ def draw_predictions(image, predictions, labels, scale=1):
             assigned_colors=[colors[index % len(colors)] for index in classes],
         )
     return np.ascontiguousarray(visualizer.get_output().get_image())
-
-
-def _stuff_names(labels, count):
-    return [labels.stuff[i] if i < len(labels.stuff) else f"class {i}" for i in range(count)]

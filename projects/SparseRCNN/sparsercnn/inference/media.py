@@ -1,5 +1,6 @@
 """Inputs and outputs of a demo: image files, videos, a camera, a window."""
 
+import contextlib
 import glob
 import os
 import re
@@ -9,15 +10,7 @@ import cv2
 
 from ..errors import MediaError
 
-__all__ = [
-    "MediaError",
-    "VideoWriter",
-    "Window",
-    "find_images",
-    "open_capture",
-    "plan_outputs",
-    "read_frames",
-]
+__all__ = ["VideoWriter", "Window", "find_images", "open_capture", "plan_outputs", "read_frames"]
 
 _IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _KEPT_ENDINGS = (".jpeg", ".jpg", ".png")
@@ -38,12 +31,12 @@ def find_images(patterns):
     for pattern in patterns:
         expanded = os.path.expanduser(pattern)
         if os.path.isdir(expanded):
-            paths = _images_in(expanded)
-        elif os.path.exists(expanded):
-            paths = [expanded]
+            paths = [os.path.join(expanded, name) for name in os.listdir(expanded)]
         else:
-            matches = sorted(glob.glob(expanded, recursive=True))
-            paths = [x for x in matches if os.path.isfile(x) and x.lower().endswith(_IMAGE_ENDINGS)]
+            paths = glob.glob(expanded, recursive=True)
+        paths = sorted(x for x in paths if os.path.isfile(x) and x.lower().endswith(_IMAGE_ENDINGS))
+        if os.path.exists(expanded) and not os.path.isdir(expanded):
+            paths = [expanded]  # whatever its name, as it was asked for
         if not paths:
             without.append(pattern)
         for path in paths:
@@ -114,14 +107,11 @@ def read_frames(capture):
     Yields:
         ndarray: each frame, (H, W, 3), uint8, BGR.
     """
-    while True:
-        success, frame = capture.read()
-        if not success:
-            return
-        yield frame
+    while (read := capture.read())[0]:
+        yield read[1]
 
 
-class VideoWriter:
+class VideoWriter(contextlib.AbstractContextManager):
     """Context manager that writes ``.mp4``, or ``.mkv`` if OpenCV has no encoder for mp4."""
 
     def __init__(self, source, folder, frames_per_second, size):
@@ -154,14 +144,11 @@ class VideoWriter:
         """
         self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, *error):
         self._writer.release()
 
 
-class Window:
+class Window(contextlib.AbstractContextManager):
     """Context manager of a window that shows pictures."""
 
     def __init__(self, title):
@@ -195,13 +182,5 @@ class Window:
         cv2.imshow(self.title, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         return cv2.waitKey(wait) & 0xFF not in (ord("q"), 27)
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, *error):
         cv2.destroyWindow(self.title)
-
-
-def _images_in(folder):
-    paths = [os.path.join(folder, x) for x in sorted(os.listdir(folder))]
-    return [x for x in paths if os.path.isfile(x) and x.lower().endswith(_IMAGE_ENDINGS)]
