@@ -100,7 +100,8 @@ def format_costs(costs):
     if all(cost.step.measured is None for cost in costs.values()):
         for row in rows:
             del row["measured MiB"]
-    table = markdown_table(list(rows[0]), [row.values() for row in rows])
+    header = list(rows[0]) if rows else ["config"]
+    table = markdown_table(header, [row.values() for row in rows])
     free = ", ".join(sorted(set().union(*(cost.forward.uncounted for cost in costs.values()))))
     return f"{table}\n\n{_LEGEND}\n\nOperators counted as free: {free}.\n"
 

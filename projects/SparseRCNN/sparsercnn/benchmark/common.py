@@ -97,7 +97,5 @@ def time_in_turn(functions, rounds, device, clock=elapsed_seconds):
 
 
 def with_ratio(value, reference, form, unit=1):
-    """Two cells: a value in the format `form` and in multiples of `unit`, and its ratio to the
-    reference.
-    """
+    """Two cells: a value in multiples of `unit`, formatted, and its ratio to the reference."""
     return [f"{value / unit:{form}}", f"{value / reference:.2f}"]

@@ -77,20 +77,17 @@ def measure_steps(cfg, batch, device, *, steps=3, rounds=3):
     """
     results = {}
     for _ in range(rounds):
-        for interaction, resolution in VARIANTS:
-            variant = _configure(cfg, interaction, resolution, device)
+        for key in VARIANTS:
+            variant = _configure(cfg, *key, device)
             torch.manual_seed(0)
             model = build_model(variant).train()
             optimizer = build_optimizer(variant, model)
-            if (interaction, resolution) not in results:
+            if key not in results:
                 memory = measure_step(model, batch, optimizer)
-                trained, _ = count_parameters(model)
-                results[interaction, resolution] = StepResult(trained, [], memory)
+                results[key] = StepResult(count_parameters(model)[0], [], memory)
             step = {"step": partial(train_step, model, batch, optimizer)}
-            seconds = common.time_in_turn(step, steps, device, clock=common.processor_seconds)[
-                "step"
-            ]
-            results[interaction, resolution].seconds += seconds
+            timed = common.time_in_turn(step, steps, device, clock=common.processor_seconds)
+            results[key].seconds += timed["step"]
             del model, optimizer, step
             gc.collect()  # free the variant before the next one is built
     return results
@@ -102,8 +99,7 @@ def _configure(cfg, interaction, resolution, device):
     cfg.MODEL.DEVICE = device
     cfg.MODEL.SparseRCNN.INTERACTION = interaction
     cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = resolution
-    for key, value in VARIANTS[interaction, resolution].items():
-        cfg.MODEL.SparseRCNN.DUAL_ATTENTION[key] = value
+    cfg.MODEL.SparseRCNN.DUAL_ATTENTION.update(VARIANTS[interaction, resolution])
     return cfg
 
 

@@ -110,12 +110,11 @@ def measure(form, side, channels, device):
 
 def _measure(form, side, channels, device):
     generator = torch.Generator().manual_seed(0)
-    widths = (channels // 8, channels // 8, channels)
-    inputs = [torch.randn(1, side * side, width, generator=generator) for width in widths]
+    width = channels // 8
     # Products have variance 1: weights are neither nearly equal nor concentrated on one position.
-    scales = (widths[0] ** -0.25, widths[0] ** -0.25, 1)
     inputs = [
-        (x * scale).to(device).requires_grad_() for x, scale in zip(inputs, scales, strict=True)
+        (scale * torch.randn(1, side * side, C, generator=generator)).to(device).requires_grad_()
+        for C, scale in ((width, width**-0.25), (width, width**-0.25), (channels, 1))
     ]
     output_gradient = torch.randn(1, side * side, channels, generator=generator).to(device)
     base = _reset_peak(device)

@@ -91,8 +91,7 @@ def run_on_video(predictor, path, output, threshold):
         frames = tqdm(read_frames(capture), total=expected or None, unit="frame")
         for frame in stack.enter_context(frames):
             if sink is None:
-                size = frame.shape[1::-1]
-                sink = stack.enter_context(VideoWriter(path, output, rate, size))
+                sink = stack.enter_context(VideoWriter(path, output, rate, frame.shape[1::-1]))
             predictions, drawn = _detect_on_frame(predictor, frame, threshold)
             results += coco_results(predictions, predictor.labels, count, path)
             count += 1

@@ -100,13 +100,7 @@ def open_capture(source):
 
 
 def read_frames(capture):
-    """
-    Args:
-        capture (cv2.VideoCapture): opened.
-
-    Yields:
-        ndarray: each frame, (H, W, 3), uint8, BGR.
-    """
+    """Yield each frame of an opened capture: ndarray, (H, W, 3), uint8, BGR."""
     while (read := capture.read())[0]:
         yield read[1]
 
@@ -138,10 +132,7 @@ class VideoWriter(contextlib.AbstractContextManager):
         )
 
     def write(self, image):
-        """
-        Args:
-            image (ndarray): (H, W, 3), uint8, RGB, in the size of the video.
-        """
+        """Append an image: ndarray, (H, W, 3), uint8, RGB, in the size of the video."""
         self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
     def __exit__(self, *error):
