@@ -181,6 +181,17 @@ def test_checkpoint_holds_the_class_names_and_loads_without_trust(cfg, tmp_path)
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
 
 
+def test_a_run_killed_before_its_final_checkpoint_gets_it_by_resuming(cfg, tmp_path):
+    _train(cfg)
+    path = tmp_path / "model_final.pth"
+    final = torch.load(path, weights_only=True)["model"]
+    path.unlink()
+    (tmp_path / "last_checkpoint").write_text("model_0000005.pth")
+    _train(cfg, resume=True)
+    completed = torch.load(path, weights_only=True)["model"]
+    assert all(torch.equal(completed[name], final[name]) for name in final)
+
+
 def test_a_checkpoint_without_optimizer_still_resumes(cfg, tmp_path, caplog):
     _train(cfg, stop_at=5)
     path = tmp_path / (tmp_path / "last_checkpoint").read_text()

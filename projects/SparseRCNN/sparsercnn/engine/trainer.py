@@ -94,6 +94,11 @@ class Trainer(DefaultTrainer):
         Returns:
             OrderedDict: results of the last evaluation; {} except on the main process.
         """
+        if self.start_iter >= self.max_iter:
+            final = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
+            # It was killed between its last periodic checkpoint and this one.
+            if not os.path.exists(final):
+                self.checkpointer.save("model_final", iteration=self.max_iter - 1)
         super().train()
         return self._last_eval_results
 
