@@ -114,10 +114,7 @@ def _check_test(cfg, defaults):
         require_augmentable(cfg)
     architecture = cfg.MODEL.META_ARCHITECTURE
     if architecture == "SemanticSegmentor":
-        try:
-            check_sem_seg_test(cfg)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        check_sem_seg_test(cfg)
         return
     for key, value in cfg.TEST.SEM_SEG.items():
         if value != defaults.TEST.SEM_SEG[key]:

@@ -43,7 +43,7 @@ def dot_plot(results):
 
 
 def effects_plot(sweep, effects):
-    """Main effects, see :func:`~.significance.main_effects`, with their 95 % intervals."""
+    """Main effects, see :func:`~.results.main_effects`, with their 95 % intervals."""
     figure, axes = _rows(
         [f"{axis}: {level} against {first}" for axis, level, first in effects.index]
     )
