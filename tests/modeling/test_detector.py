@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from sparsercnn.modeling import (
     LearnedProposals,
     SparseRCNN,
 )
+from sparsercnn.modeling.pooler import _Maps
 
 ORIGINAL_YAML = """
 _BASE_: "base.yaml"
@@ -328,8 +330,9 @@ class _Waits(TorchDispatchMode):
 
 def test_training_waits_for_the_device_in_the_matching_alone(tiny_cfg, make_input, monkeypatch):
     model = build_model(tiny_cfg)
-    pooler = model.head.box_pooler
-    monkeypatch.setattr(pooler, "_pool_by_index", lambda *args: pooler._pool_all(*args))
+    # As on a GPU; the CPU's way of pooling does not wait either.
+    as_on_a_gpu = partial(_Maps, dtype=torch.float32)
+    monkeypatch.setattr(model.head.box_pooler, "prepare", as_on_a_gpu)
     inputs = [make_input((64, 96), [[5, 5, 40, 40]], [1]), make_input((96, 64))]
     # Padding computes with sizes that are on the host, which the mode cannot tell.
     prepared = model.preprocess_images(inputs)

@@ -4,6 +4,7 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 
 from sparsercnn.modeling import PyramidRoIAlign
+from sparsercnn.modeling.pooler import _Maps
 
 STRIDES = [4, 8, 16, 32]
 
@@ -23,28 +24,42 @@ def boxes():
     return boxes
 
 
-def test_equals_detectron2(pyramid, boxes):
-    reference = ROIPooler(7, [1 / s for s in STRIDES], sampling_ratio=2, pooler_type="ROIAlignV2")
-    ours = PyramidRoIAlign(output_size=7, strides=STRIDES)(pyramid, boxes)
-    torch.testing.assert_close(ours, reference(pyramid, [Boxes(b) for b in boxes]))
+def _assert_close(pooled, expected):
+    # A sample at pixel 160 is known to 1e-5 of a pixel in float32.
+    torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-4)
 
 
-def test_without_indices_equals_with_indices(pyramid, boxes, monkeypatch):
+@pytest.mark.parametrize("sampling_ratio", [2, 3, 0])
+@pytest.mark.parametrize("pooler_type", ["ROIAlignV2", "ROIAlign"])
+def test_equals_detectron2(pyramid, boxes, pooler_type, sampling_ratio):
+    reference = ROIPooler(7, [1 / s for s in STRIDES], sampling_ratio, pooler_type)
+    aligned = pooler_type == "ROIAlignV2"
+    ours = PyramidRoIAlign(
+        output_size=7, strides=STRIDES, sampling_ratio=sampling_ratio, aligned=aligned
+    )(pyramid, boxes)
+    _assert_close(ours, reference(pyramid, [Boxes(b) for b in boxes]))
+
+
+def test_tokens_are_contiguous(pyramid, boxes):
+    pooled = PyramidRoIAlign(output_size=3, strides=STRIDES)(pyramid, boxes)
+    assert pooled.flatten(2).transpose(1, 2).is_contiguous()
+
+
+def test_table_and_maps_give_the_same(pyramid, boxes, monkeypatch):
+    """The way of the CPU, and the way of other devices."""
     pooler = PyramidRoIAlign(output_size=3, strides=STRIDES)
     pyramid = [level.requires_grad_() for level in pyramid]
-    by_index = pooler(pyramid, boxes)
-    by_index.square().sum().backward()
+    from_table = pooler(pyramid, boxes)
+    from_table.square().sum().backward()
     gradients = [level.grad.clone() for level in pyramid]
     for level in pyramid:
         level.grad = None
-    monkeypatch.setattr(
-        pooler, "_pool_by_index", lambda features, *args: pooler._pool_all(features, *args)
-    )
-    pooled = pooler(pyramid, boxes)
-    pooled.square().sum().backward()
-    torch.testing.assert_close(pooled, by_index)
+    monkeypatch.setattr(pooler, "prepare", lambda levels: _Maps(levels, torch.float32))
+    from_maps = pooler(pyramid, boxes)
+    from_maps.square().sum().backward()
+    _assert_close(from_table, from_maps)
     for level, gradient in zip(pyramid, gradients, strict=True):
-        torch.testing.assert_close(level.grad, gradient)
+        _assert_close(level.grad, gradient)
 
 
 def test_boxes_are_not_rounded_to_the_features_type(pyramid, boxes):

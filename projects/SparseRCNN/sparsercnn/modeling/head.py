@@ -134,7 +134,8 @@ class IterativeHead(nn.Module):
         """
         Args:
             stages (list[Stage]): T stages, each with its own weights.
-            pooler (nn.Module): ``pooler(features, boxes)``, (B * N, C, r, r).
+            pooler (nn.Module): ``pooler(pooler.prepare(features), boxes)``, (B * N, C, r, r); see
+                :class:`~sparsercnn.modeling.PyramidRoIAlign`.
             prior_prob (float): initial score of every class; None: torch's initialisation.
         """
         super().__init__()
@@ -173,8 +174,9 @@ class IterativeHead(nn.Module):
             tuple: class logits (T, B, N, K) and boxes (T, B, N, 4) of all stages.
         """
         logits_of_stages, boxes_of_stages = [], []
+        pyramid = self.box_pooler.prepare(features)
         for stage in self.head_series:
-            roi_features = self.box_pooler(features, boxes)
+            roi_features = self.box_pooler(pyramid, boxes)
             class_logits, boxes, proposal_features = stage(roi_features, boxes, proposal_features)
             logits_of_stages.append(class_logits)
             boxes_of_stages.append(boxes)

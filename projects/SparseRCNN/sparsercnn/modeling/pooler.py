@@ -1,6 +1,9 @@
 """RoIAlign over a feature pyramid, without synchronising with the device."""
 
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.modeling.poolers import assign_boxes_to_levels
 from detectron2.structures import Boxes
@@ -24,6 +27,10 @@ class PyramidRoIAlign(nn.Module):
     Computes the values of :class:`detectron2.modeling.poolers.ROIPooler`. That one selects the
     boxes of each level by index, which waits for the device once per level, and rounds boxes to
     the dtype of the features, which is an error of several pixels in bfloat16.
+
+    On the CPU, torchvision's kernel visits the channels of a pixel one by one. RoIAlign is a
+    weighted sum of pixels, so PyTorch's embedding bag, which adds whole vectors, does it instead:
+    a table of the vectors of all pixels, and for each bin the rows of its samples' neighbours.
     """
 
     @configurable
@@ -64,57 +71,138 @@ class PyramidRoIAlign(nn.Module):
             "aligned": pooler_type == "ROIAlignV2",
         }
 
-    def forward(self, features, boxes):
-        """
+    def prepare(self, features):
+        """Bring a pyramid into the form that :meth:`forward` reads, once for all stages.
+
         Args:
             features (list[Tensor]): the levels, finest first, each (B, C, H_l, W_l).
+        """
+        if features[0].device.type == "cpu" and self.sampling_ratio > 0:
+            return _PixelTable.of(features)
+        # The kernel needs the boxes' dtype; rounding the boxes to the features' would move them.
+        return _Maps([feature.float().contiguous() for feature in features], features[0].dtype)
+
+    def forward(self, pyramid, boxes):
+        """
+        Args:
+            pyramid: what :meth:`prepare` returned, or the levels themselves.
             boxes: (B, N, 4), absolute xyxy in pixels of the network's input.
 
         Returns:
-            Tensor: (B * N, C, r, r), ordered by image.
+            Tensor: (B * N, C, r, r), ordered by image, in the dtype of the levels. Zeros for a box
+            that is not finite.
         """
+        if isinstance(pyramid, (list, tuple)):
+            pyramid = self.prepare(pyramid)
         B, N, _ = boxes.shape
         boxes = boxes.detach().float().flatten(0, 1)
         level_of_box = assign_boxes_to_levels(
             [Boxes(boxes)], self.min_level, self.max_level, _CANONICAL_BOX_SIZE, _CANONICAL_LEVEL
         )
-        image_index = torch.arange(B, device=boxes.device).repeat_interleave(N)
-        rois = torch.cat([image_index[:, None].to(boxes.dtype), boxes], dim=1)
-        if boxes.device.type == "cpu":
-            return self._pool_by_index(features, rois, level_of_box)
-        return self._pool_all(features, rois, level_of_box)
+        image_of_box = torch.arange(B, device=boxes.device).repeat_interleave(N)
+        pool = self._pool_table if isinstance(pyramid, _PixelTable) else self._pool_maps
+        return pool(pyramid, boxes, level_of_box, image_of_box).to(pyramid.dtype)
 
-    def _pool_by_index(self, features, rois, level_of_box):
-        """Pool only the boxes of a level from it; on the CPU, indexing costs no synchronisation."""
-        indices = [torch.nonzero(level_of_box == i).squeeze(1) for i in range(len(features))]
-        pooled = torch.cat(
-            [self._roi_align(i, features[i], rois[index]) for i, index in enumerate(indices)]
-        )
-        # A non-finite box is on no level: it gets zeros, and the loss check reports it.
-        order = torch.cat(indices)
-        result = pooled.new_zeros(len(rois), *pooled.shape[1:])
-        return result.index_copy(0, order, pooled)
-
-    def _pool_all(self, features, rois, level_of_box):
+    def _pool_maps(self, pyramid, boxes, level_of_box, image_of_box):
         """Pool all boxes from every level, with boxes of other levels moved off the map.
 
         The kernel skips samples off the map, so each box costs about as much as on one level.
         """
+        rois = torch.cat([image_of_box[:, None].to(boxes.dtype), boxes], dim=1)
         pooled = 0
-        for i, feature in enumerate(features):
+        for i, level in enumerate(pyramid.levels):
             on_this_level = (level_of_box == i)[:, None]
             rois_here = torch.where(on_this_level, rois, self.off_the_map)
-            pooled = pooled + self._roi_align(i, feature, rois_here)
+            pooled = pooled + roi_align(
+                level,
+                rois_here,
+                output_size=self.output_size,
+                spatial_scale=self.scales[i],
+                sampling_ratio=self.sampling_ratio,
+                aligned=self.aligned,
+            )
         return pooled
 
-    def _roi_align(self, level, feature, rois):
-        # The kernel needs one dtype for both; rounding the boxes to the features' would move them.
-        pooled = roi_align(
-            feature.float(),
-            rois,
-            output_size=self.output_size,
-            spatial_scale=self.scales[level],
-            sampling_ratio=self.sampling_ratio,
-            aligned=self.aligned,
+    def _pool_table(self, table, boxes, level_of_box, image_of_box):
+        """Pool all boxes at once: bins are bags of 4 s^2 pixels, s the sampling ratio.
+
+        The result is a view of (B * N, r, r, C): as tokens it needs no transposition.
+        """
+        finite = boxes.isfinite().all(1)
+        level = torch.where(finite, level_of_box, 0)
+        size = table.sizes[level]  # (R, 2), width and height of the map
+        pixels, weights = self._neighbours(boxes, boxes.new_tensor(self.scales)[level], size)
+        weights = torch.where(finite[:, None, None, None], weights, 0.0)
+        (x, y), (weight_x, weight_y) = pixels.unbind(1), weights.unbind(1)  # each (R, r, 2 s)
+        width, height = size.unbind(1)
+        row = table.starts[level] + image_of_box * width * height  # of the map's first pixel
+        row = row[:, None, None] + y * width[:, None, None]
+        rows = row[:, :, None, :, None] + x[:, None, :, None, :]  # (R, r, r, 2 s, 2 s)
+        weights = weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]
+        pooled = F.embedding_bag(
+            rows.flatten(3).flatten(0, 2),
+            table.vectors,
+            per_sample_weights=weights.flatten(3).flatten(0, 2),
+            mode="sum",
         )
-        return pooled.to(feature.dtype)
+        r = self.output_size
+        return pooled.view(-1, r, r, pooled.shape[1]).permute(0, 3, 1, 2)
+
+    def _neighbours(self, boxes, scale, size):
+        """Per axis, the two pixels that each sample lies between, and their weights.
+
+        Args:
+            boxes: (R, 4), absolute xyxy.
+            scale: (R,), of each box's level.
+            size: (R, 2), width and height of its map.
+
+        Returns:
+            tuple[Tensor, Tensor]: (R, 2, r, 2 s) each, for x and for y.
+        """
+        r, s = self.output_size, self.sampling_ratio
+        corners = boxes.view(-1, 2, 2) * scale[:, None, None] - (0.5 if self.aligned else 0.0)
+        start, extent = corners[:, 0], corners[:, 1] - corners[:, 0]
+        if not self.aligned:
+            extent = extent.clamp(min=1.0)
+        steps = (torch.arange(r * s, device=boxes.device) + 0.5) / (r * s)
+        samples = start[..., None] + extent[..., None] * steps  # (R, 2, r s)
+        size = size[..., None]
+        # Up to a pixel beyond the border, a sample reads the border; further out, zero.
+        inside = (samples >= -1) & (samples <= size)
+        samples = torch.where(inside, samples, 0.0).clamp(min=0)
+        low = samples.long().minimum(size - 1)
+        high = (low + 1).minimum(size - 1)
+        fraction = samples - low
+        share = inside / s  # of the mean over the bin's samples
+        pixels = torch.stack([low, high], dim=-1)
+        weights = torch.stack([(1 - fraction) * share, fraction * share], dim=-1)
+        return pixels.unflatten(2, (r, s)).flatten(3), weights.unflatten(2, (r, s)).flatten(3)
+
+
+@dataclass
+class _Maps:
+    """A pyramid as torchvision's kernel reads it."""
+
+    levels: list  # (B, C, H_l, W_l), contiguous, float32
+    dtype: torch.dtype  # of the model's maps
+
+
+@dataclass
+class _PixelTable:
+    """A pyramid as a table of pixels, ordered by level, image, row and column."""
+
+    vectors: torch.Tensor  # (sum of B H_l W_l, C), float32
+    starts: torch.Tensor  # (levels,), first row of each level
+    sizes: torch.Tensor  # (levels, 2), W_l and H_l
+    dtype: torch.dtype  # of the model's maps
+
+    @classmethod
+    def of(cls, features):
+        pixels = [feature.permute(0, 2, 3, 1).flatten(0, 2) for feature in features]
+        counts = torch.tensor([len(x) for x in pixels])
+        return cls(
+            vectors=torch.cat(pixels).float(),
+            starts=counts.cumsum(0) - counts,
+            sizes=torch.tensor([feature.shape[:1:-1] for feature in features]),
+            dtype=features[0].dtype,
+        )
