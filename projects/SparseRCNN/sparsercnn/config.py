@@ -218,6 +218,13 @@ def _add_data_and_test_keys(cfg):
     # the first one counts.
     cfg.TEST.BEST_METRIC = "bbox/AP"
 
+    # Preparation of the model for inference, in evaluation and demo alike. none | fuse: batch norms
+    # folded into convolutions and faster layouts, the same results | compile: torch.compile too,
+    # which takes minutes and pays on a GPU with images of few sizes.
+    cfg.TEST.OPTIMIZE = "fuse"
+    # Of convolutions and matrix products; boxes and scores are float32 in any case.
+    cfg.TEST.DTYPE = "float32"  # float32 | bfloat16 | float16 (GPU only)
+
     # Semantic segmentation, in evaluation and demo alike: class probabilities are averaged over
     # these factors of the test size and, with FLIP, over each image and its mirror image.
     cfg.TEST.SEM_SEG = CN()

@@ -6,6 +6,7 @@ import torch
 from detectron2.modeling import build_model
 
 from ..errors import ConfigError
+from ..inference import check_optimization
 from ..modeling.segmentation.sem_seg_inference import check_sem_seg_test
 
 __all__ = ["ConfigError", "check_config", "check_gpus", "check_model", "require_augmentable"]
@@ -110,6 +111,7 @@ def _is_foreign(model, switch):
 
 
 def _check_test(cfg, defaults):
+    check_optimization(cfg.TEST.OPTIMIZE, cfg.TEST.DTYPE, cfg.MODEL.DEVICE)
     if cfg.TEST.AUG.ENABLED:
         require_augmentable(cfg)
     architecture = cfg.MODEL.META_ARCHITECTURE

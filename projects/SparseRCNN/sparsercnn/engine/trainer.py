@@ -16,7 +16,8 @@ from detectron2.utils.logger import setup_logger
 from ..data import build_test_loader, build_train_loader
 from ..data.classes import describe_dataset
 from ..evaluation import LOWER_IS_BETTER, build_evaluator
-from ..modeling import SparseRCNNWithTTA, with_sem_seg_inference
+from ..inference import prepare_for_inference
+from ..modeling import SparseRCNNWithTTA
 from ..modeling.activation_checkpoint import checkpoint_activations
 from .checkpoint import SafeCheckpointer
 from .config_check import require_augmentable
@@ -170,8 +171,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
-        """Detectron2's evaluation; segmentation models are wrapped according to TEST.SEM_SEG."""
-        return super().test(cfg, with_sem_seg_inference(cfg, model), evaluators)
+        """Detectron2's evaluation of the model as TEST.OPTIMIZE, DTYPE and SEM_SEG prepare it."""
+        return super().test(cfg, prepare_for_inference(cfg, model), evaluators)
 
     @classmethod
     def test_with_TTA(cls, cfg, model):  # noqa: N802, the original project's name

@@ -11,8 +11,8 @@ from PIL import Image
 from ..data.image_check import UNREADABLE
 from ..engine.checkpoint import load_for_inference
 from ..errors import ImageError
-from ..modeling.segmentation import with_sem_seg_inference
 from .class_names import ClassNames, choose_class_names
+from .optimization import prepare_for_inference
 
 __all__ = ["ImageError", "Predictor"]
 
@@ -55,7 +55,7 @@ class Predictor:
         model = build_model(cfg)
         description = load_for_inference(model, cfg.MODEL.WEIGHTS, allow_unsafe)
         return {
-            "model": with_sem_seg_inference(cfg, model),
+            "model": prepare_for_inference(cfg, model),
             "augmentations": detection_utils.build_augmentation(cfg, is_train=False),
             "input_format": cfg.INPUT.FORMAT,
             "labels": choose_class_names(cfg, description),

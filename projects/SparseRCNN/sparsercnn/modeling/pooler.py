@@ -164,8 +164,11 @@ class PyramidRoIAlign(nn.Module):
         start, extent = corners[:, 0], corners[:, 1] - corners[:, 0]
         if not self.aligned:
             extent = extent.clamp(min=1.0)
-        steps = (torch.arange(r * s, device=boxes.device) + 0.5) / (r * s)
-        samples = start[..., None] + extent[..., None] * steps  # (R, 2, r s)
+        # In the order of torchvision's kernel, to round as it does.
+        bin_size = (extent / r)[..., None, None]
+        bins = start[..., None, None] + torch.arange(r, device=boxes.device)[:, None] * bin_size
+        within = (torch.arange(s, device=boxes.device) + 0.5) * bin_size / s
+        samples = (bins + within).flatten(2)  # (R, 2, r s)
         size = size[..., None]
         # Up to a pixel beyond the border, a sample reads the border; further out, zero.
         inside = (samples >= -1) & (samples <= size)
