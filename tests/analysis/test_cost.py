@@ -95,6 +95,16 @@ def test_roi_align_worked_by_hand():
     assert flops_of(lambda x: roi_align(x, boxes, 2, sampling_ratio=2), 1, 3, 12, 12) == 2 * 12 * 16
 
 
+def test_embedding_bag_worked_by_hand():
+    """Four bags of five rows of three values."""
+
+    def function(x):
+        rows = torch.arange(20).view(4, 5) % 7
+        return F.embedding_bag(rows, x, per_sample_weights=torch.ones(4, 5), mode="sum")
+
+    assert flops_of(function, 7, 3) == 4 * 5 * 3
+
+
 def test_convolution_and_norm_worked_by_hand():
     """fvcore's rough estimate for a LayerNorm is five operations a value."""
     assert flops_of(lambda x: F.conv2d(x, torch.ones(5, 3, 3, 3)), 2, 3, 10, 8) == 2 * 135 * 8 * 6

@@ -30,6 +30,11 @@ def _roi_align_flops(inputs, outputs):
     return prod(get_shape(outputs[0])) * samples * 4
 
 
+def _embedding_bag_flops(inputs, outputs):
+    """A row of C values for each index, however the rows are summed up; on the CPU, the pooling."""
+    return get_shape(inputs[0])[1] * prod(get_shape(inputs[1]))
+
+
 # One multiply-add is one operation, as fvcore counts.
 _MATRIX_OPS = {
     "aten::_convolution": jit_handles.conv_flop_jit,
@@ -50,6 +55,7 @@ _OTHER_OPS = {
     "aten::upsample_bilinear2d": jit_handles.elementwise_flop_counter(0, 4),
     "aten::adaptive_avg_pool2d": jit_handles.elementwise_flop_counter(1, 0),
     "aten::avg_pool2d": jit_handles.elementwise_flop_counter(1, 0),
+    "aten::embedding_bag": _embedding_bag_flops,
     "aten::grid_sampler": jit_handles.elementwise_flop_counter(0, 4),
     "torchvision::roi_align": _roi_align_flops,
 }

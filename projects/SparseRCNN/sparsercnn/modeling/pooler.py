@@ -140,7 +140,7 @@ class PyramidRoIAlign(nn.Module):
         rows = row[:, :, None, :, None] + x[:, None, :, None, :]  # (R, r, r, 2 s, 2 s)
         weights = weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]
         pooled = F.embedding_bag(
-            rows.flatten(3).flatten(0, 2),
+            rows.flatten(3).flatten(0, 2).int(),  # kept for the backward pass
             table.vectors,
             per_sample_weights=weights.flatten(3).flatten(0, 2),
             mode="sum",
