@@ -159,11 +159,15 @@ def test_a_key_of_danet_that_nothing_reads_is_an_error(repository):
     [
         ("GeneralizedRCNN", ["TEST.AUG.ENABLED", "True"], "AUG.ENABLED is for SparseRCNN, not"),
         ("SparseRCNN", ["TEST.SEM_SEG.FLIP", "True"], "SEM_SEG.FLIP True has no effect"),
+        ("SparseRCNN", ["INPUT.SIZE_BUCKET", "-1"], "INPUT.SIZE_BUCKET is -1; it must"),
+        ("GeneralizedRCNN", ["INPUT.SIZE_BUCKET", "128"], "SIZE_BUCKET 128 has no effect on Gen"),
         ("SemanticSegmentor", ["TEST.SEM_SEG.SCALES", "()"], "SCALES must be positive"),
         ("SemanticSegmentor", ["TEST.SEM_SEG.STRIDE", "(8, 8)"], "STRIDE .* without CROP_SIZE"),
     ],
 )
-def test_settings_for_testing_are_checked_at_the_start(write, architecture, opts, expected):
+def test_settings_for_input_and_testing_are_checked_at_the_start(
+    write, architecture, opts, expected
+):
     path = write("c.yaml", f"VERSION: 2\nMODEL: {{META_ARCHITECTURE: {architecture}}}")
     load(path)
     with pytest.raises(ConfigError, match=expected):

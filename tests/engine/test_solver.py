@@ -11,6 +11,7 @@ from sparsercnn.engine.solver import (
     build_lr_scheduler,
     build_optimizer,
     build_param_groups,
+    match_memory_format,
     scale_for_workers,
 )
 
@@ -351,3 +352,34 @@ def test_indivisible_batch_names_both_keys(published):
     cfg.SOLVER.IMS_PER_BATCH = 12
     with pytest.raises(ValueError, match="IMS_PER_BATCH is 12.*REFERENCE_WORLD_SIZE 8"):
         scale_for_workers(cfg, 1)
+
+
+@pytest.mark.parametrize("name", ["ADAMW", "SGD"])
+def test_one_kernel_updates_all_parameters(cfg, name):
+    cfg.SOLVER.OPTIMIZER = name
+    assert build_optimizer(cfg, Model()).defaults["fused"]
+
+
+@pytest.mark.parametrize("name", ["ADAMW", "SGD"])
+def test_moments_of_another_memory_format_act_on_their_own_weights(cfg, name):
+    """As from a checkpoint: without the conversion, fused kernels confuse them silently."""
+    cfg.SOLVER.OPTIMIZER = name
+    gradient = torch.randn(4, 3, 2, 2)
+    results = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        model = nn.Conv2d(3, 4, 2, bias=False)
+        nn.init.constant_(model.weight, 0.5)
+        model.to(memory_format=memory_format)
+        optimizer = build_optimizer(cfg, model)
+        for step in range(2):
+            model.weight.grad = gradient.clone().to(memory_format=memory_format)
+            optimizer.step()
+            if step == 0:
+                state = optimizer.state_dict()
+                for moments in state["state"].values():
+                    moments.update({k: v.contiguous() for k, v in moments.items()})
+                optimizer.load_state_dict(state)
+                match_memory_format(optimizer)
+        results.append(model.weight.detach())
+    assert results[1].is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(*results)

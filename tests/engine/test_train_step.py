@@ -120,6 +120,41 @@ def detector_inputs(make_input):
     ]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("matcher", ["hungarian", "optimal_transport"])
+@pytest.mark.parametrize("options", [{}, {"amp_dtype": torch.bfloat16}, {"accumulate_steps": 2}])
+def test_nothing_but_the_hungarian_matching_waits_for_a_gpu(
+    tiny_cfg, detector_inputs, monkeypatch, matcher, options
+):
+    """From the batch's copy to the reading of the losses."""
+    tiny_cfg.MODEL.DEVICE = "cuda"
+    tiny_cfg.MODEL.SparseRCNN.MATCHER.NAME = matcher
+    model = build_model(tiny_cfg)
+    step = _step(model, [detector_inputs], **options)
+    _run(step, 2)  # libraries are initialised, and the optimizer's moments
+
+    def in_mode(mode, function):
+        def call(*args):
+            before = torch.cuda.get_sync_debug_mode()
+            torch.cuda.set_sync_debug_mode(mode)
+            try:
+                return function(*args)
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+
+        return call
+
+    if matcher == "hungarian":  # the solver runs on the host
+        allowed = in_mode("default", model.criterion.matcher.forward)
+        monkeypatch.setattr(model.criterion.matcher, "forward", allowed)
+    monkeypatch.setattr(step, "run_step", in_mode("error", step.run_step))
+    monkeypatch.setattr(step, "_metrics_to_host", in_mode("default", step._metrics_to_host))
+    _run(step, 2)
+    monkeypatch.setattr(step, "_metrics_to_host", lambda iteration: iteration.losses.tolist())
+    with pytest.raises(RuntimeError, match="synchroniz"):
+        _run(step, 1)
+
+
 @pytest.mark.parametrize("split", [[[0, 1], [3]], [[2], [0, 3]]])
 def test_accumulation_on_the_detector(tiny_cfg, detector_inputs, split):
     # Batch statistics are of a micro-batch, so batch norms cannot agree.

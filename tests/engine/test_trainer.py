@@ -345,6 +345,54 @@ def test_activation_checkpointing_by_key(tiny_cfg):
     assert any("Checkpointed" in type(m.forward).__name__ for m in model.head.modules())
 
 
+def test_channels_last_changes_neither_training_nor_checkpoints(squares, monkeypatch):
+    monkeypatch.chdir(squares)
+    options = ["SEED", "5", "SOLVER.CHECKPOINT_PERIOD", "2", "SOLVER.BASE_LR", "1e-6"]
+    options += ["TEST.EVAL_PERIOD", "0", "DATASETS.TEST", "()"]
+
+    def train(folder, channels_last, iterations, resume=False):
+        changes = ["MODEL.CHANNELS_LAST", str(channels_last), "SOLVER.MAX_ITER", str(iterations)]
+        cfg = load_config("tiny.yaml", [*options, *changes, "OUTPUT_DIR", str(squares / folder)])
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+        seed_all_rng(cfg.SEED)
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume)
+        for parameter, state in trainer.optimizer.state.items():
+            # What a fused kernel pairs, see test_solver.py.
+            assert state["exp_avg"].stride() == parameter.stride()
+        trainer.train()
+        weight = trainer.model.backbone.bottom_up.res3[0].conv1.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+        return torch.load(squares / folder / "model_final.pth", weights_only=True)
+
+    plain = train("plain", False, 4)
+    train("mixed", False, 2)
+    mixed = train("mixed", True, 4, resume=True)
+    assert list(mixed["model"]) == list(plain["model"])
+    for name, value in mixed["model"].items():
+        assert value.is_contiguous()
+        if "running_" not in name:  # a mean of few values near 0 has few digits
+            # AdamW moves even a weight whose gradient is rounding alone, by the rate each time.
+            torch.testing.assert_close(value, plain["model"][name], rtol=0, atol=1e-5, msg=name)
+    moments = mixed["trainer"]["_trainer"]["optimizer"]["state"].values()
+    assert all(value.is_contiguous() for state in moments for value in state.values())
+
+
+def test_compilation_by_key(tiny_cfg, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "sparsercnn.engine.trainer.compile_for_training",
+        lambda model, blockwise: calls.append(blockwise),
+    )
+    Trainer.build_model(tiny_cfg)
+    assert calls == []
+    tiny_cfg.SOLVER.COMPILE = True
+    Trainer.build_model(tiny_cfg)
+    tiny_cfg.MODEL.ACTIVATION_CHECKPOINT.BACKBONE = True
+    Trainer.build_model(tiny_cfg)
+    assert calls == [False, True]
+
+
 @pytest.fixture
 def segmentor_cfg(tmp_path, repository):
     """The quickstart's model with few channels, on four images of two halves."""

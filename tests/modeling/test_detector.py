@@ -311,6 +311,23 @@ def test_images_are_normalised_and_padded(inference_model):
     assert images.tensor[0, :, 40:].eq(0).all()
 
 
+def test_training_pads_to_few_sizes_and_evaluation_as_ever(tiny_cfg, make_input):
+    tiny_cfg.INPUT.SIZE_BUCKET = 96
+    model = build_model(tiny_cfg)
+    assert model.backbone.size_divisibility == 32
+    inputs = [make_input((65, 90), [[5, 5, 40, 40]], [1])]
+    images, sizes = model.preprocess_images(inputs)
+    assert images.tensor.shape[2:] == (96, 96) and images.image_sizes == [(65, 90)]
+    assert sizes.tolist() == [[90, 65, 90, 65]]
+    model.size_bucket = 80  # not a multiple of 32: of 160 and so of both
+    assert model.preprocess_images(inputs)[0].tensor.shape[2:] == (160, 160)
+    model.eval()
+    assert model.preprocess_images(inputs)[0].tensor.shape[2:] == (96, 96)
+    model.size_bucket = 0
+    model.train()
+    assert model.preprocess_images(inputs)[0].tensor.shape[2:] == (96, 96)
+
+
 class _Waits(TorchDispatchMode):
     """Operations whose result the host must know before it can go on."""
 

@@ -173,6 +173,10 @@ def _add_model_keys(cfg):
     cfg.MODEL.ACTIVATION_CHECKPOINT.BACKBONE = False  # block by block
     cfg.MODEL.ACTIVATION_CHECKPOINT.HEAD = False  # stage by stage
 
+    # Weights of convolutions with the channels last in memory, and so the maps that they compute.
+    # Values, names and results stay the same, up to rounding.
+    cfg.MODEL.CHANNELS_LAST = True
+
 
 def _add_solver_keys(cfg):
     cfg.SOLVER.OPTIMIZER = "ADAMW"  # ADAMW | SGD
@@ -195,11 +199,19 @@ def _add_solver_keys(cfg):
     # pass per batch. False: such batches are weighted by their objects, which is close.
     cfg.SOLVER.EXACT_ACCUMULATION = False
     cfg.SOLVER.AMP.DTYPE = "float16"  # float16 | bfloat16, with AMP.ENABLED
+    # True: train with backbone, neck and stages compiled by torch.compile; needs a C++ compiler, on
+    # GPUs Triton. Evaluation is not compiled.
+    cfg.SOLVER.COMPILE = False
     # True: skip an iteration with a non-finite loss, with a warning. False: stop with a report.
     cfg.SOLVER.SKIP_NON_FINITE = False
 
 
 def _add_data_and_test_keys(cfg):
+    # In training, Sparse R-CNN pads a batch to height and width that are multiples of this, so that
+    # few sizes occur and cuDNN's search (CUDNN_BENCHMARK) starts anew for few. 0: of the backbone's
+    # stride, the least that it needs.
+    cfg.INPUT.SIZE_BUCKET = 0
+
     # True: leave out unreadable images and invalid annotations; they are counted and logged.
     # False: stop with an error that names the first ones.
     cfg.DATASETS.SKIP_INVALID = False

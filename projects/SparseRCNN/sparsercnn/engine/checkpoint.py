@@ -98,7 +98,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
         path = os.path.join(self.save_dir, basename)
         self.logger.info(f"Saving checkpoint to {path}")
         with write_atomically(path) as file:
-            torch.save({"model": self.model.state_dict(), **data}, file)
+            torch.save({"model": _contiguous(self.model.state_dict()), **data}, file)
         if tag_last:
             self.tag_last_checkpoint(basename)
 
@@ -249,13 +249,25 @@ def _advice(key, in_file, in_model):
     return f" (set by {config_key})"
 
 
+def _contiguous(state_dict):
+    """The state dict, whose metadata is kept, with all tensors laid out in memory in the order of
+    their dimensions, whatever the model trained with: programs that read raw memory expect it."""
+    for name, value in state_dict.items():
+        if isinstance(value, torch.Tensor):
+            state_dict[name] = value.contiguous()
+    return state_dict
+
+
 def _plain(value, where, unsafe):
-    """Convert subclasses of containers and numpy scalars to plain values of the same content.
+    """Convert subclasses of containers and numpy scalars to plain values of the same content, and
+    tensors to contiguous ones.
 
     A line for each value that will be refused on loading is added to `unsafe`.
     """
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, torch.Tensor):
+        return value.detach().contiguous()
     if isinstance(value, dict):
         return {
             _plain(k, where, unsafe): _plain(v, f"{where}.{k}", unsafe) for k, v in value.items()

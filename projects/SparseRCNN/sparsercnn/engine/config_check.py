@@ -33,13 +33,14 @@ _READ_WITH = {
 
 
 def check_config(cfg, defaults):
-    """Raise ConfigError if a key of the model or of testing has no effect or an invalid value.
+    """Raise ConfigError if a key of model, input or testing has no effect or an invalid value.
 
     Args:
         cfg (CfgNode): the whole config.
         defaults (CfgNode): the same keys with their default values.
     """
     _check_unread(cfg.MODEL, defaults.MODEL)
+    _check_size_bucket(cfg)
     _check_test(cfg, defaults)
 
 
@@ -108,6 +109,19 @@ def _is_foreign(model, switch):
         return model.BACKBONE.NAME not in _RESNETS
     is_danet = switch in ("DANET.ATTENTION", "SEM_SEG_HEAD.LOSS_TYPE")
     return is_danet and model.SEM_SEG_HEAD.NAME != "DANetHead"
+
+
+def _check_size_bucket(cfg):
+    bucket, architecture = cfg.INPUT.SIZE_BUCKET, cfg.MODEL.META_ARCHITECTURE
+    if bucket < 0:
+        raise ConfigError(
+            f"INPUT.SIZE_BUCKET is {bucket}; it must be a number of pixels, such as 128, or 0."
+        )
+    if bucket and architecture in ("GeneralizedRCNN", "SemanticSegmentor"):
+        raise ConfigError(
+            f"INPUT.SIZE_BUCKET {bucket} has no effect on {architecture}: only SparseRCNN reads "
+            "it. Set it to 0."
+        )
 
 
 def _check_test(cfg, defaults):

@@ -23,6 +23,7 @@ __all__ = [
     "build_lr_scheduler",
     "build_optimizer",
     "build_param_groups",
+    "match_memory_format",
     "scale_for_workers",
 ]
 
@@ -48,9 +49,7 @@ def build_optimizer(cfg, model):
     name = solver.OPTIMIZER.upper()
     if name == "ADAMW":
         optimizer_class = torch.optim.AdamW
-        # A single kernel updates all parameters; torch has it for these devices.
-        fused = next(model.parameters()).device.type in ("cpu", "cuda")
-        options = {"betas": tuple(solver.ADAM_BETAS), "eps": solver.ADAM_EPS, "fused": fused}
+        options = {"betas": tuple(solver.ADAM_BETAS), "eps": solver.ADAM_EPS}
     elif name == "SGD":
         optimizer_class = torch.optim.SGD
         options = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
@@ -62,6 +61,8 @@ def build_optimizer(cfg, model):
         build_param_groups(cfg, model),
         lr=solver.BASE_LR,
         weight_decay=solver.WEIGHT_DECAY,
+        # A single kernel updates all parameters; torch has it for these devices.
+        fused=next(model.parameters()).device.type in ("cpu", "cuda"),
         **options,
     )
 
@@ -102,6 +103,20 @@ def build_param_groups(cfg, model):
         split += [{**group, "params": outside}] if outside else []
         split += [{**group, "params": inside, "lr": lr}] if inside else []
     return split
+
+
+def match_memory_format(optimizer):
+    """Lay out the optimizer's moments in memory as their weights, in place.
+
+    A checkpoint's may be laid out otherwise, and fused kernels, which pair values by their place in
+    memory, would silently give a value the moment of another.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            of_weights = torch.is_tensor(value) and value.shape == parameter.shape
+            if of_weights and value.stride() != parameter.stride():
+                moment = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+                state[name] = moment.copy_(value)
 
 
 def build_gradient_clipper(cfg):

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..errors import ConfigError, NonFiniteError
 from .accumulation import MicroBatchWeights
 from .non_finite import IterationRecord, NonFiniteReport, random_state
-from .solver import build_gradient_clipper
+from .solver import build_gradient_clipper, match_memory_format
 
 __all__ = ["TrainStep"]
 
@@ -183,6 +183,7 @@ class TrainStep(SimpleTrainer):
             if ("betas" in saved[0]) != ("betas" in own[0]):
                 raise ValueError("SOLVER.OPTIMIZER is another")
             super().load_state_dict(state_dict)
+            match_memory_format(self.optimizer)
         except (ValueError, KeyError) as error:
             raise ConfigError(
                 "The checkpoint's optimizer does not fit the one of the config: "

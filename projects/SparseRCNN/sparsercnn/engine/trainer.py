@@ -19,6 +19,7 @@ from ..evaluation import LOWER_IS_BETTER, build_evaluator
 from ..inference import prepare_for_inference
 from ..modeling import SparseRCNNWithTTA
 from ..modeling.activation_checkpoint import checkpoint_activations
+from ..modeling.compilation import compile_for_training
 from .checkpoint import SafeCheckpointer
 from .config_check import require_augmentable
 from .hooks import BestCheckpointer
@@ -144,8 +145,15 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg):
-        """Build the model as detectron2 does, and apply MODEL.ACTIVATION_CHECKPOINT."""
+        """Build the model as detectron2 does, and apply MODEL.CHANNELS_LAST,
+        MODEL.ACTIVATION_CHECKPOINT and SOLVER.COMPILE."""
         model = super().build_model(cfg)
+        if cfg.MODEL.CHANNELS_LAST:
+            # A convolution follows its weight, whatever the layout of the images.
+            model.to(memory_format=torch.channels_last)
+        if cfg.SOLVER.COMPILE:
+            # Before activation checkpointing, which then recomputes by compiled code.
+            compile_for_training(model, blockwise=cfg.MODEL.ACTIVATION_CHECKPOINT.BACKBONE)
         recompute = cfg.MODEL.ACTIVATION_CHECKPOINT
         checkpoint_activations(model, backbone=recompute.BACKBONE, head=recompute.HEAD)
         return model

@@ -136,7 +136,9 @@ class SetCriterion(nn.Module):
             Tensor: (k,), for all losses alike.
         """
         counts = [float(sum(len(x["instances"]) for x in batch)) for batch in batches]
-        return _weigh(torch.tensor(counts, device=device), _average_over_workers)
+        # Made on the host and copied without a wait for the device.
+        counts = torch.tensor(counts).to(device, non_blocking=True)
+        return _weigh(counts, _average_over_workers)
 
     def box_losses(self, boxes, targets, assignment):
         """

@@ -1,6 +1,7 @@
 """Sparse R-CNN: End-to-End Object Detection with Learnable Proposals (CVPR 2021)."""
 
 import logging
+import math
 
 import torch
 from detectron2.config import configurable
@@ -41,6 +42,7 @@ class SparseRCNN(nn.Module):
         nms_thresh=0.0,
         max_detections=100,
         input_format=None,
+        size_bucket=0,
     ):
         """
         Args:
@@ -57,6 +59,8 @@ class SparseRCNN(nn.Module):
             nms_thresh (float): IoU threshold of class-wise NMS; 0: none.
             max_detections (int): detections kept per image.
             input_format (str): channel order of the input, for callers that read images.
+            size_bucket (int): in training, batches are padded to multiples of this and of the
+                backbone's own divisor; 0: of that alone.
         """
         super().__init__()
         self.backbone = backbone
@@ -70,6 +74,7 @@ class SparseRCNN(nn.Module):
         self.nms_thresh = nms_thresh
         self.max_detections = max_detections
         self.input_format = input_format
+        self.size_bucket = size_bucket
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
         # The published checkpoints hold the proposals' weights at the top level.
@@ -94,6 +99,7 @@ class SparseRCNN(nn.Module):
             "nms_thresh": sparse.NMS_THRESH_TEST,
             "max_detections": detections_per_image(cfg),
             "input_format": cfg.INPUT.FORMAT,
+            "size_bucket": cfg.INPUT.SIZE_BUCKET,
         }
 
     @property
@@ -152,7 +158,10 @@ class SparseRCNN(nn.Module):
         """
         images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
-        images = ImageList.from_tensors(images, self.backbone.size_divisibility)
+        divisor = max(self.backbone.size_divisibility, 1)
+        if self.training and self.size_bucket:
+            divisor = math.lcm(divisor, self.size_bucket)
+        images = ImageList.from_tensors(images, divisor)
         sizes = torch.tensor([[w, h, w, h] for h, w in images.image_sizes], dtype=torch.float32)
         return images, sizes.to(self.device, non_blocking=True)
 
