@@ -51,6 +51,7 @@ def test_memory_is_counted_by_hand():
     left = []
     allocated_peak(lambda: left.append(x + 1), "cpu")
     assert allocated_peak(lambda: x + 1, "cpu") == pytest.approx(mib, abs=1000)
+    assert allocated_peak(lambda: (left.clear(), x + 1), "cpu") == pytest.approx(mib, abs=1000)
 
 
 def test_the_cpu_has_no_launches_and_no_waits():

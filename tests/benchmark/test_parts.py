@@ -92,6 +92,17 @@ def test_a_backbone_without_a_neck_is_all_backbone(clock):
     assert timer.seconds(is_inference=True)[1]["backbone"] == 7
 
 
+def test_what_the_backward_pass_recomputes_belongs_to_it(clock):
+    model = Work(clock, 0, backbone=Work(clock, 3))
+    timer = PartTimer("cpu")
+    with timer.watch(model), timer.span("other"):
+        model()
+        with timer.span("backward"):
+            model.backbone()
+    parts = timer.seconds(is_inference=False)[1]
+    assert (parts["backbone"], parts["backward"]) == (3, 3)
+
+
 def test_modules_inside_of_a_compiled_one_are_not_touched():
     class Model(nn.Module):
         def __init__(self):
