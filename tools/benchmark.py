@@ -4,12 +4,13 @@
 import argparse
 import sys
 
-from sparsercnn.benchmark import aggregation, interaction, matcher, position_attention
+from sparsercnn.benchmark import aggregation, detector, interaction, matcher, position_attention
 from sparsercnn.errors import run_program
 
 # Subcommand -> module, see sparsercnn.benchmark.
 BENCHMARKS = {
     "aggregation": aggregation,
+    "detector": detector,
     "interaction": interaction,
     "matcher": matcher,
     "position_attention": position_attention,

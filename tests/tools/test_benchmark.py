@@ -1,3 +1,4 @@
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -33,6 +34,24 @@ def test_without_a_subcommand_the_short_ones_run(asked, capsys):
 def test_a_subcommand_has_options_of_its_own(asked):
     assert benchmark.main(["slow", "--number", "7"]) == 0
     assert asked == [("slow", 7)]
+
+
+def test_a_detector_is_measured_from_the_command_line(squares, capsys):
+    config, figures = str(squares / "tiny.yaml"), squares / "figures.json"
+    options = ["--variant", "one: MODEL.SparseRCNN.NUM_HEADS 1", "--rounds", "1", "--device", "cpu"]
+    options += ["--mode", "inference", "--output-json", str(figures)]
+    opts = ["--opts", "MODEL.SparseRCNN.NUM_PROPOSALS", "5"]
+    assert benchmark.main(["detector", config, *options, *opts]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("## detector\n\nBatch of 1 at 64x96")
+    assert "| tiny, one " in out and "### Training" not in out
+    assert [x["variant"] for x in json.loads(figures.read_text())["results"]] == ["", "one"]
+
+
+def test_a_variant_that_cannot_be_used_is_told_in_a_line(squares, capsys):
+    config = str(squares / "tiny.yaml")
+    assert benchmark.main(["detector", config, "--device", "cpu", "--variant", "x: NO.KEY 1"]) == 2
+    assert "error: Override: there is no key NO.KEY" in capsys.readouterr().err
 
 
 def test_an_unknown_subcommand_is_refused(asked, capsys):

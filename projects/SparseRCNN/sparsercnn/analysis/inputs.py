@@ -1,9 +1,11 @@
-"""Synthetic batches for any of detectron2's meta-architectures, in training and inference."""
+"""Synthetic batches for any of detectron2's meta-architectures, in training and inference, and
+random weights that they can pass through.
+"""
 
 import torch
 from detectron2.structures import Boxes, Instances, PolygonMasks
 
-__all__ = ["input_size", "make_batch"]
+__all__ = ["calm_frozen_norms", "input_size", "make_batch"]
 
 _ASPECT = 1216 / 800  # of the size at which detectors for COCO are usually compared
 _STEP = 32  # sizes are multiples of it, which pyramids do not pad
@@ -35,6 +37,22 @@ def make_batch(size, num_images=1, device="cpu"):
     """
     generator = torch.Generator().manual_seed(0)
     return [_make_input(size, generator, device) for _ in range(num_images)]
+
+
+def calm_frozen_norms(model):
+    """Halve what the frozen batch norms of an untrained model (nn.Module) put out, in place.
+
+    With untrained statistics, the features of a deep ResNet grow from block to block to infinity:
+    nothing is detected then, and the heads have nothing to compute.
+
+    Returns:
+        nn.Module: the model.
+    """
+    for module in model.modules():
+        # detectron2's, torchvision's and, with a prefix, those of transformers.
+        if type(module).__name__.endswith("FrozenBatchNorm2d"):
+            module.weight.fill_(0.5)
+    return model
 
 
 def _make_input(size, generator, device):

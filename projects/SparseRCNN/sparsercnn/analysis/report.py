@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 
 import torch
-from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 
 from ..engine.solver import build_optimizer
 from ..errors import UserError
 from ..modeling.activation_checkpoint import checkpoint_activations
 from .cost import ForwardCost, count_forward, count_parameters
-from .inputs import input_size, make_batch
+from .inputs import calm_frozen_norms, input_size, make_batch
 from .memory import StepMemory, measure_step
 from .tables import markdown_table
 
@@ -71,12 +70,7 @@ def measure_model(cfg, size=None, device="cpu"):
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
     size = size or input_size(cfg)
     torch.manual_seed(0)
-    model = build_model(cfg).eval()
-    # With untrained statistics, the features of a deep ResNet grow from block to block to infinity:
-    # nothing is detected then, and the heads have nothing to compute.
-    for module in model.modules():
-        if isinstance(module, FrozenBatchNorm2d):
-            module.weight.fill_(0.5)
+    model = calm_frozen_norms(build_model(cfg)).eval()
     forward = count_forward(model, make_batch(size))
 
     recompute = cfg.MODEL.ACTIVATION_CHECKPOINT

@@ -10,6 +10,7 @@ from ..engine.setup import load_config
 __all__ = [
     "add_config_arguments",
     "add_device_argument",
+    "add_size_argument",
     "describe_place",
     "load_config_and_size",
     "processor_seconds",
@@ -25,6 +26,13 @@ def add_config_arguments(parser, config_file, what):
     parser.add_argument(
         "--config-file", default=config_file, metavar="FILE", help=f"{what} (%(default)s)"
     )
+    add_size_argument(parser)
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds (%(default)s)")
+    add_device_argument(parser, "device to measure on")
+
+
+def add_size_argument(parser):
+    """Add ``--size``, two integers; the default is None, see :func:`input_size`."""
     parser.add_argument(
         "--size",
         nargs=2,
@@ -32,8 +40,6 @@ def add_config_arguments(parser, config_file, what):
         metavar=("HEIGHT", "WIDTH"),
         help="in pixels (default: INPUT.MIN_SIZE_TEST and 1.52 times that, 800 x 1216)",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="timed rounds (%(default)s)")
-    add_device_argument(parser, "device to measure on")
 
 
 def load_config_and_size(args):
