@@ -97,11 +97,15 @@ def test_models_are_named_by_what_tells_them_apart(parse, squares):
 
 
 def test_training_is_as_the_options_say(parse, squares):
-    opts = ["SOLVER.ACCUMULATE_STEPS", "8", "SOLVER.AMP.ENABLED", "True"]
+    opts = ["SOLVER.ACCUMULATE_STEPS", "8"]
     (candidate,), _ = find_candidates(parse("--opts", *opts))
     assert candidate.cfg.SOLVER.ACCUMULATE_STEPS == 1
     assert not candidate.cfg.SOLVER.AMP.ENABLED
+    half = "SOLVER.AMP.ENABLED True SOLVER.AMP.DTYPE bfloat16 TEST.DTYPE bfloat16"
+    _, candidate = find_candidates(parse("--variant", f"half: {half}"))[0]
+    assert candidate.cfg.SOLVER.AMP.ENABLED and candidate.cfg.TEST.DTYPE == "bfloat16"
     (candidate,), _ = find_candidates(parse("--dtype", "bfloat16"))
+    assert candidate.cfg.TEST.DTYPE == "bfloat16"
     assert candidate.cfg.SOLVER.AMP.ENABLED and candidate.cfg.SOLVER.AMP.DTYPE == "bfloat16"
     with pytest.raises(ConfigError, match="float16 needs a GPU"):
         detector.run(parse("--dtype", "float16", "--mode", "training"))

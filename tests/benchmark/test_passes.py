@@ -67,5 +67,8 @@ def test_a_step_changes_no_weight(tiny_cfg):
 def test_the_models_are_those_of_evaluation_and_training(tiny_cfg):
     assert not build_for_inference(tiny_cfg).training
     assert build_for_training(tiny_cfg).training
+    tiny_cfg.TEST.OPTIMIZE = "none"
     plain = build_model(tiny_cfg).state_dict()
     assert plain.keys() == build_for_inference(tiny_cfg).state_dict().keys()
+    tiny_cfg.TEST.OPTIMIZE = "fuse"
+    assert build_for_inference(tiny_cfg).backbone.bottom_up.stem.conv1.norm is None

@@ -55,7 +55,12 @@ def add_arguments(parser):
     )
     common.add_size_argument(parser)
     parser.add_argument("--images", type=int, default=1, help="images per batch (%(default)s)")
-    parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="(%(default)s)")
+    parser.add_argument(
+        "--dtype",
+        choices=_DTYPES,
+        default="float32",
+        help="sets TEST.DTYPE and SOLVER.AMP, which --opts and --variant may change (%(default)s)",
+    )
     parser.add_argument(
         "--mode", choices=("inference", "training", "both"), default="both", help="(%(default)s)"
     )
@@ -174,14 +179,14 @@ def _parse_variants(texts):
 
 
 def _configure(path, opts, args):
-    cfg = load_config(path, opts, register=False)
+    is_half = args.dtype != "float32"
+    amp = ["SOLVER.AMP.DTYPE", args.dtype] if is_half else []
+    dtype = ["TEST.DTYPE", args.dtype, "SOLVER.AMP.ENABLED", str(is_half), *amp]
+    cfg = load_config(path, [*dtype, *opts], register=False)
     cfg.defrost()
     cfg.MODEL.DEVICE = args.device
     cfg.OUTPUT_DIR = ""
     cfg.SOLVER.ACCUMULATE_STEPS = 1
-    cfg.SOLVER.AMP.ENABLED = args.dtype != "float32"
-    if cfg.SOLVER.AMP.ENABLED:
-        cfg.SOLVER.AMP.DTYPE = args.dtype
     # Scores of random weights are low; as it is, nothing would be detected and no mask computed.
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
     cfg.freeze()
@@ -200,7 +205,8 @@ def _prepare(candidate, mode, batch, dtype):
     else:
         model = build_for_inference(cfg) if is_inference else build_for_training(cfg)
     if is_inference:
-        return InferencePass(model, batch, _DTYPES[dtype])
+        is_peer = candidate.peer is not None
+        return InferencePass(model, batch, _DTYPES[dtype] if is_peer else torch.float32)
     return TrainingPass(cfg, model, batch)
 
 

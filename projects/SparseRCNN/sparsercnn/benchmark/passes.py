@@ -10,7 +10,7 @@ from detectron2.utils.events import EventStorage
 from ..analysis import calm_frozen_norms
 from ..engine.train_step import TrainStep
 from ..engine.trainer import Trainer
-from ..modeling import with_sem_seg_inference
+from ..inference import prepare_for_inference
 from . import common
 from .counters import allocated_peak, count_launches, count_operators, count_waits
 from .parts import PartTimer
@@ -21,8 +21,7 @@ __all__ = ["InferencePass", "PassResult", "TrainingPass", "build_for_inference",
 def build_for_inference(cfg):
     """A config's model with random weights, as evaluation and prediction use it."""
     torch.manual_seed(0)
-    model = calm_frozen_norms(build_model(cfg)).eval()
-    return with_sem_seg_inference(cfg, model)
+    return prepare_for_inference(cfg, calm_frozen_norms(build_model(cfg)).eval())
 
 
 def build_for_training(cfg):
@@ -32,14 +31,14 @@ def build_for_training(cfg):
 
 
 class InferencePass:
-    """Detections of one batch, under autocast if the type is not float32."""
+    """Detections of one batch."""
 
     def __init__(self, model, batch, dtype=torch.float32):
         """
         Args:
             model (nn.Module): in evaluation mode, with the interface of detectron2.
             batch (list[dict]): see :func:`~sparsercnn.analysis.inputs.make_batch`.
-            dtype (torch.dtype): of autocast.
+            dtype (torch.dtype): of autocast, for a model without a type of its own; float32: none.
         """
         self.model = model
         self.batch = batch
