@@ -4,15 +4,24 @@
 import argparse
 import sys
 
-from sparsercnn.benchmark import aggregation, interaction, matcher, position_attention
+from sparsercnn.benchmark import (
+    aggregation,
+    evaluation,
+    interaction,
+    matcher,
+    position_attention,
+    startup,
+)
 from sparsercnn.errors import run_program
 
 # Subcommand -> module, see sparsercnn.benchmark.
 BENCHMARKS = {
     "aggregation": aggregation,
+    "evaluation": evaluation,
     "interaction": interaction,
     "matcher": matcher,
     "position_attention": position_attention,
+    "startup": startup,
 }
 
 

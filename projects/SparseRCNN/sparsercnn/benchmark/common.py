@@ -12,7 +12,9 @@ __all__ = [
     "add_device_argument",
     "describe_place",
     "load_config_and_size",
+    "process_peak",
     "processor_seconds",
+    "reset_process_peak",
     "time_in_turn",
     "with_ratio",
 ]
@@ -99,3 +101,21 @@ def time_in_turn(functions, rounds, device, clock=elapsed_seconds):
 def with_ratio(value, reference, form, unit=1):
     """Two cells: a value in multiples of `unit`, formatted, and its ratio to the reference."""
     return [f"{value / unit:{form}}", f"{value / reference:.2f}"]
+
+
+def reset_process_peak():
+    """Reset the peak of this process's memory; returns what it uses now, in bytes."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    return _process_memory("VmRSS")
+
+
+def process_peak():
+    """Peak of this process's memory in bytes, since :func:`reset_process_peak`."""
+    return _process_memory("VmHWM")
+
+
+def _process_memory(field):
+    with open("/proc/self/status") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    return 1024 * int(lines[field].split()[0])

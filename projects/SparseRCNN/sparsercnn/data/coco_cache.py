@@ -33,9 +33,9 @@ def open_coco(path):
         path (str): a local file.
 
     Returns:
-        CocoIndex: its lines are mapped from the cache folder, and all processes of the machine share
-        the memory that they take. If the file is small, or no folder is writable, they are in the
-        memory of this process.
+        CocoIndex: its lines are mapped from the cache folder, so that all processes of the machine
+        share the memory that they take. If the file is small, or no folder is writable, they are in
+        the memory of this process.
 
     Raises:
         FileNotFoundError, DataError: see :func:`~sparsercnn.data.coco.read_coco`.
@@ -96,7 +96,7 @@ def _find(name):
         base = os.path.join(folder, name)
         try:
             return CocoIndex.load(f"{base}.npz", f"{base}.jsonl")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         except DAMAGED as error:
             logging.getLogger(__name__).warning(f"{base}.npz is damaged, and not used: {error}")

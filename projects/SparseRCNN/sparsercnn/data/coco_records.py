@@ -108,8 +108,8 @@ class CocoRecords(Dataset):
         Args:
             index (CocoIndex): the file.
             image_root (str): folder of the images.
-            indices (dict[int, int]): id of a category in the file -> class. An annotation of another
-                category gets a field "unknown_category", with the category's name or id.
+            indices (dict[int, int]): id of a category in the file -> class. An annotation of any
+                other category gets a field "unknown_category", with that category's name or id.
             extra_keys (sequence[str]): further keys of annotations.
         """
         self.index = index
@@ -156,7 +156,9 @@ class CocoRecords(Dataset):
         pairs = zip(index.categories.tolist(), index.crowds.tolist(), strict=True)
         annotations = (kinds[category][crowd] for category, crowd in pairs)
         outlines = json.loads(index.images.tobytes())
-        for number, (outline, count) in enumerate(zip(outlines, index.counts.tolist(), strict=True)):
+        for number, (outline, count) in enumerate(
+            zip(outlines, index.counts.tolist(), strict=True)
+        ):
             outline["file_name"] = os.path.join(self.image_root, outline["file_name"])
             outline["annotations"] = list(itertools.islice(annotations, count))
             outline[_SOURCE] = (self, number)
