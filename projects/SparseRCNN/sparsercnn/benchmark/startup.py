@@ -67,9 +67,9 @@ def run(args):
 _LEGEND = """\
 Processor time and memory of one process, without its imports. **detectron2**: its own functions
 load the records and pack them for the loader, without any check. **first**, **later**: ours, from
-the data set's name to the training loader, with all checks; the first start reads the json file, later
-ones what it has kept. **peak** is until then; **own** (shared with no other process) and **share**
-(with an equal part of what is shared) are after all records have been read."""
+the data set's name to the training loader, with all checks; the first start reads the json file,
+later ones what it has kept. **peak** is until then; **own** (shared with no other process) and
+**share** (with an equal part of what is shared) are after all records have been read."""
 
 
 def write_data_set(folder, num_images=_IMAGES, num_points=20):
