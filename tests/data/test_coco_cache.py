@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
 
-from sparsercnn.data import coco_cache, register_datasets
+from sparsercnn.data import DataError, coco_cache, register_datasets
 from sparsercnn.data.coco_cache import open_coco
 from sparsercnn.data.coco_records import coco_records
 
@@ -103,6 +103,18 @@ def test_a_torn_file_is_made_again(start, path, tmp_path, caplog, suffix, length
     assert read and "is damaged" in caplog.text
     assert np.array_equal(mended.lines, lines) and kept.read_bytes() == content
     assert not start(path)[1]
+
+
+def test_a_line_that_is_damaged_is_named(start, write_coco, coco_content, tmp_path):
+    entry = write_coco(coco_content)
+    register_datasets([entry])
+    (kept,) = (tmp_path / "data_sets/.cache").glob("*.jsonl")
+    kept.write_bytes(kept.read_bytes().replace(b'"file_name": "2', b'"file_name": \x002'))
+    start(entry[len("coco:") :].partition("@")[0])
+    records = coco_records(entry)
+    assert records[0]["image_id"] == 1
+    with pytest.raises(DataError, match=r"\.jsonl, line 2 is damaged.*Delete the file"):
+        records[1]
 
 
 def test_what_is_kept_cannot_run_code(start, path, tmp_path):

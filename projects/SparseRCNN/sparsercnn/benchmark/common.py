@@ -76,26 +76,27 @@ def processor_seconds(device):
     return elapsed_seconds(device) if device.startswith("cuda") else time.process_time()
 
 
-def time_in_turn(functions, rounds, device, clock=elapsed_seconds):
+def time_in_turn(functions, rounds, device, clock=elapsed_seconds, untimed=1):
     """Call functions one after the other in every round, so that other load meets all alike.
 
     Args:
         functions (dict[Any, callable]): by name; without arguments.
-        rounds (int): timed rounds, after an untimed one.
+        rounds (int): timed rounds.
         device (str): device that they run on.
         clock (callable): takes the device and gives seconds.
+        untimed (int): rounds before, in which libraries are loaded and memory is taken.
 
     Returns:
         dict[Any, list[float]]: seconds of each round, by name.
     """
     seconds = {name: [] for name in functions}
-    for _ in range(1 + rounds):
+    for _ in range(untimed + rounds):
         for name, function in functions.items():
             begin = clock(device)
             result = function()
             seconds[name].append(clock(device) - begin)
             del result  # not while the clock runs
-    return {name: values[1:] for name, values in seconds.items()}
+    return {name: values[untimed:] for name, values in seconds.items()}
 
 
 def with_ratio(value, reference, form, unit=1):

@@ -132,16 +132,14 @@ def _load(cfg, name, proposal_files, is_train):
         records = coco.outlines()
         suspects = {number: coco[number] for number in coco.suspects(mask_format)}
     else:
-        least = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if with_keypoints else 0
-        records, suspects = (
-            get_detection_dataset_dicts(
-                [name],
-                filter_empty=False,
-                min_keypoints=least,
-                proposal_files=proposal_files,
-                check_consistency=False,  # it would fail on records that are left out below
-            ),
-            None,
+        keypoint_head = cfg.MODEL.ROI_KEYPOINT_HEAD
+        suspects = None
+        records = get_detection_dataset_dicts(
+            [name],
+            filter_empty=False,
+            min_keypoints=keypoint_head.MIN_KEYPOINTS_PER_IMAGE if with_keypoints else 0,
+            proposal_files=proposal_files,
+            check_consistency=False,  # it would fail on records that are left out below
         )
     return leave_out_invalid(
         list(records),

@@ -122,7 +122,13 @@ class CocoRecords(Dataset):
 
     def __getitem__(self, number):
         begin = self.index.ends[number - 1] if number else 0
-        record = json.loads(self.index.lines[begin : self.index.ends[number]].tobytes())
+        try:
+            record = json.loads(self.index.lines[begin : self.index.ends[number]].tobytes())
+        except ValueError as error:
+            file = getattr(self.index.lines, "filename", "memory")
+            raise DataError(
+                f"{file}, line {number + 1} is damaged: {error}. Delete the file and start again."
+            ) from error
         record["file_name"] = os.path.join(self.image_root, record["file_name"])
         objects = ((x, segmentation_of(x)) for x in record["annotations"])
         record["annotations"] = [self._object(*x) for x in objects if x[1] is not None]

@@ -150,7 +150,8 @@ class TrainLoader:
         groups = {True: [], False: []}
         is_wide = self.is_wide
         if is_wide is None:
-            is_wide = [x["width"] > x["height"] for x in self._records()]
+            records = (self.dataset[i] for i in range(len(self.dataset)))
+            is_wide = [record["width"] > record["height"] for record in records]
         num_left = self._num_skipped
         places = _reordered(enumerate(self.sampler), order)
         for num_back, (position, index) in enumerate(places, start=1):
@@ -162,9 +163,6 @@ class TrainLoader:
                 if num_left == 0:
                     return num_back, groups[True] + groups[False]
         raise ValueError("The sampler of a training loader must be endless.")
-
-    def _records(self):
-        return (self.dataset[i] for i in range(len(self.dataset)))
 
 
 class _Places(Sampler):
