@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -24,6 +25,7 @@ def rich_content(coco_content):
     second["segmentation"] = {"counts": [50, 3, 147], "size": [10, 20]}
     third["keypoints"] = [3, 4, 2, 5.5, 6, 1]
     third["num_keypoints"] = 2
+    third["iscrowd"], third["ignore"] = 0.0, 0.0
     crowd = {**third, "id": 5, "iscrowd": 1, "segmentation": {"counts": "abc", "size": [10, 20]}}
     without_polygon = {**third, "id": 6, "segmentation": [[1, 2, 3, 4]]}
     without_image = {**third, "id": 7, "image_id": 99}
@@ -54,6 +56,8 @@ def test_an_entry_gives_what_the_catalog_gives(write_coco, rich_content, caplog)
     assert [len(x["annotations"]) for x in records] == [2, 2, 0]
     _same(records, DatasetCatalog.get(entry))
     _same(as_dataset(records.outlines()), DatasetCatalog.get(entry))
+    flags = [[x["iscrowd"] for x in record["annotations"]] for record in records.outlines()]
+    assert flags == [[0, 0], [0, 1], []]
 
 
 def test_indented_files_and_other_alphabets(write_coco, rich_content, tmp_path):
@@ -74,6 +78,8 @@ def test_fields_that_evaluation_needs_are_in_the_records_too(write_coco, rich_co
     register_datasets([entry])
     assert MetadataCatalog.get(entry).json_file != entry[len("coco:") :].split("@")[0]
     _same(coco_records(entry), DatasetCatalog.get(entry))
+    completed = json.loads(Path(MetadataCatalog.get(entry).json_file).read_text())["annotations"]
+    assert [x["area"] for x in completed] == [200, 200, 200, 48.0, 200, 20]
 
 
 def test_a_set_registered_with_detectron2(tmp_path, write_coco, rich_content, request):

@@ -25,6 +25,9 @@ _KIND = {list: POLYGON, dict: BITMASK}
 
 _skip_space = re.compile(r"[ \t\n\r]*").match
 _decode = json.JSONDecoder().raw_decode
+# Nearly all of a large file are coordinates of polygons, whose values are not needed yet: numbers
+# with a point stay text, as bytes, which no other value of json is. This takes a third of the time.
+_decode_annotation = json.JSONDecoder(parse_float=str.encode).raw_decode
 _SPACE = " \t\n\r"
 _NUMBER, _ID = {int, float}, {int, str}
 
@@ -129,7 +132,7 @@ def _scan_annotations(scan, at):
     if text[at] == "]":
         return at + 1
     while True:
-        annotation, end = _decode(text, at)
+        annotation, end = _decode_annotation(text, at)
         scan.starts.append(at)
         scan.ends.append(end)
         _add(scan, annotation)
@@ -145,20 +148,24 @@ def _scan_annotations(scan, at):
 
 
 def _add(scan, annotation):
-    box = annotation["bbox"]
-    if len(box) != 4 or annotation.get("ignore", 0):
+    box = [_number(x) for x in annotation["bbox"]]
+    if len(box) != 4 or _number(annotation.get("ignore", 0)):
         raise ValueError("not an annotation of COCO's format")
     scan.ids.append(annotation["id"])
     scan.image_ids.append(annotation["image_id"])
     scan.category_ids.append(annotation["category_id"])
     scan.boxes.extend(box)
-    scan.crowds.append(annotation.get("iscrowd", 0) != 0)
+    scan.crowds.append(_number(annotation.get("iscrowd", 0)) != 0)
     segmentation = segmentation_of(annotation)
     scan.kinds.append(NO_MASK if segmentation is False else _KIND.get(type(segmentation)))
     if "iscrowd" not in annotation or "area" not in annotation:
         defaults = {"iscrowd": 0, "area": max(0, box[2] * box[3])}
         missing = {key: value for key, value in defaults.items() if key not in annotation}
         scan.defaults[len(scan.ids) - 1] = missing
+
+
+def _number(value):
+    return float(value) if type(value) is bytes else value
 
 
 def _check(scan):
