@@ -4,16 +4,26 @@
 import argparse
 import sys
 
-from sparsercnn.benchmark import aggregation, detector, interaction, matcher, position_attention
+from sparsercnn.benchmark import (
+    aggregation,
+    detector,
+    evaluation,
+    interaction,
+    matcher,
+    position_attention,
+    startup,
+)
 from sparsercnn.errors import run_program
 
 # Subcommand -> module, see sparsercnn.benchmark.
 BENCHMARKS = {
     "aggregation": aggregation,
     "detector": detector,
+    "evaluation": evaluation,
     "interaction": interaction,
     "matcher": matcher,
     "position_attention": position_attention,
+    "startup": startup,
 }
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import uuid
 
-__all__ = ["try_lock", "write_atomically", "write_json"]
+__all__ = ["try_lock", "wait_for_lock", "write_atomically", "write_json"]
 
 
 @contextlib.contextmanager
@@ -67,3 +67,12 @@ def try_lock(file, shared=False):
     except BlockingIOError:
         return False
     return True
+
+
+def wait_for_lock(file):
+    """:func:`try_lock`, but wait until no other process has it.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    fcntl.flock(file, fcntl.LOCK_EX)

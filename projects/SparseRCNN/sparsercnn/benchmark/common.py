@@ -13,7 +13,9 @@ __all__ = [
     "add_size_argument",
     "describe_place",
     "load_config_and_size",
+    "process_peak",
     "processor_seconds",
+    "reset_process_peak",
     "time_in_turn",
     "with_ratio",
 ]
@@ -80,28 +82,47 @@ def processor_seconds(device):
     return elapsed_seconds(device) if device.startswith("cuda") else time.process_time()
 
 
-def time_in_turn(functions, rounds, device, clock=elapsed_seconds):
+def time_in_turn(functions, rounds, device, clock=elapsed_seconds, untimed=1):
     """Call functions one after the other in every round, so that other load meets all alike.
 
     Args:
         functions (dict[Any, callable]): by name; without arguments.
-        rounds (int): timed rounds, after an untimed one.
+        rounds (int): timed rounds.
         device (str): device that they run on.
         clock (callable): takes the device and gives seconds.
+        untimed (int): rounds before, in which libraries are loaded and memory is taken.
 
     Returns:
         dict[Any, list[float]]: seconds of each round, by name.
     """
     seconds = {name: [] for name in functions}
-    for _ in range(1 + rounds):
+    for _ in range(untimed + rounds):
         for name, function in functions.items():
             begin = clock(device)
             result = function()
             seconds[name].append(clock(device) - begin)
             del result  # not while the clock runs
-    return {name: values[1:] for name, values in seconds.items()}
+    return {name: values[untimed:] for name, values in seconds.items()}
 
 
 def with_ratio(value, reference, form, unit=1):
     """Two cells: a value in multiples of `unit`, formatted, and its ratio to the reference."""
     return [f"{value / unit:{form}}", f"{value / reference:.2f}"]
+
+
+def reset_process_peak():
+    """Reset the peak of this process's memory; returns what it uses now, in bytes."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    return _process_memory("VmRSS")
+
+
+def process_peak():
+    """Peak of this process's memory in bytes, since :func:`reset_process_peak`."""
+    return _process_memory("VmHWM")
+
+
+def _process_memory(field):
+    with open("/proc/self/status") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    return 1024 * int(lines[field].split()[0])

@@ -141,16 +141,8 @@ def _reset_peak(device):
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
-    return _process_memory("VmRSS")
+    return common.reset_process_peak()
 
 
 def _peak(device):
-    return torch.cuda.max_memory_allocated() if device != "cpu" else _process_memory("VmHWM")
-
-
-def _process_memory(field):
-    with open("/proc/self/status") as file:
-        lines = dict(line.split(":", 1) for line in file)
-    return 1024 * int(lines[field].split()[0])
+    return torch.cuda.max_memory_allocated() if device != "cpu" else common.process_peak()

@@ -4,7 +4,6 @@ import logging
 
 import numpy as np
 from detectron2.data import (
-    DatasetFromList,
     MetadataCatalog,
     build_detection_test_loader,
     get_detection_dataset_dicts,
@@ -24,6 +23,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..errors import ConfigError, DataError
 from .coco import read_coco, without_invalid
+from .coco_records import as_dataset, coco_records
 from .dataset_mapper import SparseRCNNDatasetMapper
 from .files import cache_json
 from .image_check import image_problem
@@ -62,7 +62,7 @@ def build_train_loader(cfg):
         _require(records, "DATASETS.TRAIN", cfg.DATASETS.TRAIN, remedy)
     if has_objects:
         _print_histogram(records, cfg.DATASETS.TRAIN)
-    dataset = DatasetFromList(records, copy=False)
+    dataset = as_dataset(records)
     mapper = _build_mapper(cfg, is_train=True)
     if cfg.DATASETS.SKIP_INVALID:
         mapper = _ReplaceUnusable(mapper, dataset)
@@ -75,6 +75,7 @@ def build_train_loader(cfg):
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
+        is_wide=_are_wide(records),
     )
 
 
@@ -105,7 +106,9 @@ def build_test_loader(cfg, name):
     if all("annotations" in record for record in records):
         _print_histogram(records, [name])
     return build_detection_test_loader(
-        records, mapper=_build_mapper(cfg, is_train=False), num_workers=cfg.DATALOADER.NUM_WORKERS
+        as_dataset(records),
+        mapper=_build_mapper(cfg, is_train=False),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
 
 
@@ -116,25 +119,36 @@ def check_test_sets(cfg):
 
 
 def _load(cfg, name, proposal_files, is_train):
-    """Valid records of one data set, and how many images and annotations were left out."""
-    keypoint_head = cfg.MODEL.ROI_KEYPOINT_HEAD
+    """Valid records of one data set, for :func:`as_dataset`, and how many images and annotations
+    were left out.
+    """
     with_keypoints = is_train and cfg.MODEL.KEYPOINT_ON
-    records = get_detection_dataset_dicts(
-        [name],
-        filter_empty=False,
-        min_keypoints=keypoint_head.MIN_KEYPOINTS_PER_IMAGE if with_keypoints else 0,
-        proposal_files=proposal_files,
-        check_consistency=False,  # it would fail on records that are left out below
-    )
     skip_invalid = cfg.DATASETS.SKIP_INVALID
     mask_format = cfg.INPUT.MASK_FORMAT if is_train else "bitmask"  # evaluation reads both formats
+    mask_format = mask_format if cfg.MODEL.MASK_ON else None
+    # Detectron2 looks through whole records for keypoints, and adds proposals to them.
+    coco = None if with_keypoints or proposal_files else coco_records(name)
+    if coco is not None:
+        records = coco.outlines()
+        suspects = {number: coco[number] for number in coco.suspects(mask_format)}
+    else:
+        keypoint_head = cfg.MODEL.ROI_KEYPOINT_HEAD
+        suspects = None
+        records = get_detection_dataset_dicts(
+            [name],
+            filter_empty=False,
+            min_keypoints=keypoint_head.MIN_KEYPOINTS_PER_IMAGE if with_keypoints else 0,
+            proposal_files=proposal_files,
+            check_consistency=False,  # it would fail on records that are left out below
+        )
     return leave_out_invalid(
         list(records),
         name,
         skip_invalid=skip_invalid,
-        mask_format=mask_format if cfg.MODEL.MASK_ON else None,
+        mask_format=mask_format,
         # A loader for evaluation cannot skip a broken image later.
         extra_check=_decoding_check(cfg, name) if skip_invalid and not is_train else None,
+        suspects=suspects,
     )
 
 
@@ -157,11 +171,20 @@ def _require(records, key, names, what=""):
         raise DataError(f"{key}, {', '.join(names)}: no images are left{what}.")
 
 
+def _are_wide(records):
+    """For each record, whether it is wider than high; None if some do not have a size."""
+    if any("width" not in record or "height" not in record for record in records):
+        return None
+    return np.array([record["width"] > record["height"] for record in records])
+
+
 def _print_histogram(records, names):
     class_names = MetadataCatalog.get(names[0]).get("thing_classes")
     if class_names is not None:
         check_metadata_consistency("thing_classes", names)
-        print_instances_class_histogram(records, class_names)
+        # As if of one image: detectron2 takes a while for each.
+        annotations = [x for record in records for x in record["annotations"]]
+        print_instances_class_histogram([{"annotations": annotations}], class_names)
 
 
 def _build_sampler(cfg, records, seed):

@@ -7,7 +7,7 @@ import os
 
 from ..files import write_atomically, write_json
 
-__all__ = ["cache_json", "datasets_root", "write_json"]
+__all__ = ["cache_folder", "cache_folders", "cache_json", "datasets_root", "write_json"]
 
 
 def datasets_root():
@@ -30,25 +30,35 @@ def cache_json(label, content):
     """
     text = json.dumps(content)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    path = os.path.join(_cache_folder(), f"{label}-{digest}.json")
+    path = os.path.join(cache_folder(), f"{label}-{digest}.json")
     if not os.path.exists(path):
         with write_atomically(path, "w", shared=True) as file:
             file.write(text)
     return path
 
 
-def _cache_folder():
-    """``.cache`` beside the data sets, or the user's cache folder if that is not writable."""
+def cache_folders():
+    """Where to look for files derived from data sets (list[str]), existing folders or not:
+    ``.cache`` beside the data sets, then the user's cache folder."""
     user_cache = os.getenv("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    candidates = [os.path.join(user_cache, "sparsercnn")]
+    folders = [os.path.join(user_cache, "sparsercnn")]
     if os.path.isdir(datasets_root()):
-        candidates.insert(0, os.path.join(datasets_root(), ".cache"))
-    for folder in candidates:
+        folders.insert(0, os.path.join(datasets_root(), ".cache"))
+    return folders
+
+
+def cache_folder():
+    """The first of :func:`cache_folders` that is writable; it is made if necessary.
+
+    Raises:
+        OSError: none is writable.
+    """
+    for folder in cache_folders():
         with contextlib.suppress(OSError):
             os.makedirs(folder, exist_ok=True)
         if os.access(folder, os.W_OK):
             return folder
     raise OSError(
-        f"No writable folder for converted annotations: tried {' and '.join(candidates)}. "
+        f"No writable folder for converted annotations: tried {' and '.join(cache_folders())}. "
         "Set DETECTRON2_DATASETS to an existing folder that is writable."
     )

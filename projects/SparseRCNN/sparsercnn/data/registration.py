@@ -6,7 +6,9 @@ import os
 from detectron2.data import DatasetCatalog
 
 from ..errors import DataError
-from .coco import complete, load_coco, read_coco, register_coco
+from .coco import load_coco, register_coco
+from .coco_cache import completed_copy, open_coco
+from .coco_records import CocoFile
 from .files import cache_json, datasets_root
 from .semseg import register_semseg
 from .voc import convert_voc, voc_class_names
@@ -43,16 +45,11 @@ def _register_coco(name, location):
         raise DataError(
             f"'{name}': a COCO entry must have the form coco:ANNOTATIONS.json@IMAGE_DIR."
         )
-    content = read_coco(path)
-    completed = complete(content)
+    header = open_coco(path).header
     # Fields that evaluation needs are added in a copy, never in the user's file.
-    label = f"coco-{os.path.splitext(os.path.basename(path))[0]}"
-    json_file = path if completed is content else cache_json(label, completed)
-
-    def load():
-        return load_coco(name, json_file, image_root)
-
-    categories = sorted(content["categories"], key=lambda category: category["id"])
+    json_file = path if header["complete"] else completed_copy(path)
+    load = CocoFile(name, json_file, image_root, original=path)
+    categories = sorted(header["categories"], key=lambda category: category["id"])
     register_coco(name, load, json_file, image_root, categories, annotation_file=path)
 
 
@@ -96,12 +93,7 @@ def register_crowdhuman(root=None):
         json_file = os.path.join(root, "annotations", f"{split}.json")
         image_root = os.path.join(root, name)
 
-        def load(name=name, json_file=json_file, image_root=image_root):
-            if not os.path.exists(json_file):
-                raise FileNotFoundError(
-                    f"{json_file} is missing; run datasets/prepare_crowdhuman.py to write it."
-                )
-            return load_coco(name, json_file, image_root)
-
+        remedy = "run datasets/prepare_crowdhuman.py to write it"
+        load = CocoFile(name, json_file, image_root, if_missing=remedy)
         categories = [{"id": 1, "name": "person"}]
         register_coco(name, load, json_file, image_root, categories, evaluator_type="crowdhuman")

@@ -33,6 +33,7 @@ class TrainLoader:
         total_batch_size,
         aspect_ratio_grouping,
         num_workers,
+        is_wide=None,
     ):
         """
         Args:
@@ -45,6 +46,8 @@ class TrainLoader:
             aspect_ratio_grouping (bool): group wide images, and other images, into separate
                 batches; records need "width" and "height".
             num_workers (int): loading processes; 0: load in this process.
+            is_wide (sequence[bool]): for each record, whether it is wider than high; None: read
+                from the records when it is needed.
         """
         self.dataset = dataset
         self.mapper = mapper
@@ -53,6 +56,7 @@ class TrainLoader:
         self.total_batch_size = total_batch_size
         self.aspect_ratio_grouping = aspect_ratio_grouping
         self.num_workers = num_workers
+        self.is_wide = is_wide
         self._num_skipped = 0
 
     def start_at(self, num_batches):
@@ -144,7 +148,10 @@ class TrainLoader:
             those in incomplete groups, in the order in which they came back.
         """
         groups = {True: [], False: []}
-        is_wide = [self._is_wide(i) for i in range(len(self.dataset))]
+        is_wide = self.is_wide
+        if is_wide is None:
+            records = (self.dataset[i] for i in range(len(self.dataset)))
+            is_wide = [record["width"] > record["height"] for record in records]
         num_left = self._num_skipped
         places = _reordered(enumerate(self.sampler), order)
         for num_back, (position, index) in enumerate(places, start=1):
@@ -156,10 +163,6 @@ class TrainLoader:
                 if num_left == 0:
                     return num_back, groups[True] + groups[False]
         raise ValueError("The sampler of a training loader must be endless.")
-
-    def _is_wide(self, index):
-        record = self.dataset[index]
-        return record["width"] > record["height"]
 
 
 class _Places(Sampler):

@@ -16,7 +16,9 @@ __all__ = ["DataError", "box_problem", "leave_out_invalid"]
 _PUBLISHED = ("coco_2014_", "coco_2017_")
 
 
-def leave_out_invalid(records, name, skip_invalid=False, mask_format=None, extra_check=None):
+def leave_out_invalid(
+    records, name, skip_invalid=False, mask_format=None, extra_check=None, suspects=None
+):
     """Check the records of one data set, without opening its images.
 
     An image is invalid if its file is missing or its annotated size is not positive. An annotation
@@ -33,6 +35,8 @@ def leave_out_invalid(records, name, skip_invalid=False, mask_format=None, extra
             "polygon" does not allow run-length masks (RLE), except for crowds, which are not
             trained on. None: no segmentation is needed.
         extra_check (callable): maps a record to the problem with its image, or None.
+        suspects (dict[int, dict]): whole records, by their numbers in `records`: in the others, the
+            annotations are known to be valid. None: all are checked.
 
     Returns:
         tuple[list[dict], int]: the valid records with their valid annotations, and the number of
@@ -45,12 +49,16 @@ def leave_out_invalid(records, name, skip_invalid=False, mask_format=None, extra
     _check_unique_ids(records, name)
     missing = _missing_files(records)
     image_problems, box_problems, valid = [], [], []
-    for record in records:
+    for number, record in enumerate(records):
         problem = _image_problem(record, missing) or (extra_check and extra_check(record))
         if problem:
             image_problems.append(f"{record['file_name']}: {problem}")
             continue
-        problems, kept = _check_annotations(record, metadata, mask_format)
+        if suspects is not None and number not in suspects:
+            valid.append(record)
+            continue
+        whole = record if suspects is None else suspects[number]
+        problems, kept = _check_annotations(whole, metadata, mask_format)
         box_problems += problems
         valid.append({**record, "annotations": kept} if problems else record)
     if image_problems or box_problems:
