@@ -80,10 +80,12 @@ def test_a_copy_does_not_run_the_code_of_the_original(in_dynamo_alone):
     assert module(torch.ones(3)).tolist() == [2, 2, 2]
 
 
-def test_without_a_compiler_the_key_is_named(tiny_cfg, monkeypatch):
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
-    with pytest.raises(ValueError, match=r"COMPILE is True.*Install a C\+\+ compiler.*False"):
+def test_without_a_compiler_the_key_is_named(tiny_cfg):
+    missing = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
+    with (
+        torch._inductor.config.patch(missing),
+        pytest.raises(ValueError, match=r"COMPILE is True.*Install a C\+\+ compiler.*False"),
+    ):
         compile_for_training(build_model(tiny_cfg))
 
 
