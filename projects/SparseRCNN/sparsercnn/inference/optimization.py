@@ -164,7 +164,8 @@ class _FusedConv:
     def __init__(self, conv):
         self.plain = type(conv).forward.__get__(conv)
         self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *self.geometry)
+        self.original = conv.weight
+        self.weight = None
         self.bias = conv.bias
         self.dtype = conv.weight.dtype
         self.relu = conv.activation is not None
@@ -174,6 +175,10 @@ class _FusedConv:
         if x.numel() == 0:
             return self.plain(x)
         x = x.to(self.dtype, memory_format=torch.channels_last)
+        if self.weight is None:  # which layout is best depends on the size of the maps
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(
+                self.original, *self.geometry, x.shape
+            )
         relu = "relu" if relu or self.relu else None
         if added is None:
             return torch.ops.mkldnn._convolution_pointwise(
