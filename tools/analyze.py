@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from sparsercnn.analysis import find_configs, format_costs, measure_model
+from sparsercnn.benchmark.common import add_size_argument
 from sparsercnn.engine.setup import add_opts_argument, add_unsafe_argument, load_config
 from sparsercnn.errors import ConfigError, run_program
 
@@ -30,13 +31,7 @@ def get_parser():
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config-file", nargs="+", metavar="FILE", type=Path, help="YAML files")
     source.add_argument("--all", action="store_true", help="all models in configs/")
-    parser.add_argument(
-        "--size",
-        nargs=2,
-        type=int,
-        metavar=("HEIGHT", "WIDTH"),
-        help="input in pixels (default: INPUT.MIN_SIZE_TEST and 1.52 times that, 800 x 1216)",
-    )
+    add_size_argument(parser)
     parser.add_argument(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",

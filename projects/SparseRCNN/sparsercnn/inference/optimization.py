@@ -131,7 +131,7 @@ def _has_onednn(dtype):
 
 def _fuse_convolutions(model):
     """Replace the forward methods of convolutions, residual blocks and stems."""
-    for module in list(model.modules()):
+    for module in model.modules():
         if type(module).forward is Conv2d.forward and _is_plain(module):
             module.forward = _FusedConv(module)
     for module in model.modules():
