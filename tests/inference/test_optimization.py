@@ -163,6 +163,9 @@ def test_bfloat16_keeps_boxes_and_scores_in_float32(build, inputs, mode):
     model = build("sparsercnn", "MODEL.SparseRCNN.NMS_THRESH_TEST", 0.0)
     half = optimize(model, mode, "bfloat16")
     assert half.backbone.bottom_up.stem.conv1.weight.dtype == torch.bfloat16
+    stage = half.head.head_series[0]
+    assert stage.linear1.weight.dtype == torch.bfloat16
+    assert stage.class_logits.weight.dtype == stage.reg_module[0].weight.dtype == torch.float32
     with torch.inference_mode():  # without the clipping that drops boxes out of the image
         found, expected = (x(inputs, do_postprocess=False) for x in (half, model))
     for ours, theirs in zip(found, expected, strict=True):

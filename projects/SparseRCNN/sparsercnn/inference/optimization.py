@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import fuse_conv_bn_weights
 
 from ..errors import ConfigError
+from ..modeling.head import Stage
 from ..modeling.segmentation import with_sem_seg_inference
 
 __all__ = ["check_optimization", "optimize", "prepare_for_inference"]
@@ -110,8 +111,10 @@ def _fold_norms(model):
 
 def _convert_weights(model, dtype):
     # Autocast would convert them in every forward pass.
+    stages = [x for x in model.modules() if isinstance(x, Stage)]
+    kept = {x for stage in stages for layer in stage.predictors for x in layer.modules()}
     for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)) and module not in kept:
             module.to(dtype)
 
 
