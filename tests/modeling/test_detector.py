@@ -311,8 +311,9 @@ def test_images_are_normalised_and_padded(inference_model):
     assert images.tensor[0, :, 40:].eq(0).all()
 
 
-def test_training_pads_to_few_sizes_and_evaluation_as_ever(tiny_cfg, make_input):
+def test_training_and_inference_pad_each_to_few_sizes(tiny_cfg, make_input):
     tiny_cfg.INPUT.SIZE_BUCKET = 96
+    tiny_cfg.TEST.SIZE_BUCKET = 160
     model = build_model(tiny_cfg)
     assert model.backbone.size_divisibility == 32
     inputs = [make_input((65, 90), [[5, 5, 40, 40]], [1])]
@@ -322,9 +323,11 @@ def test_training_pads_to_few_sizes_and_evaluation_as_ever(tiny_cfg, make_input)
     model.size_bucket = 80  # not a multiple of 32: of 160 and so of both
     assert model.preprocess_images(inputs)[0].tensor.shape[2:] == (160, 160)
     model.eval()
+    assert model.preprocess_images(inputs)[0].tensor.shape[2:] == (160, 160)
+    model.test_size_bucket = 0
     assert model.preprocess_images(inputs)[0].tensor.shape[2:] == (96, 96)
-    model.size_bucket = 0
     model.train()
+    model.size_bucket = 0
     assert model.preprocess_images(inputs)[0].tensor.shape[2:] == (96, 96)
 
 

@@ -207,10 +207,12 @@ def _add_solver_keys(cfg):
 
 
 def _add_data_and_test_keys(cfg):
-    # In training, Sparse R-CNN pads a batch to height and width that are multiples of this, so that
-    # few sizes occur and cuDNN's search (CUDNN_BENCHMARK) starts anew for few. 0: of the backbone's
-    # stride, the least that it needs.
+    # Sparse R-CNN pads a batch to height and width that are multiples of this, so that few sizes
+    # occur and cuDNN's search (CUDNN_BENCHMARK) and compilation start anew for few. 0: of the
+    # backbone's stride, the least that it needs. INPUT: in training; TEST: in inference, where
+    # padding changes detections slightly.
     cfg.INPUT.SIZE_BUCKET = 0
+    cfg.TEST.SIZE_BUCKET = 0
 
     # True: leave out unreadable images and invalid annotations; they are counted and logged.
     # False: stop with an error that names the first ones.
@@ -232,7 +234,7 @@ def _add_data_and_test_keys(cfg):
 
     # Preparation of the model for inference, in evaluation and demo alike. none | fuse: batch norms
     # folded into convolutions and faster layouts, the same results | compile: torch.compile too,
-    # which takes minutes and pays on a GPU with images of few sizes.
+    # which takes minutes and pays on a GPU with images of few sizes (SIZE_BUCKET).
     cfg.TEST.OPTIMIZE = "fuse"
     # Of convolutions and matrix products; boxes and scores are float32 in any case.
     cfg.TEST.DTYPE = "float32"  # float32 | bfloat16 | float16 (GPU only)

@@ -112,16 +112,18 @@ def _is_foreign(model, switch):
 
 
 def _check_size_bucket(cfg):
-    bucket, architecture = cfg.INPUT.SIZE_BUCKET, cfg.MODEL.META_ARCHITECTURE
-    if bucket < 0:
-        raise ConfigError(
-            f"INPUT.SIZE_BUCKET is {bucket}; it must be a number of pixels, such as 128, or 0."
-        )
-    if bucket and architecture in ("GeneralizedRCNN", "SemanticSegmentor"):
-        raise ConfigError(
-            f"INPUT.SIZE_BUCKET {bucket} has no effect on {architecture}: only SparseRCNN reads "
-            "it. Set it to 0."
-        )
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    for part in ("INPUT", "TEST"):
+        bucket = cfg[part].SIZE_BUCKET
+        if bucket < 0:
+            raise ConfigError(
+                f"{part}.SIZE_BUCKET is {bucket}; it must be a number of pixels, such as 128, or 0."
+            )
+        if bucket and architecture in ("GeneralizedRCNN", "SemanticSegmentor"):
+            raise ConfigError(
+                f"{part}.SIZE_BUCKET {bucket} has no effect on {architecture}: only SparseRCNN "
+                "reads it. Set it to 0."
+            )
 
 
 def _check_test(cfg, defaults):

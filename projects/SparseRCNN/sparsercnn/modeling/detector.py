@@ -43,6 +43,7 @@ class SparseRCNN(nn.Module):
         max_detections=100,
         input_format=None,
         size_bucket=0,
+        test_size_bucket=0,
     ):
         """
         Args:
@@ -61,6 +62,7 @@ class SparseRCNN(nn.Module):
             input_format (str): channel order of the input, for callers that read images.
             size_bucket (int): in training, batches are padded to multiples of this and of the
                 backbone's own divisor; 0: of that alone.
+            test_size_bucket (int): the same in inference.
         """
         super().__init__()
         self.backbone = backbone
@@ -75,6 +77,7 @@ class SparseRCNN(nn.Module):
         self.max_detections = max_detections
         self.input_format = input_format
         self.size_bucket = size_bucket
+        self.test_size_bucket = test_size_bucket
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
         # The published checkpoints hold the proposals' weights at the top level.
@@ -100,6 +103,7 @@ class SparseRCNN(nn.Module):
             "max_detections": detections_per_image(cfg),
             "input_format": cfg.INPUT.FORMAT,
             "size_bucket": cfg.INPUT.SIZE_BUCKET,
+            "test_size_bucket": cfg.TEST.SIZE_BUCKET,
         }
 
     @property
@@ -158,9 +162,8 @@ class SparseRCNN(nn.Module):
         """
         images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
-        divisor = max(self.backbone.size_divisibility, 1)
-        if self.training and self.size_bucket:
-            divisor = math.lcm(divisor, self.size_bucket)
+        bucket = self.size_bucket if self.training else self.test_size_bucket
+        divisor = math.lcm(max(self.backbone.size_divisibility, 1), max(bucket, 1))
         images = ImageList.from_tensors(images, divisor)
         sizes = torch.tensor([[w, h, w, h] for h, w in images.image_sizes], dtype=torch.float32)
         return images, sizes.to(self.device, non_blocking=True)
