@@ -52,10 +52,10 @@ def repository():
 
 @pytest.fixture
 def tiny_cfg():
-    """The quickstart's model with two stages, 32 channels and 6 proposals."""
+    """The model of the quickstarts with two stages, 32 channels and 6 proposals."""
     cfg = get_cfg()
     add_sparsercnn_config(cfg)
-    cfg.merge_from_file(str(REPOSITORY / "configs/quickstart/sparsercnn.yaml"))
+    cfg.merge_from_file(str(REPOSITORY / "configs/quickstart/Base-R18.yaml"))
     cfg.MODEL.FPN.OUT_CHANNELS = 32
     cfg.MODEL.SparseRCNN.HIDDEN_DIM = 32
     cfg.MODEL.SparseRCNN.NHEADS = 4
@@ -125,7 +125,7 @@ def squares(tmp_path):
     categories = [{"id": 1, "name": "odd"}, {"id": 2, "name": "even"}]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (tmp_path / "squares.json").write_text(json.dumps(content))
-    base = REPOSITORY / "configs" / "quickstart" / "sparsercnn.yaml"
+    base = REPOSITORY / "configs" / "quickstart" / "Base-R18.yaml"
     data = f"coco:{tmp_path}/squares.json@{tmp_path}"
     (tmp_path / "tiny.yaml").write_text(TINY.format(base=base, data=data))
     return tmp_path

@@ -13,8 +13,8 @@ from sparsercnn.sweep.run_folder import FAILURE, RESULT
 @pytest.fixture
 def make_sweep(tmp_path, repository):
     def make(opts=(), **content):
-        """A sweep of the quickstart's config, with folders in tmp_path / "out"."""
-        base = repository / "configs" / "quickstart" / "sparsercnn.yaml"
+        """A sweep of the quickstarts' config, with folders in tmp_path / "out"."""
+        base = repository / "configs" / "quickstart" / "Base-R18.yaml"
         path = tmp_path / "sweep.yaml"
         content = {"base": str(base), "output": str(tmp_path / "out"), **content}
         path.write_text(yaml.safe_dump(content, sort_keys=False))
