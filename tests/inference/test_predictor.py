@@ -33,12 +33,12 @@ def test_demo_and_evaluation_agree(files, write_picture, channel_order, ending):
     assert sample["image"].shape == (3, 96, 128)
     with torch.no_grad():
         expected = predictor.model([sample])[0]["instances"]
-    assert_same(predictor(path)["instances"], expected)
+    assert_same(predictor(path).instances, expected)
     if ending == ".png":  # OpenCV and Pillow may decode JPEG differently
-        assert_same(predictor(cv2.imread(path))["instances"], expected)
+        assert_same(predictor(cv2.imread(path), channels="BGR").instances, expected)
+        assert_same(predictor(cv2.imread(path)[:, :, ::-1]).instances, expected)
     # The order of the channels matters to this model, or all of the above would prove nothing.
-    swapped = predictor(np.ascontiguousarray(cv2.imread(path)[:, :, ::-1]))["instances"]
-    assert not torch.equal(swapped.scores, expected.scores)
+    assert not torch.equal(predictor(cv2.imread(path)).instances.scores, expected.scores)
 
 
 def test_pictures_are_turned_upright_as_in_evaluation(files, picture, tmp_path):
@@ -49,15 +49,15 @@ def test_pictures_are_turned_upright_as_in_evaluation(files, picture, tmp_path):
     predictor = Predictor(load_config(files))
     upright = predictor.read(path)
     assert upright.shape == (64, 48, 3)
-    assert predictor(path)["instances"].image_size == (64, 48)
+    assert predictor(path).instances.image_size == (64, 48)
 
 
 def test_the_models_threshold_is_obeyed(files, write_picture):
     path = write_picture("a.png")
-    scores = Predictor(load_config(files))(path)["instances"].scores
+    scores = Predictor(load_config(files))(path).instances.scores
     threshold = scores.median().item()
     cfg = load_config(files, ["MODEL.SparseRCNN.SCORE_THRESH_TEST", threshold])
-    kept = Predictor(cfg)(path)["instances"].scores
+    kept = Predictor(cfg)(path).instances.scores
     assert 0 < len(kept) < len(scores) and kept.min() >= threshold
 
 
