@@ -2,6 +2,7 @@
 
 import logging
 import math
+from operator import attrgetter
 
 import torch
 from detectron2.config import configurable
@@ -101,6 +102,11 @@ class SparseRCNN(nn.Module):
             "input_format": cfg.INPUT.FORMAT,
             "size_bucket": cfg.INPUT.SIZE_BUCKET,
         }
+
+    # Where the state dict has their weights, and fvcore looks for them if a shape does not fit.
+    init_proposal_boxes = property(attrgetter("proposals.init_proposal_boxes"))
+    init_proposal_features = property(attrgetter("proposals.init_proposal_features"))
+    expert_weights = property(attrgetter("proposals.expert_weights"))
 
     @property
     def device(self):
