@@ -72,7 +72,7 @@ def test_a_model_is_trained_evaluated_and_used_without_its_config_file(squares):
     assert json.loads(evaluated.read_text()) == expected
     options = ["--confidence-threshold", 0, "--opts", "MODEL.WEIGHTS", "out", "MODEL.DEVICE", "cpu"]
     result = run("predict", "--input", "0.png", "--output", "drawn", *options)
-    assert "out/model_final.pth" in result.stdout
+    assert "Using out/model_best.pth" in result.stdout
     found = json.loads((squares / "drawn" / "detections.json").read_text())
     ours = sorted(x["score"] for x in found)
     assert ours == pytest.approx(sorted(x["score"] for x in expected if x["image_id"] == 0))

@@ -10,6 +10,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import add_sparsercnn_config, read_renamed_keys
+from ..config_files import find_config
 from ..errors import ConfigError
 from .checkpoint_files import find_weights, read_metadata
 from .config_check import check_config
@@ -93,6 +94,8 @@ def setup(args):
         cfg.MODEL.DEVICE = "cpu"
         cfg.freeze()
     check_devices(cfg, args.num_gpus)
+    if args.config_file:
+        args.config_file = find_config(args.config_file)  # detectron2 logs the file
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sparsercnn")
     return cfg
