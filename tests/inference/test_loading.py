@@ -1,14 +1,20 @@
 """A trained model is loaded by one call."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 import torch
+from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 
 import sparsercnn
+from sparsercnn.cli.train import evaluate
 from sparsercnn.engine.checkpoint import CheckpointError, SafeCheckpointer
 from sparsercnn.engine.checkpoint_files import describe_run
-from sparsercnn.engine.setup import load_config
+from sparsercnn.engine.setup import load_config, load_model_config
 from sparsercnn.errors import ConfigError
 
 
@@ -64,3 +70,50 @@ def test_what_cannot_be_loaded_is_told(tmp_path):
     torch.save({"model": {}}, tmp_path / "foreign.pth")
     with pytest.raises(ConfigError, match=r"foreign\.pth has no config.*config_file="):
         sparsercnn.load(tmp_path / "foreign.pth")
+
+
+class Runtime(torch.nn.Module):
+    """What an exported model is to its callers: it takes detectron2's inputs."""
+
+    def __init__(self, path, device):
+        super().__init__()
+        self.made_from = (path, device)
+
+    def forward(self, batched_inputs):
+        results = []
+        for x in batched_inputs:
+            found = Instances((x["height"], x["width"]))
+            found.pred_boxes = Boxes(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
+            found.scores, found.pred_classes = torch.tensor([0.5]), torch.tensor([1])
+            results.append({"instances": found})
+        return results
+
+
+@pytest.fixture
+def exported(files, tmp_path, monkeypatch):
+    """The path of a file that a made-up runtime can load."""
+    metadata = {**describe_run(load_config(files)), "thing_classes": ["cup", "fork", "dish"]}
+    runtimes = types.ModuleType("sparsercnn.export")
+    runtimes.load_exported = Runtime
+    runtimes.read_exported_metadata = lambda path: metadata
+    monkeypatch.setitem(sys.modules, "sparsercnn.export", runtimes)
+    return str(tmp_path / "model.onnx")
+
+
+def test_an_exported_model_is_called_in_the_same_way(exported, picture):
+    predictor = sparsercnn.load(exported, "cpu")
+    assert predictor.model.made_from == (exported, "cpu")
+    found = predictor(picture())
+    assert found.names == ["fork"] and found.boxes.tolist() == [[1, 2, 3, 4]]
+    with pytest.raises(ConfigError, match="Runtime has no stages"):
+        predictor.stages(picture())
+
+
+def test_an_exported_model_is_evaluated_as_it_is(exported, monkeypatch):
+    tested = []
+    monkeypatch.setattr(DefaultTrainer, "test", lambda cfg, model, _: tested.append(model) or {})
+    evaluate(load_model_config(opts=["MODEL.WEIGHTS", exported], register=False))
+    assert tested[0].made_from[0] == exported
+    opts = ["MODEL.WEIGHTS", exported, "TEST.AUG.ENABLED", "True"]
+    with pytest.raises(ConfigError, match="TEST.AUG.ENABLED needs a checkpoint"):
+        evaluate(load_model_config(opts=opts, register=False))

@@ -30,9 +30,11 @@ from detectron2.utils import comm
 
 from ..data import check_num_classes, check_test_sets
 from ..engine.checkpoint import load_for_inference
+from ..engine.checkpoint_files import is_exported
 from ..engine.setup import argument_parser, setup
 from ..engine.trainer import Trainer
-from ..errors import run_program
+from ..errors import ConfigError, run_program
+from ..inference.loading import load_model
 
 
 def main(argv=None):
@@ -65,7 +67,7 @@ def run(args):
 
 
 def evaluate(cfg, allow_unsafe=False):
-    """Evaluate MODEL.WEIGHTS, which must cover the whole model, on DATASETS.TEST.
+    """Evaluate MODEL.WEIGHTS, a checkpoint of the whole model or an exported one, on DATASETS.TEST.
 
     Args:
         cfg (CfgNode): the whole config.
@@ -73,9 +75,20 @@ def evaluate(cfg, allow_unsafe=False):
 
     Returns:
         dict: task -> metric -> value; with TEST.AUG.ENABLED also each task with suffix "_TTA".
+
+    Raises:
+        ConfigError: TEST.AUG.ENABLED with an exported model.
     """
-    model = Trainer.build_model(cfg)
-    load_for_inference(model, cfg.MODEL.WEIGHTS, allow_unsafe)
+    if cfg.TEST.AUG.ENABLED and is_exported(cfg.MODEL.WEIGHTS):
+        raise ConfigError(
+            f"TEST.AUG.ENABLED needs a checkpoint, and MODEL.WEIGHTS is {cfg.MODEL.WEIGHTS}. Set "
+            "TEST.AUG.ENABLED False."
+        )
+    if is_exported(cfg.MODEL.WEIGHTS):
+        model = load_model(cfg)[0]
+    else:
+        model = Trainer.build_model(cfg)
+        load_for_inference(model, cfg.MODEL.WEIGHTS, allow_unsafe)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         for name, augmented in Trainer.test_with_TTA(cfg, model).items():

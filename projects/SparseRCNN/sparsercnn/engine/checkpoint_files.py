@@ -12,9 +12,10 @@ from ..errors import CheckpointError
 from .checkpoint import SafeCheckpointer
 from .serialization import read_pickle, read_torch_file
 
-__all__ = ["describe_run", "find_weights", "read_metadata"]
+__all__ = ["describe_run", "find_weights", "is_exported", "read_metadata"]
 
 _IN_ORDER = ("model_best.pth", "model_final.pth")
+_EXPORTED = (".onnx", ".pt2", ".xml")
 
 
 def describe_run(cfg):
@@ -38,11 +39,16 @@ def describe_run(cfg):
     }
 
 
+def is_exported(path):
+    """Whether a file of weights is a whole model for a runtime, by its name."""
+    return os.fspath(path).lower().endswith(_EXPORTED)
+
+
 def read_metadata(path, allow_unsafe=False):
     """Read what a checkpoint says about its model, without its weights if the format allows it.
 
     Args:
-        path (str): a file or URL, of this project or another one.
+        path (str): a file or URL, of this project or another one; or an exported model.
         allow_unsafe (bool): load any pickle, which may run code.
 
     Returns:
@@ -51,6 +57,10 @@ def read_metadata(path, allow_unsafe=False):
     Raises:
         CheckpointError: the file is missing, damaged or refused as unsafe.
     """
+    if is_exported(path):
+        from ..export import read_exported_metadata  # it imports runtimes
+
+        return read_exported_metadata(path)
     local_path = SafeCheckpointer(nn.Module(), allow_unsafe=allow_unsafe).local_file(path)
     if local_path.endswith(".pkl"):
         content = read_pickle(local_path, allow_unsafe)

@@ -5,6 +5,7 @@ import os
 from detectron2.modeling import build_model
 
 from ..engine.checkpoint import load_for_inference
+from ..engine.checkpoint_files import is_exported, read_metadata
 from ..engine.setup import load_demo_config
 from .optimization import prepare_for_inference
 
@@ -16,7 +17,8 @@ def load(source, device=None, *, config_file="", opts=(), allow_unsafe=False):
 
     Args:
         source (str | Path): the folder of a run (OUTPUT_DIR), of which ``model_best.pth``, else
-            ``model_final.pth``, else the last checkpoint is used; or a checkpoint.
+            ``model_final.pth``, else the last checkpoint is used; a checkpoint; or an exported
+            model (.onnx, .xml, .pt2).
         device (str): such as "cpu" or "cuda"; None: that of `config_file` if there is one, else a
             GPU if there is one.
         config_file (str | Path): the config, or its name, for a checkpoint without one or in place
@@ -59,7 +61,8 @@ def load_model(cfg, allow_unsafe=False):
     """Build the model of a config, with its weights, for inference alone.
 
     Args:
-        cfg (CfgNode): the whole config; MODEL.WEIGHTS must hold all weights of the model.
+        cfg (CfgNode): the whole config; MODEL.WEIGHTS must hold all weights of the model, or be an
+            exported model, which runs on MODEL.DEVICE.
         allow_unsafe (bool): load any pickle, which may run code.
 
     Returns:
@@ -68,6 +71,11 @@ def load_model(cfg, allow_unsafe=False):
     Raises:
         CheckpointError: see :func:`~sparsercnn.engine.checkpoint.load_for_inference`.
     """
+    if is_exported(cfg.MODEL.WEIGHTS):
+        from ..export import load_exported  # it imports runtimes
+
+        model = load_exported(cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE)
+        return model, read_metadata(cfg.MODEL.WEIGHTS)
     model = build_model(cfg)
     description = load_for_inference(model, cfg.MODEL.WEIGHTS, allow_unsafe)
     return prepare_for_inference(cfg, model), description

@@ -26,11 +26,14 @@ def prepare_for_inference(cfg, model):
 
     Args:
         cfg (CfgNode): the whole config.
-        model (nn.Module): of any meta-architecture; not modified.
+        model (nn.Module): of any meta-architecture; not modified. An exported model, which has no
+            parameters, stays as it is.
 
     Returns:
         nn.Module: with the interface of `model`, for inference only.
     """
+    if next(model.parameters(), None) is None:
+        return model
     return with_sem_seg_inference(cfg, optimize(model, cfg.TEST.OPTIMIZE, cfg.TEST.DTYPE))
 
 
