@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 import sparsercnn
-from sparsercnn.cli.train import evaluate
+from sparsercnn.cli.train import evaluate, main
 from sparsercnn.engine.checkpoint import CheckpointError, SafeCheckpointer
 from sparsercnn.engine.checkpoint_files import describe_run
 from sparsercnn.engine.setup import load_config, load_model_config
@@ -75,9 +75,11 @@ def test_what_cannot_be_loaded_is_told(tmp_path):
 class Runtime(torch.nn.Module):
     """What an exported model is to its callers: it takes detectron2's inputs."""
 
-    def __init__(self, path, device):
+    is_exported = True
+
+    def __init__(self, made_from, metadata):
         super().__init__()
-        self.made_from = (path, device)
+        self.made_from, self.metadata = made_from, metadata
 
     def forward(self, batched_inputs):
         results = []
@@ -92,16 +94,19 @@ class Runtime(torch.nn.Module):
 @pytest.fixture
 def exported(files, tmp_path, monkeypatch):
     """The path of a file that a made-up runtime can load."""
-    metadata = {**describe_run(load_config(files)), "thing_classes": ["cup", "fork", "dish"]}
+    classes = {"thing_classes": ["cup", "fork", "dish"]}
+    metadata = types.SimpleNamespace(classes=classes, config=load_config(files).dump())
     runtimes = types.ModuleType("sparsercnn.export")
-    runtimes.load_exported = Runtime
-    runtimes.read_exported_metadata = lambda path: metadata
+    runtimes.load_exported = lambda path: Runtime(path, metadata)
+    runtimes.load_exported_for = lambda cfg: Runtime(
+        (cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE), metadata
+    )
     monkeypatch.setitem(sys.modules, "sparsercnn.export", runtimes)
     return str(tmp_path / "model.onnx")
 
 
 def test_an_exported_model_is_called_in_the_same_way(exported, picture):
-    predictor = sparsercnn.load(exported, "cpu")
+    predictor = sparsercnn.load(exported)
     assert predictor.model.made_from == (exported, "cpu")
     found = predictor(picture())
     assert found.names == ["fork"] and found.boxes.tolist() == [[1, 2, 3, 4]]
@@ -114,6 +119,10 @@ def test_an_exported_model_is_evaluated_as_it_is(exported, monkeypatch):
     monkeypatch.setattr(DefaultTrainer, "test", lambda cfg, model, _: tested.append(model) or {})
     evaluate(load_model_config(opts=["MODEL.WEIGHTS", exported], register=False))
     assert tested[0].made_from[0] == exported
-    opts = ["MODEL.WEIGHTS", exported, "TEST.AUG.ENABLED", "True"]
-    with pytest.raises(ConfigError, match="TEST.AUG.ENABLED needs a checkpoint"):
-        evaluate(load_model_config(opts=opts, register=False))
+
+
+def test_an_exported_model_is_not_trained(files, exported, monkeypatch, capsys):
+    arguments = ["--num-gpus", "0", "--config-file", files, "DATASETS.TRAIN", "('shapes_train',)"]
+    arguments += ["DATASETS.TEST", "()", "OUTPUT_DIR", f"{exported}.output"]
+    assert main([*arguments, "MODEL.WEIGHTS", exported]) == 2
+    assert "is an exported model, which cannot be trained" in capsys.readouterr().err

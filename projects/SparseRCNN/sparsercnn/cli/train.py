@@ -60,6 +60,11 @@ def run(args):
     check_num_classes(cfg)
     if args.eval_only:
         return evaluate(cfg, args.allow_unsafe)
+    if is_exported(cfg.MODEL.WEIGHTS):
+        raise ConfigError(
+            f"{cfg.MODEL.WEIGHTS} is an exported model, which cannot be trained: use --eval-only, "
+            "or set MODEL.WEIGHTS to a checkpoint."
+        )
     check_test_sets(cfg)  # fail now, not hours later at the first evaluation
     trainer = Trainer(cfg, allow_unsafe=args.allow_unsafe)
     trainer.resume_or_load(resume=args.resume)
@@ -75,15 +80,7 @@ def evaluate(cfg, allow_unsafe=False):
 
     Returns:
         dict: task -> metric -> value; with TEST.AUG.ENABLED also each task with suffix "_TTA".
-
-    Raises:
-        ConfigError: TEST.AUG.ENABLED with an exported model.
     """
-    if cfg.TEST.AUG.ENABLED and is_exported(cfg.MODEL.WEIGHTS):
-        raise ConfigError(
-            f"TEST.AUG.ENABLED needs a checkpoint, and MODEL.WEIGHTS is {cfg.MODEL.WEIGHTS}. Set "
-            "TEST.AUG.ENABLED False."
-        )
     if is_exported(cfg.MODEL.WEIGHTS):
         model = load_model(cfg)[0]
     else:

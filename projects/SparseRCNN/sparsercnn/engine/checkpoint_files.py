@@ -58,9 +58,10 @@ def read_metadata(path, allow_unsafe=False):
         CheckpointError: the file is missing, damaged or refused as unsafe.
     """
     if is_exported(path):
-        from ..export import read_exported_metadata  # it imports runtimes
+        from ..export import load_exported  # it imports this module's room
 
-        return read_exported_metadata(path)
+        metadata = load_exported(path).metadata
+        return {**metadata.classes, "config_yaml": metadata.config}
     local_path = SafeCheckpointer(nn.Module(), allow_unsafe=allow_unsafe).local_file(path)
     if local_path.endswith(".pkl"):
         content = read_pickle(local_path, allow_unsafe)

@@ -12,7 +12,7 @@ from detectron2.utils.logger import setup_logger
 from ..config import add_sparsercnn_config, read_renamed_keys
 from ..config_files import find_config
 from ..errors import ConfigError
-from .checkpoint_files import find_weights, read_metadata
+from .checkpoint_files import find_weights, is_exported, read_metadata
 from .config_check import check_config
 from .config_merge import merge_file, merge_opts, merge_text
 
@@ -182,6 +182,7 @@ def load_model_config(config_file="", opts=(), allow_unsafe=False, register=True
     Without `config_file`, the config is that in MODEL.WEIGHTS of `opts`, or, in the folder of a
     run whose checkpoints have none, ``config.yaml``. MODEL.DEVICE is then a GPU if there is one,
     and OUTPUT_DIR has its default: where the model was trained says nothing about this machine.
+    Exported models run on the CPU unless they are told otherwise.
 
     Args:
         config_file (str | Path): see :func:`load_config`; "" for none.
@@ -219,7 +220,8 @@ def load_model_config(config_file="", opts=(), allow_unsafe=False, register=True
         )
 
     def merge(cfg):
-        device, output = _best_device(), cfg.OUTPUT_DIR
+        device = "cpu" if is_exported(weights) else _best_device()
+        output = cfg.OUTPUT_DIR
         if text is None:
             merge_file(cfg, beside, allow_unsafe)
         else:

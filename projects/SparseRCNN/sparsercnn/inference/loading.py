@@ -5,7 +5,7 @@ import os
 from detectron2.modeling import build_model
 
 from ..engine.checkpoint import load_for_inference
-from ..engine.checkpoint_files import is_exported, read_metadata
+from ..engine.checkpoint_files import is_exported
 from ..engine.setup import load_demo_config
 from .optimization import prepare_for_inference
 
@@ -72,10 +72,11 @@ def load_model(cfg, allow_unsafe=False):
         CheckpointError: see :func:`~sparsercnn.engine.checkpoint.load_for_inference`.
     """
     if is_exported(cfg.MODEL.WEIGHTS):
-        from ..export import load_exported  # it imports runtimes
+        from ..export import load_exported_for  # it imports this room
 
-        model = load_exported(cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE)
-        return model, read_metadata(cfg.MODEL.WEIGHTS)
-    model = build_model(cfg)
-    description = load_for_inference(model, cfg.MODEL.WEIGHTS, allow_unsafe)
+        model = load_exported_for(cfg)
+        description = model.metadata.classes
+    else:
+        model = build_model(cfg)
+        description = load_for_inference(model, cfg.MODEL.WEIGHTS, allow_unsafe)
     return prepare_for_inference(cfg, model), description

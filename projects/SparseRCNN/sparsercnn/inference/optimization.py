@@ -26,15 +26,15 @@ def prepare_for_inference(cfg, model):
 
     Args:
         cfg (CfgNode): the whole config.
-        model (nn.Module): of any meta-architecture; not modified. An exported model, which has no
-            parameters, stays as it is.
+        model (nn.Module): of any meta-architecture, or an exported one, which is optimised already;
+            not modified.
 
     Returns:
         nn.Module: with the interface of `model`, for inference only.
     """
-    if next(model.parameters(), None) is None:
-        return model
-    return with_sem_seg_inference(cfg, optimize(model, cfg.TEST.OPTIMIZE, cfg.TEST.DTYPE))
+    if not getattr(model, "is_exported", False):
+        model = optimize(model, cfg.TEST.OPTIMIZE, cfg.TEST.DTYPE)
+    return with_sem_seg_inference(cfg, model)
 
 
 def check_optimization(mode, dtype, device):
