@@ -8,8 +8,7 @@ from ..errors import ImageError
 
 __all__ = ["as_pil"]
 
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by the number of channels
-_BGR = [2, 1, 0, 3]
+_BGR = [2, 1, 0, 3]  # and alpha
 
 
 def as_pil(image, channels="RGB"):
@@ -39,12 +38,11 @@ def as_pil(image, channels="RGB"):
         )
     _check_array(image)
     _check_size(image.shape[1::-1])
-    image = image[:, :, None] if image.ndim == 2 else image
-    number = image.shape[2]
-    if channels == "BGR" and number > 1:
-        image = image[:, :, _BGR[:number]]
-    image = image[:, :, 0] if number == 1 else image
-    return Image.fromarray(np.ascontiguousarray(image), _MODES[number])
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    if channels == "BGR" and image.ndim == 3:
+        image = image[:, :, _BGR[: image.shape[2]]]
+    return Image.fromarray(np.ascontiguousarray(image))
 
 
 def _check_array(array):
@@ -56,7 +54,7 @@ def _check_array(array):
             + "; it must be uint8, from 0 to 255. Values from 0 to 1 become that by "
             "(image * 255).round().astype('uint8')."
         )
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in _MODES):
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise ImageError(
             f"The array of an image has the shape {array.shape}; it must be (H, W), (H, W, 3) or "
             "(H, W, 4), with the channels last. Several images are given as a list."
