@@ -15,7 +15,9 @@ setup(
     license="Apache-2.0",
     package_dir={"": "projects/SparseRCNN"},
     packages=find_packages("projects/SparseRCNN"),
-    package_data={"sparsercnn.analysis": ["*.j2"]},
+    # sparsercnn/configs is a link to the folder at the top; a wheel gets the files.
+    package_data={"sparsercnn": ["configs/*/*.yaml"], "sparsercnn.analysis": ["*.j2"]},
+    entry_points={"console_scripts": ["sparsercnn = sparsercnn.__main__:main"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.4",

@@ -1,60 +1,7 @@
 #!/usr/bin/env python3
-"""Draw the position and channel attention of a dual-attention detector for one detection."""
-
-import argparse
 import sys
-from pathlib import Path
 
-from detectron2.utils.logger import setup_logger
-
-from sparsercnn.analysis.attention import AttentionRecorder, draw_attention
-from sparsercnn.engine.setup import add_model_arguments, load_demo_config
-from sparsercnn.errors import run_program
-from sparsercnn.inference.predictor import Predictor
-
-EPILOG = """
-example:
-  draw_attention.py --config-file configs/quickstart/dual_attention.yaml --input image.jpg \\
-      --output attention.png --opts MODEL.WEIGHTS output/dual_attention/model_final.pth
-"""
-
-
-def get_parser():
-    """Build the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_model_arguments(parser)
-    parser.add_argument("--input", required=True, metavar="FILE", help="an image")
-    parser.add_argument("--output", required=True, metavar="FILE", type=Path, help="a PNG")
-    parser.add_argument(
-        "--detection", type=int, default=0, metavar="K", help="rank of it, 0 the best (%(default)s)"
-    )
-    return parser
-
-
-def draw(args):
-    """Run the detector on the image and write the picture."""
-    cfg = load_demo_config(args.config_file, args.opts, allow_unsafe=args.allow_unsafe)
-    predictor = Predictor(cfg, allow_unsafe=args.allow_unsafe)
-    image = predictor.read(args.input)
-    with AttentionRecorder(predictor.model) as recorder:
-        predictor.predict(image)
-    found, stages = recorder.detection(args.detection)
-    name = predictor.labels.thing(found.pred_classes.item())
-    title = f"detection {args.detection}: {name}, score {found.scores.item():.2f}"
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    draw_attention(predictor.to_rgb(image), stages, title).savefig(args.output)
-    print(f"{args.output}: {title}")
-
-
-def main(argv=None):
-    """Run the tool with `argv`, None for the arguments of the process; returns the exit status."""
-    args = get_parser().parse_args(argv)
-    setup_logger(name="sparsercnn")
-    setup_logger(name="fvcore")
-    return run_program(draw, args)
-
+from sparsercnn.cli.draw_attention import main
 
 if __name__ == "__main__":
     sys.exit(main())

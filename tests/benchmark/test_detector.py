@@ -175,4 +175,4 @@ def test_the_short_form_measures_the_quickstart(repository, monkeypatch):
     parser = argparse.ArgumentParser()
     detector.add_arguments(parser)
     (candidate,), _ = find_candidates(parser.parse_args(["--device", "cpu"]))
-    assert detector.SHORT and candidate.config == "configs/quickstart/sparsercnn.yaml"
+    assert detector.SHORT and candidate.config == "quickstart/sparsercnn"

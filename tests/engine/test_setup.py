@@ -14,6 +14,7 @@ from sparsercnn.engine.setup import (
     load_demo_config,
 )
 from sparsercnn.engine.setup import setup as set_up_run  # pytest calls what is named setup
+from sparsercnn.inference.class_names import choose_class_names
 
 RUNS_CODE = "MODEL:\n  WEIGHTS: !!python/object/apply:os.system ['mkdir %s']\n"
 
@@ -184,8 +185,10 @@ def test_data_sets_are_registered(write, monkeypatch):
 
 def test_the_demo_does_without_the_data(write, caplog):
     path = write("c.yaml", "VERSION: 2\nMODEL: {DEVICE: cpu}\nDATASETS: {TEST: ['coco:a.json@b']}")
-    assert load_demo_config(path).DATASETS.TEST == ("coco:a.json@b",)
-    assert "Class names come from the checkpoint" in caplog.text and "a.json" in caplog.text
+    cfg = load_demo_config(path)
+    assert cfg.DATASETS.TEST == ("coco:a.json@b",)
+    assert choose_class_names(cfg, {}).things == []
+    assert "Classes are numbered" in caplog.text and "a.json" in caplog.text
 
 
 def parse(*arguments):

@@ -50,7 +50,7 @@ def test_a_broken_file_is_named_and_the_rest_done(files, tmp_path, write_picture
     results = json.loads((out / "detections.json").read_text())
     predictor = Predictor(load_config(files))
     for path in (left, right):
-        expected = predictor(path)["instances"]
+        expected = predictor(path).instances
         ours = [x for x in results if x["file_name"] == path]
         assert [x["score"] for x in ours] == pytest.approx(expected.scores.tolist(), abs=1e-5)
         assert {x["category_id"] for x in ours} <= {
@@ -71,7 +71,7 @@ def test_the_threshold_applies_to_what_is_drawn_and_written(
 ):
     path = write_picture("a.png")
     out = tmp_path / "out"
-    scores = Predictor(load_config(files))(path)["instances"].scores
+    scores = Predictor(load_config(files))(path).instances.scores
     for threshold, expected in ((0.0, len(scores)), (scores.median().item(), None), (1.0, 0)):
         arguments = ["--input", path, "--output", str(out)]
         assert run_demo(demo, files, *arguments, "--confidence-threshold", str(threshold)) == 0
@@ -173,9 +173,10 @@ def test_a_segmentor_writes_an_overlay_and_a_label_map(danet_cfg, tmp_path, flip
     Image.fromarray(pixels).save(path)
     out = tmp_path / "out"
     assert run_on_images(predictor, [str(path)], str(out), threshold=0.5) == []
-    assert json.loads((out / "detections.json").read_text()) == []
     assert np.array(Image.open(out / "picture.jpg")).shape[2] == 3
     labels = read_label_map(out / "predicted_labels" / "picture.jpg.png")
-    scores = predictor(str(path))["sem_seg"]
+    segmentation = predictor(str(path))
     assert labels.shape == (60, 90)
-    np.testing.assert_array_equal(labels, scores.argmax(0))
+    np.testing.assert_array_equal(labels, segmentation.labels)
+    results = json.loads((out / "detections.json").read_text())
+    assert results == segmentation.to_dict() and results[0]["file_name"] == str(path)

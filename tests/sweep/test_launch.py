@@ -63,7 +63,7 @@ def text_of(file):
 
 # What changes in a run's folder at a moment, in the order in which they come.
 MOMENTS = {
-    "its program starts": lambda folder: text_of(folder / "train_net.txt").count("train_net.py"),
+    "its program starts": lambda folder: text_of(folder / "train_net.txt").count("$ "),
     "it writes a checkpoint": lambda folder: sorted(folder.glob("model_*")),
     "it notes its losses": lambda folder: text_of(folder / "metrics.json"),
     "it has a checkpoint to go on from": lambda folder: text_of(folder / "last_checkpoint"),
@@ -256,7 +256,7 @@ def test_a_dry_run_for_slurm_has_the_resources(load, slurm):
         "--array=0-1%2",  # as many at a time as there are
     ):
         assert f"#SBATCH {line}\n" in text, line
-    assert text.count("train_net.py --num-gpus 8") == 2
+    assert text.count("-m sparsercnn train --num-gpus 8") == 2
     # What submitit makes of it has all that.
     launch(sweep, wait=False)
     script = (slurm / "script_41").read_text()

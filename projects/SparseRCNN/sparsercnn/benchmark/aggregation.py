@@ -33,7 +33,7 @@ class NeckResult:
 
 def add_arguments(parser):
     """Add the options of this benchmark to an :class:`argparse.ArgumentParser`."""
-    default = "configs/attention_fpn/cascade_mask_rcnn.res50.sum.1x.yaml"
+    default = "attention_fpn/cascade_mask_rcnn.res50.sum.1x"
     common.add_config_arguments(
         parser, default, "config whose backbone is built with each aggregation"
     )

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from PIL import Image
 
 from ..analysis import calm_frozen_norms, input_size, make_batch
+from ..config_files import find_config
 from ..data import SparseRCNNDatasetMapper
 from ..engine.setup import add_opts_argument, check_devices, load_config
 from ..errors import ConfigError
@@ -49,9 +50,13 @@ class Candidate:
 
 def add_arguments(parser):
     """Add the options of this benchmark to an :class:`argparse.ArgumentParser`."""
-    default = ["configs/quickstart/sparsercnn.yaml"]
+    default = ["quickstart/sparsercnn"]
     parser.add_argument(
-        "configs", nargs="*", default=default, metavar="CONFIG", help="YAML files (%(default)s)"
+        "configs",
+        nargs="*",
+        default=default,
+        metavar="CONFIG",
+        help="YAML files, or names of some in configs/ (%(default)s)",
     )
     common.add_size_argument(parser)
     parser.add_argument("--images", type=int, default=1, help="images per batch (%(default)s)")
@@ -144,10 +149,11 @@ def find_candidates(args):
     variants = {"": []} | _parse_variants(args.variants)
     if len(set(args.configs)) < len(args.configs):
         raise ConfigError("A CONFIG is given twice; compare variants of one config by --variant.")
-    stems = Counter(Path(path).stem for path in args.configs)
+    stem_of = {path: Path(find_config(path)).stem for path in args.configs}
+    stems = Counter(stem_of.values())
     candidates = []
     for path in args.configs:
-        stem = Path(path).stem
+        stem = stem_of[path]
         name = stem if stems[stem] == 1 else path
         for variant, opts in variants.items():
             cfg = _configure(path, [*args.opts, *opts], args)

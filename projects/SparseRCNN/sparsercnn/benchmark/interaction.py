@@ -42,7 +42,7 @@ class StepResult:
 
 def add_arguments(parser):
     """Add the options of this benchmark to an :class:`argparse.ArgumentParser`."""
-    default = "configs/quickstart/sparsercnn.yaml"
+    default = "quickstart/sparsercnn"
     common.add_config_arguments(
         parser, default, "the detector; its interaction and RoI size are replaced"
     )

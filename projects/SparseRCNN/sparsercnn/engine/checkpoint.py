@@ -44,7 +44,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
 
     Attributes:
         metadata (dict): saved with each checkpoint under the key "meta", and returned under that
-            key by :meth:`load`; see :func:`sparsercnn.data.classes.describe_dataset`.
+            key by :meth:`load`; see :func:`sparsercnn.engine.checkpoint_files.describe_run`.
         incompatible: differences between the last loaded file and the model: lists `missing_keys`,
             `unexpected_keys` and `incorrect_shapes` (key, shape in the file, shape in the model).
     """
@@ -121,7 +121,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
             CheckpointError: the file is missing, damaged, or refused as unsafe.
         """
         if path:
-            self._require_file(path)
+            self.local_file(path)
         # Without the optimizer's state, two thirds of a training checkpoint need not be read.
         self._model_only = checkpointables is not None and not checkpointables
         try:
@@ -164,7 +164,12 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
         self.incompatible = super()._load_model(checkpoint)
         return self.incompatible
 
-    def _require_file(self, path):
+    def local_file(self, path):
+        """The local path of a file or, once it has been downloaded, of a URL.
+
+        Raises:
+            CheckpointError: there is no such file, or it cannot be downloaded.
+        """
         # Newer detectron2 accepts options after a question mark.
         without_query = path if os.path.isfile(path) else urlparse(path)._replace(query="").geturl()
         try:
@@ -179,6 +184,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
                 f"The weights file {path} does not exist. Check MODEL.WEIGHTS (for --resume, the "
                 f"name in OUTPUT_DIR/last_checkpoint). {self._other_checkpoints(path)}".rstrip()
             )
+        return local_path
 
     def _other_checkpoints(self, path):
         """Advice for the case that the file at `path` cannot be used."""

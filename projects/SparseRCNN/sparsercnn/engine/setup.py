@@ -1,21 +1,20 @@
 """Build a checked, frozen config from a YAML file and a command line."""
 
 import argparse
-import difflib
-import logging
 import os
-import re
 
 import torch
-import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import get_cfg
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import add_sparsercnn_config, read_renamed_keys
+from ..config_files import find_config
 from ..errors import ConfigError
+from .checkpoint_files import find_weights, is_exported, read_metadata
 from .config_check import check_config
+from .config_merge import merge_file, merge_opts, merge_text
 
 __all__ = [
     "ConfigError",
@@ -24,8 +23,10 @@ __all__ = [
     "add_unsafe_argument",
     "argument_parser",
     "check_devices",
+    "get_config",
     "load_config",
     "load_demo_config",
+    "load_model_config",
     "setup",
     "visible_gpus",
 ]
@@ -50,9 +51,15 @@ def add_unsafe_argument(parser):
 def add_model_arguments(parser):
     """Add ``--config-file``, ``--allow-unsafe`` and ``--opts`` to an
     :class:`argparse.ArgumentParser` of a tool that uses one trained model."""
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML of the model")
+    parser.add_argument(
+        "--config-file",
+        default="",
+        metavar="FILE",
+        help="YAML of the model, or the name of one in configs/; without it, the config is that "
+        "in MODEL.WEIGHTS",
+    )
     add_unsafe_argument(parser)
-    add_opts_argument(parser, "config overrides, including MODEL.WEIGHTS")
+    add_opts_argument(parser, "config overrides, including MODEL.WEIGHTS, a file or a run's folder")
 
 
 def add_opts_argument(parser, what="config overrides"):
@@ -71,20 +78,24 @@ def setup(args):
 
     Args:
         args (argparse.Namespace): from :func:`argument_parser`. With ``--num-gpus 0``, a
-            MODEL.DEVICE of "cuda" becomes "cpu".
+            MODEL.DEVICE of "cuda" becomes "cpu". Only with ``--eval-only`` may the config be that
+            of the checkpoint.
 
     Returns:
         CfgNode: the whole config, frozen.
 
     Raises:
-        ConfigError: see :func:`load_config` and :func:`check_devices`.
+        ConfigError: see :func:`load_config`, :func:`load_model_config` and :func:`check_devices`.
     """
-    cfg = load_config(args.config_file, args.opts, allow_unsafe=args.allow_unsafe)
+    load = load_model_config if args.eval_only else load_config
+    cfg = load(args.config_file, args.opts, allow_unsafe=args.allow_unsafe)
     if args.num_gpus == 0 and cfg.MODEL.DEVICE.startswith("cuda"):
         cfg.defrost()
         cfg.MODEL.DEVICE = "cpu"
         cfg.freeze()
     check_devices(cfg, args.num_gpus)
+    if args.config_file:
+        args.config_file = find_config(args.config_file)  # detectron2 logs the file
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sparsercnn")
     return cfg
@@ -122,13 +133,33 @@ def visible_gpus():
     return visible.split(",")[:found] if visible else [str(i) for i in range(found)]
 
 
+def get_config(name, opts=()):
+    """A config that can be changed, for :func:`detectron2.modeling.build_model` and the like.
+
+    Args:
+        name (str | Path): a YAML file, or the name of one in ``configs``, such as
+            "sparse_rcnn/sparsercnn.res50.100pro.3x".
+        opts (sequence[str]): KEY VALUE pairs, flattened.
+
+    Returns:
+        CfgNode: the whole config, not frozen.
+
+    Raises:
+        ConfigError: see :func:`load_config`.
+    """
+    cfg = load_config(name, opts, register=False)
+    cfg.defrost()
+    return cfg
+
+
 def load_config(config_file, opts=(), allow_unsafe=False, register=True):
     """Merge defaults, the YAML file with its bases, and overrides, and check the result.
 
     Unless it is set, detectron2's own models get detectron2's default TEST.DETECTIONS_PER_IMAGE.
 
     Args:
-        config_file (str): path of the YAML file, with or without ``_BASE_``.
+        config_file (str | Path): a YAML file, with or without ``_BASE_``, or the name of one in
+            ``configs``; see :func:`~sparsercnn.config_files.find_config`.
         opts (list[str]): KEY VALUE pairs, flattened.
         allow_unsafe (bool): let Python tags in YAML run code.
         register (bool): register the ``coco:`` and ``voc:`` entries of DATASETS, which reads
@@ -142,11 +173,91 @@ def load_config(config_file, opts=(), allow_unsafe=False, register=True):
             message names the nearest one); a value has the wrong type; or see
             :func:`~sparsercnn.engine.config_check.check_config`.
     """
+    return _load(lambda cfg: merge_file(cfg, config_file, allow_unsafe), opts, register)
+
+
+def load_model_config(config_file="", opts=(), allow_unsafe=False, register=True):
+    """:func:`load_config` for a trained model, whose checkpoint may have the config.
+
+    Without `config_file`, the config is that in MODEL.WEIGHTS of `opts`, or, in the folder of a
+    run whose checkpoints have none, ``config.yaml``. MODEL.DEVICE is then a GPU if there is one,
+    and OUTPUT_DIR has its default: where the model was trained says nothing about this machine.
+    Exported models run on the CPU unless they are told otherwise.
+
+    Args:
+        config_file (str | Path): see :func:`load_config`; "" for none.
+        opts (list[str]): KEY VALUE pairs, flattened. MODEL.WEIGHTS may also be the folder of a
+            run, see :func:`~sparsercnn.engine.checkpoint_files.find_weights`.
+        allow_unsafe (bool): load any pickle and let Python tags in YAML run code.
+        register (bool): see :func:`load_config`.
+
+    Returns:
+        CfgNode: the whole config, frozen.
+
+    Raises:
+        ConfigError: see :func:`load_config`; or there is no config.
+        CheckpointError: the weights cannot be read.
+    """
+    opts = [str(x) for x in opts or ()]
+    weights = _last_value(opts, "MODEL.WEIGHTS")
+    folder = weights if weights and os.path.isdir(weights) else None
+    if folder:
+        weights = find_weights(folder)
+        opts += ["MODEL.WEIGHTS", weights]
+    if config_file:
+        return load_config(config_file, opts, allow_unsafe, register)
+    if not weights:
+        raise ConfigError(
+            "No config was given: use --config-file FILE, or set MODEL.WEIGHTS to a checkpoint of "
+            "this project, which holds its config."
+        )
+    text = read_metadata(weights, allow_unsafe).get("config_yaml")
+    beside = os.path.join(folder or "", "config.yaml")
+    if text is None and not (folder and os.path.isfile(beside)):
+        raise ConfigError(
+            f"{weights} has no config of this project: give that which it was trained with by "
+            "--config-file (config_file=...)."
+        )
+
+    def merge(cfg):
+        device = "cpu" if is_exported(weights) else _best_device()
+        output = cfg.OUTPUT_DIR
+        if text is None:
+            merge_file(cfg, beside, allow_unsafe)
+        else:
+            merge_text(cfg, text, weights)
+        cfg.MODEL.DEVICE, cfg.OUTPUT_DIR = device, output
+
+    return _load(merge, opts, register)
+
+
+def load_demo_config(config_file="", opts=(), allow_unsafe=False):
+    """:func:`load_model_config` for inference without the data sets; also checks the device.
+
+    Arguments, return value and errors are those of :func:`load_model_config` and
+    :func:`check_devices`.
+    """
+    cfg = load_model_config(config_file, opts, allow_unsafe, register=False)
+    check_devices(cfg)
+    return cfg
+
+
+def _best_device():
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _last_value(opts, key):
+    """The value that `key` gets from KEY VALUE pairs; None if they lack it."""
+    return dict(zip(opts[::2], opts[1::2], strict=False)).get(key)
+
+
+def _load(merge, opts, register):
+    """The whole config, frozen: defaults, then what `merge` sets, then `opts`; checked."""
     cfg = get_cfg()
     add_sparsercnn_config(cfg)
     defaults = cfg.clone()
-    _merge_file(cfg, config_file, allow_unsafe)
-    _merge_opts(cfg, list(opts or ()))
+    merge(cfg)
+    merge_opts(cfg, list(opts or ()))
     if cfg.MODEL.META_ARCHITECTURE != "SparseRCNN" and cfg.TEST.DETECTIONS_PER_IMAGE < 0:
         # Detectron2's own models would take -1 as "no limit"; restore detectron2's default.
         cfg.TEST.DETECTIONS_PER_IMAGE = get_cfg().TEST.DETECTIONS_PER_IMAGE
@@ -158,103 +269,7 @@ def load_config(config_file, opts=(), allow_unsafe=False, register=True):
     return cfg
 
 
-def load_demo_config(config_file, opts=(), allow_unsafe=False):
-    """:func:`load_config` for inference without the data sets; also checks the device.
-
-    Only the first data set is registered, for its class names. If its files are missing, a warning
-    says that the checkpoint's class names are used.
-
-    Arguments, return value and errors are those of :func:`load_config` and :func:`check_devices`.
-    """
-    cfg = load_config(config_file, opts, allow_unsafe=allow_unsafe, register=False)
-    check_devices(cfg)
-    try:
-        _register([*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN][:1])
-    except (OSError, ValueError) as error:
-        logging.getLogger(__name__).warning(f"Class names come from the checkpoint: {error}")
-    return cfg
-
-
 def _register(names):
     from ..data import register_datasets  # slow: imports detectron2's data sets
 
     register_datasets(names)
-
-
-def _merge_file(cfg, config_file, allow_unsafe):
-    if not config_file:
-        raise ConfigError("No config file was given; use --config-file FILE.")
-    try:
-        cfg.merge_from_file(config_file, allow_unsafe=allow_unsafe)
-    except yaml.constructor.ConstructorError as error:
-        # The mark names the file that holds the tag, which may be a _BASE_ of config_file.
-        raise ConfigError(
-            f"{_position(error, config_file)} is refused: {error.problem}. A Python tag can run "
-            "code on this machine. If you trust the author of the file, use --allow-unsafe."
-        ) from error
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or error
-        raise ConfigError(f"{_position(error, config_file)}: invalid YAML: {problem}.") from error
-    except OSError as error:
-        raise ConfigError(f"{config_file} or one of its _BASE_ cannot be read: {error}.") from error
-    except RecursionError as error:
-        raise ConfigError(f"{config_file}: its _BASE_ refers back to this file.") from error
-    except (TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{config_file} or one of its _BASE_ is not a mapping of keys to values: {error}."
-        ) from error
-    except (KeyError, ValueError, AssertionError) as error:
-        raise ConfigError(f"{config_file}: {_explain(cfg, error)}") from error
-
-
-def _position(error, config_file):
-    mark = getattr(error, "problem_mark", None)
-    return f"{mark.name}, line {mark.line + 1}" if mark else config_file
-
-
-def _merge_opts(cfg, opts):
-    flags = [x for x in opts[::2] if x.startswith("-")]
-    if flags:
-        raise ConfigError(
-            f"{flags[0]} must come before the KEY VALUE pairs, which are last on the command line."
-        )
-    if len(opts) % 2:
-        raise ConfigError(
-            f"Overrides must be KEY VALUE pairs; '{opts[-1]}' has no key or no value."
-        )
-    try:
-        cfg.merge_from_list(opts)
-    except (KeyError, ValueError, AssertionError) as error:
-        raise ConfigError(f"Override: {_explain(cfg, error)}") from error
-
-
-def _explain(cfg, error):
-    """The message of yacs; for an unknown key, with the nearest known ones."""
-    message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-    unknown = re.search(r"Non-existent (?:config )?key: (.+)", message)
-    if not unknown:
-        return message
-    key = unknown[1]
-    nearest = _nearest(key, list(_keys(cfg)))
-    hint = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
-    return f"there is no key {key}.{hint}"
-
-
-def _nearest(key, known):
-    by_lowercase = {x.lower(): x for x in known}
-    if key.lower() in by_lowercase:
-        return [by_lowercase[key.lower()]]
-    last = key.lower().rpartition(".")[2]
-    in_other_places = [x for x in by_lowercase if x.rpartition(".")[2] == last]
-    if in_other_places:
-        found = difflib.get_close_matches(key.lower(), in_other_places, n=4, cutoff=0)
-    else:
-        found = difflib.get_close_matches(key.lower(), by_lowercase, n=1)
-    return [by_lowercase[x] for x in found]
-
-
-def _keys(node, prefix=""):
-    for key, value in node.items():
-        yield prefix + key
-        if isinstance(value, CfgNode):
-            yield from _keys(value, f"{prefix}{key}.")

@@ -14,13 +14,13 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ..data import build_test_loader, build_train_loader
-from ..data.classes import describe_dataset
 from ..evaluation import LOWER_IS_BETTER, build_evaluator
 from ..inference import prepare_for_inference
 from ..modeling import SparseRCNNWithTTA
 from ..modeling.activation_checkpoint import checkpoint_activations
 from ..modeling.compilation import compile_for_training
 from .checkpoint import SafeCheckpointer
+from .checkpoint_files import describe_run
 from .config_check import require_augmentable
 from .hooks import BestCheckpointer
 from .solver import build_lr_scheduler, build_optimizer, scale_for_workers
@@ -33,9 +33,10 @@ class Trainer(DefaultTrainer):
     """A :class:`detectron2.engine.DefaultTrainer` built from this project's parts.
 
     It adds gradient accumulation and checked losses (:class:`TrainStep`), safe checkpoints that
-    hold the optimizer and the class names (:class:`SafeCheckpointer`), the best checkpoint,
-    scaling to the number of workers by a rule for each optimizer (:func:`scale_for_workers`), an
-    evaluator chosen by the type of the data set, and test-time augmentation.
+    hold the optimizer, the config and the class names (:class:`SafeCheckpointer`), the best
+    checkpoint, scaling to the number of workers by a rule for each optimizer
+    (:func:`scale_for_workers`), an evaluator chosen by the type of the data set, and test-time
+    augmentation.
     """
 
     def __init__(self, cfg, allow_unsafe=False):
@@ -48,6 +49,7 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
+        as_given = cfg
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -62,7 +64,7 @@ class Trainer(DefaultTrainer):
             model,
             cfg.OUTPUT_DIR,
             allow_unsafe=allow_unsafe,
-            metadata=describe_dataset(cfg.DATASETS.TRAIN[0]),
+            metadata=describe_run(as_given),
             trainer=weakref.proxy(self),
         )
         self.start_iter = 0

@@ -1,8 +1,9 @@
-"""Names and ids of classes for drawing and writing, from the data set or the checkpoint."""
+"""Names and ids of classes for drawing and writing, from the checkpoint or the data set."""
 
 import logging
 from dataclasses import dataclass, field
 
+from ..data import register_datasets
 from ..data.classes import describe_dataset, num_classes
 
 __all__ = ["ClassNames", "choose_class_names"]
@@ -30,36 +31,48 @@ class ClassNames:
         """The name of object class `index`, or "class INDEX"."""
         return self.things[index] if index < len(self.things) else f"class {index}"
 
+    def stuff_name(self, index):
+        """The name of class `index` of a segmentation, or "class INDEX"."""
+        return self.stuff[index] if index < len(self.stuff) else f"class {index}"
+
     def category_id(self, index):
         """The data set's id of object class `index`, or the index itself."""
         return self.dataset_ids.get(index, index)
 
 
 def choose_class_names(cfg, checkpoint_description):
-    """Choose class names from the config's first data set, or else from the checkpoint.
+    """Choose class names from the checkpoint, or else from the config's first data set.
 
     A source with another number of classes than the model is ignored.
 
     Args:
-        cfg (CfgNode): the whole config; its first data set, of TEST or else TRAIN, need not be
-            registered.
+        cfg (CfgNode): the whole config; its first data set, of TEST or else TRAIN, is registered
+            if need be. If its files are missing, a warning says so.
         checkpoint_description (dict): metadata of the checkpoint, {} if it has none.
 
     Returns:
         ClassNames: empty if neither source has names.
     """
-    names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
-    from_dataset = ClassNames.from_description(describe_dataset(names[0]) if names else {})
     from_checkpoint = ClassNames.from_description(checkpoint_description)
-    kind = "stuff" if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor" else "things"
+    if _fits(cfg, from_checkpoint):
+        return from_checkpoint
+    from_dataset = ClassNames.from_description(_describe_first_dataset(cfg))
+    return from_dataset if _fits(cfg, from_dataset) else ClassNames()
+
+
+def _fits(cfg, names):
+    found = names.stuff if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor" else names.things
     number = num_classes(cfg)
-    candidates = [
-        x for x in (from_dataset, from_checkpoint) if number in (None, len(getattr(x, kind)))
-    ]
-    if len(candidates) == 2:
-        ours, theirs = (getattr(x, kind) for x in candidates)
-        if ours != theirs:
-            logging.getLogger(__name__).warning(
-                f"Class names are taken from {names[0]}; the checkpoint has other names: {theirs}."
-            )
-    return candidates[0] if candidates else ClassNames()
+    return len(found) == number if number is not None else bool(found)
+
+
+def _describe_first_dataset(cfg):
+    names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN][:1]
+    try:
+        register_datasets(names)
+    except (OSError, ValueError) as error:
+        logging.getLogger(__name__).warning(
+            f"Classes are numbered, since the checkpoint does not name them: {error}"
+        )
+        return {}
+    return describe_dataset(names[0]) if names else {}

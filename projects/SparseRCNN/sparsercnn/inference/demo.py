@@ -12,9 +12,8 @@ from tqdm import tqdm
 
 from ..errors import ImageError, MediaError
 from ..files import write_json
-from .drawing import draw_predictions, readable_scale
 from .media import VideoWriter, Window, open_capture, plan_outputs, read_frames
-from .results import above_threshold, coco_results, save_label_map
+from .results import save_label_map
 
 __all__ = ["run_on_camera", "run_on_images", "run_on_video"]
 
@@ -47,19 +46,16 @@ def run_on_images(predictor, paths, output, threshold):
         bar = stack.enter_context(tqdm(paths, unit="image"))
         for number, path in enumerate(bar, start=1):
             try:
-                image = predictor.read(path)
+                found = predictor(path, threshold=threshold)
             except ImageError as error:
                 tqdm.write(str(error), file=sys.stderr)
                 failed.append(path)
                 continue
-            predictions = above_threshold(predictor.predict(image), threshold)
-            results += coco_results(predictions, predictor.labels, number, path)
-            rgb = predictor.to_rgb(image)
-            drawn = draw_predictions(rgb, predictions, predictor.labels, readable_scale(rgb))
+            results += found.to_dict(number)
             if output:
-                Image.fromarray(drawn).save(targets[number - 1])
-                save_label_map(predictions, targets[number - 1])
-            elif not window.show(drawn, wait=0):
+                Image.fromarray(found.plot()).save(targets[number - 1])
+                save_label_map(found.output, targets[number - 1])
+            elif not window.show(found.plot(), wait=0):
                 break
     return failed
 
@@ -92,9 +88,10 @@ def run_on_video(predictor, path, output, threshold):
         for frame in stack.enter_context(frames):
             if sink is None:
                 sink = stack.enter_context(VideoWriter(path, output, rate, frame.shape[1::-1]))
-            predictions, drawn = _detect_on_frame(predictor, frame, threshold)
-            results += coco_results(predictions, predictor.labels, count, path)
+            found = predictor(frame, threshold=threshold, channels="BGR")
+            results += [{**result, "file_name": path} for result in found.to_dict(count)]
             count += 1
+            drawn = found.plot(scale=1)
             if output:
                 sink.write(drawn)
             elif not sink.show(drawn):
@@ -126,14 +123,9 @@ def run_on_camera(predictor, threshold):
         capture = open_capture(0)
         stack.callback(capture.release)
         for frame in read_frames(capture):
-            if not window.show(_detect_on_frame(predictor, frame, threshold)[1]):
+            found = predictor(frame, threshold=threshold, channels="BGR")
+            if not window.show(found.plot(scale=1)):
                 return
-
-
-def _detect_on_frame(predictor, frame, threshold):
-    predictions = above_threshold(predictor(frame), threshold)
-    rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-    return predictions, draw_predictions(rgb, predictions, predictor.labels)
 
 
 @contextlib.contextmanager

@@ -27,12 +27,15 @@ def prepare_for_inference(cfg, model):
 
     Args:
         cfg (CfgNode): the whole config.
-        model (nn.Module): of any meta-architecture; not modified.
+        model (nn.Module): of any meta-architecture, or an exported one, which is optimised already;
+            not modified.
 
     Returns:
         nn.Module: with the interface of `model`, for inference only.
     """
-    return with_sem_seg_inference(cfg, optimize(model, cfg.TEST.OPTIMIZE, cfg.TEST.DTYPE))
+    if not getattr(model, "is_exported", False):
+        model = optimize(model, cfg.TEST.OPTIMIZE, cfg.TEST.DTYPE)
+    return with_sem_seg_inference(cfg, model)
 
 
 def check_optimization(mode, dtype, device):

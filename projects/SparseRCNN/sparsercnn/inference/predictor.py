@@ -1,24 +1,27 @@
-"""Prediction on single images, exactly as in evaluation."""
+"""Prediction on images, exactly as in evaluation."""
+
+import os
 
 import numpy as np
 import torch
 from detectron2.config import configurable
 from detectron2.data import detection_utils
 from detectron2.data.transforms import AugInput, AugmentationList
-from detectron2.modeling import build_model
 from PIL import Image
 
 from ..data.image_check import UNREADABLE
-from ..engine.checkpoint import load_for_inference
-from ..errors import ImageError
+from ..errors import ConfigError, ImageError
+from ..modeling import SparseRCNN
 from .class_names import ClassNames, choose_class_names
-from .optimization import prepare_for_inference
+from .detections import make_result
+from .images import as_pil
+from .loading import load_model
 
 __all__ = ["ImageError", "Predictor"]
 
 
 class Predictor:
-    """A model with its weights, for single images.
+    """A model with its weights, called with images.
 
     Reading, channel order and resizing are those of the data loader in evaluation: the same file
     gives the same detections.
@@ -50,16 +53,68 @@ class Predictor:
             allow_unsafe (bool): load any pickle, which may run code.
 
         Raises:
-            CheckpointError: see :func:`load_for_inference`.
+            CheckpointError: see :func:`~sparsercnn.inference.loading.load_model`.
         """
-        model = build_model(cfg)
-        description = load_for_inference(model, cfg.MODEL.WEIGHTS, allow_unsafe)
+        model, description = load_model(cfg, allow_unsafe)
         return {
-            "model": prepare_for_inference(cfg, model),
+            "model": model,
             "augmentations": detection_utils.build_augmentation(cfg, is_train=False),
             "input_format": cfg.INPUT.FORMAT,
             "labels": choose_class_names(cfg, description),
         }
+
+    def __call__(self, images, *, threshold=0.0, channels="RGB", batch_size=8):
+        """Run the model on an image or on a list of them.
+
+        The images of a list that have the same size for the model are computed together, with the
+        results that they have one by one.
+
+        Args:
+            images (str | Path | ndarray | PIL.Image.Image | list): an image, or a list or tuple of
+                images: a file, rotated according to its EXIF data; an array of uint8, (H, W, 3) in
+                the order of `channels`, (H, W) or (H, W, 1) for grey, or (H, W, 4), whose alpha is
+                ignored; or an image of Pillow, treated as if read from a file.
+            threshold (float): lowest score of detections that are returned.
+            channels (str): "RGB", or "BGR" for arrays of OpenCV; of arrays alone.
+            batch_size (int): images of a list that are in memory and computed at a time.
+
+        Returns:
+            Detections | Segmentation: of an image; a list of them for a list.
+
+        Raises:
+            ImageError: an image cannot be read or has an unsuitable type, shape or size.
+        """
+        if not isinstance(images, (list, tuple)):
+            return self([images], threshold=threshold, channels=channels)[0]
+        results = []
+        for start in range(0, len(images), batch_size):
+            chunk = images[start : start + batch_size]
+            arrays = [self._to_array(image, channels) for image in chunk]
+            for output, image, array in zip(self._run(arrays), chunk, arrays, strict=True):
+                results.append(self._make_result(output, image, array).above(threshold))
+        return results
+
+    def stages(self, image, *, threshold=0.0, channels="RGB"):
+        """The detections of each stage of an iterative head, as if it were the last one.
+
+        Args:
+            image, threshold, channels: one image, see :meth:`__call__`.
+
+        Returns:
+            list[Detections]: one per stage; the last is that of :meth:`__call__`.
+
+        Raises:
+            ConfigError: the model has no stages.
+            ImageError: see :meth:`__call__`.
+        """
+        if not isinstance(self.model, SparseRCNN):
+            raise ConfigError(
+                f"{type(self.model).__name__} has no stages; only a checkpoint of a model with "
+                "META_ARCHITECTURE SparseRCNN has."
+            )
+        array = self._to_array(image, channels)
+        outputs = self._run([array], all_stages=True)[0]
+        return [self._make_result(x, image, array).above(threshold) for x in outputs]
 
     def read(self, path):
         """Read an image file, rotated according to its EXIF data.
@@ -87,8 +142,7 @@ class Predictor:
         Returns:
             ndarray: as :meth:`read` returns.
         """
-        rgb = Image.fromarray(np.ascontiguousarray(image[:, :, ::-1]))
-        return detection_utils.convert_PIL_to_numpy(rgb, self.input_format)
+        return self._to_array(image, "BGR")
 
     def to_rgb(self, image):
         """Convert an image from the model's channel order to RGB, for drawing.
@@ -103,7 +157,7 @@ class Predictor:
         return np.ascontiguousarray(rgb, dtype=np.uint8)
 
     def predict(self, image):
-        """Run the model on one image.
+        """Run the model on one image that is in its channel order already.
 
         Args:
             image (ndarray): (H, W, C) in the model's channel order, as :meth:`read` returns.
@@ -113,25 +167,46 @@ class Predictor:
             `pred_boxes` (absolute xyxy in pixels of `image`), `scores` and `pred_classes`, or
             "sem_seg", (K, H, W).
         """
-        height, width = image.shape[:2]
-        resized = AugInput(image)
-        self.augmentations(resized)
+        return self._run([image])[0]
+
+    def _to_array(self, image, channels):
+        if isinstance(image, (str, os.PathLike)):
+            return self.read(image)
+        return detection_utils.convert_PIL_to_numpy(as_pil(image, channels), self.input_format)
+
+    def _make_result(self, output, image, array):
+        if isinstance(image, (str, os.PathLike)):
+            return make_result(output, self.labels, file_name=os.fspath(image))
+        file_name = getattr(image, "filename", "") if isinstance(image, Image.Image) else ""
+        return make_result(output, self.labels, self.to_rgb(array), file_name or None)
+
+    def _run(self, arrays, **options):
+        """The model's outputs on the CPU, for each of `arrays` in its channel order."""
+        inputs = [self._to_input(array) for array in arrays]
+        by_size, outputs = {}, [None] * len(inputs)
+        for number, x in enumerate(inputs):
+            by_size.setdefault(x["image"].shape, []).append(number)
+        for numbers in by_size.values():
+            with torch.inference_mode():
+                found = self.model([inputs[i] for i in numbers], **options)
+            for i, output in zip(numbers, found, strict=True):
+                outputs[i] = _to_cpu(output)
+        return outputs
+
+    def _to_input(self, array):
+        height, width = array.shape[:2]
+        resized = AugInput(array)
+        try:
+            self.augmentations(resized)
+        except ValueError as error:
+            raise ImageError(
+                f"An image of {width} x {height} pixels cannot be resized for the model: {error}."
+            ) from error
         tensor = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
-        with torch.inference_mode():
-            output = self.model([{"image": tensor, "height": height, "width": width}])[0]
-        return {key: x.to("cpu") if hasattr(x, "to") else x for key, x in output.items()}
+        return {"image": tensor, "height": height, "width": width}
 
-    def __call__(self, image):
-        """Run the model on an image file, or on an image as read by OpenCV.
 
-        Args:
-            image (str | Path | ndarray): a file, or (H, W, 3), uint8, BGR.
-
-        Returns:
-            dict: see :meth:`predict`.
-
-        Raises:
-            ImageError: see :meth:`read`.
-        """
-        is_array = isinstance(image, np.ndarray)
-        return self.predict(self.from_bgr(image) if is_array else self.read(image))
+def _to_cpu(output):
+    if isinstance(output, list):  # of all stages
+        return [_to_cpu(x) for x in output]
+    return {key: x.to("cpu") if hasattr(x, "to") else x for key, x in output.items()}

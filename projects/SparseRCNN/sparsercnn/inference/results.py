@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import pycocotools.mask as mask_util
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils.colormap import colormap
 from PIL import Image
@@ -29,24 +30,39 @@ def above_threshold(predictions, threshold):
 
 
 def coco_results(predictions, labels, image_id, file_name):
-    """The detections of an image in COCO's results format.
+    """What was found in an image, in COCO's results format.
 
     Args:
         predictions (dict): on the CPU.
-        labels (ClassNames): maps classes to the data set's category ids.
+        labels (ClassNames): maps classes to the data set's category ids and names.
         image_id (int): number of the image.
-        file_name (str): also written, since `image_id` is not the data set's.
+        file_name (str): also written, since `image_id` is not the data set's; None for none.
 
     Returns:
-        list[dict]: "image_id", "file_name", "category_id", "bbox" (x, y, width, height in
-        pixels), "score", and "segmentation" if there are masks.
+        list[dict]: "image_id", "file_name", "category_id", "category_name", "bbox" (x, y, width,
+        height in pixels), "score", and "segmentation" (run lengths) if there are masks. Of a
+        segmentation, one per class that occurs, without "bbox" and "score".
     """
-    if "instances" not in predictions:
-        return []
-    results = instances_to_coco_json(predictions["instances"], image_id)
+    if "instances" in predictions:
+        results = instances_to_coco_json(predictions["instances"], image_id)
+        for result in results:
+            result["category_name"] = labels.thing(result["category_id"])
+            result["category_id"] = labels.category_id(result["category_id"])
+    else:
+        results = _regions(predictions["sem_seg"].argmax(dim=0).numpy(), labels, image_id)
     for result in results:
-        result["category_id"] = labels.category_id(result["category_id"])
-        result["file_name"] = str(file_name)
+        result["file_name"] = None if file_name is None else str(file_name)
+    return results
+
+
+def _regions(label_map, labels, image_id):
+    results = []
+    for index in np.unique(label_map).tolist():
+        mask = mask_util.encode(np.asfortranarray(label_map == index, dtype=np.uint8))
+        result = {"image_id": image_id, "category_id": index}
+        result["category_name"] = labels.stuff_name(index)
+        result["segmentation"] = {**mask, "counts": mask["counts"].decode("ascii")}
+        results.append(result)
     return results
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from operator import attrgetter
 
 import torch
 from detectron2.config import configurable
@@ -106,11 +107,16 @@ class SparseRCNN(nn.Module):
             "test_size_bucket": cfg.TEST.SIZE_BUCKET,
         }
 
+    # Where the state dict has their weights, and fvcore looks for them if a shape does not fit.
+    init_proposal_boxes = property(attrgetter("proposals.init_proposal_boxes"))
+    init_proposal_features = property(attrgetter("proposals.init_proposal_features"))
+    expert_weights = property(attrgetter("proposals.expert_weights"))
+
     @property
     def device(self):
         return self.pixel_mean.device
 
-    def forward(self, batched_inputs, do_postprocess=True):
+    def forward(self, batched_inputs, do_postprocess=True, all_stages=False):
         """
         Args:
             batched_inputs (list[dict]): one per image, with
@@ -120,13 +126,15 @@ class SparseRCNN(nn.Module):
                 * height, width (inference, optional): image size to scale detections to.
 
             do_postprocess (bool): scale detections to `height` and `width`.
+            all_stages (bool): in inference, give those of each stage, as if it were the last.
 
         Returns:
             dict[str, Tensor]: in training, the weighted losses, see :class:`SetCriterion`.
             list: in inference, per image ``{"instances": Instances}`` with `pred_boxes`, `scores`
             and `pred_classes`, best first. Without post-processing, bare Instances in pixels of
             the network's input, not limited to `max_detections`: callers that merge several
-            results of an image apply the limit after merging.
+            results of an image apply the limit after merging. With `all_stages`, per image a list
+            of these, one per stage.
         """
         images, image_sizes = self.preprocess_images(batched_inputs)
         feature_maps = self.backbone(images.tensor)
@@ -140,9 +148,15 @@ class SparseRCNN(nn.Module):
                 class_logits, boxes = class_logits[-1:], boxes[-1:]
             return self.criterion(class_logits, boxes, targets)
 
-        results = self.inference(
-            class_logits[-1], boxes[-1], images.image_sizes, limited=do_postprocess
-        )
+        first = 0 if all_stages else len(boxes) - 1
+        stages = [
+            self._results(*stage, batched_inputs, images.image_sizes, do_postprocess)
+            for stage in zip(class_logits[first:], boxes[first:], strict=True)
+        ]
+        return [list(image) for image in zip(*stages, strict=True)] if all_stages else stages[0]
+
+    def _results(self, class_logits, boxes, batched_inputs, image_sizes, do_postprocess):
+        results = self.inference(class_logits, boxes, image_sizes, limited=do_postprocess)
         if not do_postprocess:
             return results
         return [
@@ -151,7 +165,7 @@ class SparseRCNN(nn.Module):
                     result, x.get("height", size[0]), x.get("width", size[1])
                 )
             }
-            for result, x, size in zip(results, batched_inputs, images.image_sizes, strict=True)
+            for result, x, size in zip(results, batched_inputs, image_sizes, strict=True)
         ]
 
     def preprocess_images(self, batched_inputs):

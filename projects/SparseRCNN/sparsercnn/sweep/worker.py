@@ -1,4 +1,4 @@
-"""What a job of a sweep does: train one run after the other, each by `train_net.py`."""
+"""What a job of a sweep does: train one run after the other, each by a program of its own."""
 
 import math
 import os
@@ -22,8 +22,8 @@ from .spec import Resources
 
 __all__ = ["Worker", "train_command"]
 
-_TRAIN_NET = Path(__file__).resolve().parents[2] / "train_net.py"
-_OUTPUT = "train_net.txt"  # what train_net.py prints, of all attempts
+_TRAIN = [sys.executable, "-m", "sparsercnn", "train"]
+_OUTPUT = "train_net.txt"  # what the training prints, of all attempts
 
 
 @dataclass
@@ -81,7 +81,11 @@ class Worker:
             # Jobs that share a node must not share a port.
             port = 20000 + sum(map(ord, job.job_id)) * 997 % 20000
             nodes = ["--num-machines", str(job.num_nodes), "--machine-rank", str(job.node)]
-            command[2:2] = [*nodes, "--dist-url", f"tcp://{job.hostnames[0]}:{port}"]
+            command[len(_TRAIN) : len(_TRAIN)] = [
+                *nodes,
+                "--dist-url",
+                f"tcp://{job.hostnames[0]}:{port}",
+            ]
         run.folder.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.resources.threads)}
         with open(run.folder / _OUTPUT, "ab") as output:
@@ -103,7 +107,7 @@ class Worker:
 
 def train_command(run, gpus):
     """The command line of a run (list[str]), with `gpus` on each node."""
-    command = [sys.executable, str(_TRAIN_NET), "--num-gpus", str(gpus), "--resume"]
+    command = [*_TRAIN, "--num-gpus", str(gpus), "--resume"]
     return [*command, "--config-file", str(run.config_file), *run.opts]
 
 

@@ -3,7 +3,7 @@ import pickle
 import pytest
 import torch
 
-import convert
+from sparsercnn.cli import convert
 
 
 @pytest.fixture

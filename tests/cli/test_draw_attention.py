@@ -4,7 +4,7 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
-import draw_attention
+from sparsercnn.cli import draw_attention
 from sparsercnn.engine.setup import load_config
 
 

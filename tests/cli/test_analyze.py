@@ -1,6 +1,6 @@
 import pytest
 
-import analyze
+from sparsercnn.cli import analyze
 
 SMALL = ["MODEL.RESNETS.DEPTH", "18", "INPUT.MIN_SIZE_TEST", "64"]
 

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-import benchmark
+from sparsercnn.cli import benchmark
 from sparsercnn.errors import ConfigError
 
 

@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-import draw_assignment
+from sparsercnn.cli import draw_assignment
 
 
 @pytest.fixture

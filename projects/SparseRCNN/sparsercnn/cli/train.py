@@ -1,0 +1,107 @@
+r"""Train or evaluate any model of this project.
+
+.. code-block:: bash
+
+    # train on 8 GPUs, as published
+    CONFIG=configs/sparse_rcnn/sparsercnn.res50.100pro.3x.yaml
+    python projects/SparseRCNN/train_net.py --num-gpus 8 --config-file $CONFIG
+
+    # the same on one GPU: the published batch of 16 images as 8 times 2
+    python projects/SparseRCNN/train_net.py --num-gpus 1 --config-file $CONFIG \
+        SOLVER.REFERENCE_WORLD_SIZE 8 SOLVER.ACCUMULATE_STEPS 8
+
+    # continue after an interruption; evaluate
+    python projects/SparseRCNN/train_net.py --num-gpus 8 --config-file $CONFIG --resume
+    python projects/SparseRCNN/train_net.py --num-gpus 8 --config-file $CONFIG --eval-only \
+        MODEL.WEIGHTS output/model_final.pth
+
+    # on the CPU, in minutes
+    python projects/SparseRCNN/train_net.py --num-gpus 0 \
+        --config-file configs/quickstart/sparsercnn.yaml
+
+Keys and values at the end of the line override the config.
+"""
+
+import sys
+
+from detectron2.engine import launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+from ..data import check_num_classes, check_test_sets
+from ..engine.checkpoint import load_for_inference
+from ..engine.checkpoint_files import is_exported
+from ..engine.setup import argument_parser, setup
+from ..engine.trainer import Trainer
+from ..errors import ConfigError, run_program
+from ..inference.loading import load_model
+
+
+def main(argv=None):
+    """Run the program with `argv`, None for the arguments of the process; returns the exit
+    status."""
+    try:
+        return run_program(start, argument_parser(__doc__).parse_args(argv))
+    except KeyboardInterrupt:
+        print("\nInterrupted. --resume continues from the last checkpoint.", file=sys.stderr)
+        return 1
+
+
+def run(args):
+    """One process of a run.
+
+    Args:
+        args (argparse.Namespace): from :func:`sparsercnn.engine.setup.argument_parser`.
+
+    Returns:
+        dict: evaluation results, task -> metric -> value.
+    """
+    cfg = setup(args)
+    check_num_classes(cfg)
+    if args.eval_only:
+        return evaluate(cfg, args.allow_unsafe)
+    if is_exported(cfg.MODEL.WEIGHTS):
+        raise ConfigError(
+            f"{cfg.MODEL.WEIGHTS} is an exported model, which cannot be trained: use --eval-only, "
+            "or set MODEL.WEIGHTS to a checkpoint."
+        )
+    check_test_sets(cfg)  # fail now, not hours later at the first evaluation
+    trainer = Trainer(cfg, allow_unsafe=args.allow_unsafe)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+def evaluate(cfg, allow_unsafe=False):
+    """Evaluate MODEL.WEIGHTS, a checkpoint of the whole model or an exported one, on DATASETS.TEST.
+
+    Args:
+        cfg (CfgNode): the whole config.
+        allow_unsafe (bool): load weights from any pickle, which may run code.
+
+    Returns:
+        dict: task -> metric -> value; with TEST.AUG.ENABLED also each task with suffix "_TTA".
+    """
+    if is_exported(cfg.MODEL.WEIGHTS):
+        model = load_model(cfg)[0]
+    else:
+        model = Trainer.build_model(cfg)
+        load_for_inference(model, cfg.MODEL.WEIGHTS, allow_unsafe)
+    results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        for name, augmented in Trainer.test_with_TTA(cfg, model).items():
+            results.setdefault(name, {}).update(augmented)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def start(args):
+    """Start all processes of a run on this machine, each with the `args` of :func:`run`."""
+    launch(
+        run,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )

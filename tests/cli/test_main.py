@@ -1,0 +1,79 @@
+"""``python -m sparsercnn``: one table of the programs."""
+
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sparsercnn import __main__ as commands
+
+
+@pytest.fixture
+def run(monkeypatch):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sparsercnn", *arguments])
+        return commands.main()
+
+    return run
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_every_command_is_a_program_with_help(run, name, capsys):
+    module = importlib.import_module(f"sparsercnn.cli.{commands.COMMANDS[name][0]}")
+    assert callable(module.main)
+    with pytest.raises(SystemExit) as stop:
+        run(name, "--help")
+    assert stop.value.code == 0
+    assert f"usage: sparsercnn {name} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [(), ("nonesuch",), ("--help",), ("-h",)])
+def test_help_lists_the_commands(run, arguments, capsys):
+    assert run(*arguments) == (0 if "-h" in "".join(arguments) else 2)
+    text = capsys.readouterr()
+    assert all(f"\n  {name} " in text.out + text.err for name in commands.COMMANDS)
+    assert ("no command 'nonesuch'" in text.err) == ("nonesuch" in arguments)
+
+
+def test_the_exit_status_is_that_of_the_program(run, capsys):
+    assert run("convert", "--from", "timm", "nowhere.pth", "there.pth") == 2
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["analyze", "benchmark", "convert", "draw_attention", "sweep"])
+def test_the_tools_of_a_checkout_are_the_same_programs(repository, name, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location(name, repository / "tools" / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.main is importlib.import_module(f"sparsercnn.cli.{name}").main
+
+
+def test_a_model_is_trained_evaluated_and_used_without_its_config_file(squares):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "sparsercnn", *map(str, arguments)]
+        options = {"capture_output": True, "text": True, "timeout": 300}
+        result = subprocess.run(command, cwd=squares, env=environment, **options)
+        assert result.returncode == 0, result.stderr
+        return result
+
+    run("train", "--num-gpus", 0, "--config-file", "tiny.yaml")
+    trained = squares / "out" / "inference" / "coco_instances_results.json"
+    (squares / "tiny.yaml").unlink()
+    (squares / "out" / "config.yaml").unlink()
+    run("eval", "--num-gpus", 0, "MODEL.WEIGHTS", "out", "OUTPUT_DIR", "again")
+    evaluated = squares / "again" / "inference" / "coco_instances_results.json"
+    expected = json.loads(trained.read_text())
+    assert json.loads(evaluated.read_text()) == expected
+    options = ["--confidence-threshold", 0, "--opts", "MODEL.WEIGHTS", "out", "MODEL.DEVICE", "cpu"]
+    result = run("predict", "--input", "0.png", "--output", "drawn", *options)
+    assert "Using out/model_best.pth" in result.stdout
+    found = json.loads((squares / "drawn" / "detections.json").read_text())
+    ours = sorted(x["score"] for x in found)
+    assert ours == pytest.approx(sorted(x["score"] for x in expected if x["image_id"] == 0))
+    assert {x["category_name"] for x in found} <= {"odd", "even"}
