@@ -48,7 +48,7 @@ quickstart: env
 	$(RUN) projects/SparseRCNN/train_net.py --num-gpus 0 --config-file $(CONFIG) OUTPUT_DIR $(OUTPUT)
 	$(RUN) demo/demo.py --config-file $(CONFIG) \
 		--input $$(ls $${DETECTRON2_DATASETS:-datasets}/shapes/val/*.png | head -n 6) \
-		--output $(OUTPUT)/demo --confidence-threshold 0.4 \
+		--output $(OUTPUT)/demo --confidence-threshold 0.5 \
 		--opts MODEL.WEIGHTS $(OUTPUT)/model_final.pth MODEL.DEVICE cpu
 
 test: env
