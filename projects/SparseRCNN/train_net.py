@@ -32,7 +32,8 @@ from sparsercnn.data import check_num_classes, check_test_sets
 from sparsercnn.engine.checkpoint import load_for_inference
 from sparsercnn.engine.setup import argument_parser, setup
 from sparsercnn.engine.trainer import Trainer
-from sparsercnn.errors import run_program
+from sparsercnn.errors import ConfigError, run_program
+from sparsercnn.export import is_exported, load_exported_for
 
 
 def main(args):
@@ -48,6 +49,11 @@ def main(args):
     check_num_classes(cfg)
     if args.eval_only:
         return evaluate(cfg, args.allow_unsafe)
+    if is_exported(cfg.MODEL.WEIGHTS):
+        raise ConfigError(
+            f"{cfg.MODEL.WEIGHTS} is an exported model, which cannot be trained: use --eval-only, "
+            "or set MODEL.WEIGHTS to a checkpoint."
+        )
     check_test_sets(cfg)  # fail now, not hours later at the first evaluation
     trainer = Trainer(cfg, allow_unsafe=args.allow_unsafe)
     trainer.resume_or_load(resume=args.resume)
@@ -55,7 +61,7 @@ def main(args):
 
 
 def evaluate(cfg, allow_unsafe=False):
-    """Evaluate MODEL.WEIGHTS, which must cover the whole model, on DATASETS.TEST.
+    """Evaluate MODEL.WEIGHTS, all weights of the model or an exported file, on DATASETS.TEST.
 
     Args:
         cfg (CfgNode): the whole config.
@@ -64,8 +70,11 @@ def evaluate(cfg, allow_unsafe=False):
     Returns:
         dict: task -> metric -> value; with TEST.AUG.ENABLED also each task with suffix "_TTA".
     """
-    model = Trainer.build_model(cfg)
-    load_for_inference(model, cfg.MODEL.WEIGHTS, allow_unsafe)
+    if is_exported(cfg.MODEL.WEIGHTS):
+        model = load_exported_for(cfg)
+    else:
+        model = Trainer.build_model(cfg)
+        load_for_inference(model, cfg.MODEL.WEIGHTS, allow_unsafe)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         for name, augmented in Trainer.test_with_TTA(cfg, model).items():

@@ -14,7 +14,7 @@ from torch.nn.utils import fuse_conv_bn_weights
 from ..errors import ConfigError
 from ..modeling.segmentation import with_sem_seg_inference
 
-__all__ = ["check_optimization", "optimize", "prepare_for_inference"]
+__all__ = ["check_optimization", "fold_norms", "optimize", "prepare_for_inference"]
 
 _MODES = ("none", "fuse", "compile")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -26,12 +26,15 @@ def prepare_for_inference(cfg, model):
 
     Args:
         cfg (CfgNode): the whole config.
-        model (nn.Module): of any meta-architecture; not modified.
+        model (nn.Module): of any meta-architecture, or an exported one, which is optimised already;
+            not modified.
 
     Returns:
         nn.Module: with the interface of `model`, for inference only.
     """
-    return with_sem_seg_inference(cfg, optimize(model, cfg.TEST.OPTIMIZE, cfg.TEST.DTYPE))
+    if not getattr(model, "is_exported", False):
+        model = optimize(model, cfg.TEST.OPTIMIZE, cfg.TEST.DTYPE)
+    return with_sem_seg_inference(cfg, model)
 
 
 def check_optimization(mode, dtype, device):
@@ -77,7 +80,7 @@ def optimize(model, mode="fuse", dtype="float32"):
     # The given one may be in training, and go on.
     model = copy.deepcopy(model).eval().requires_grad_(False)
     if mode != "none":
-        _fold_norms(model)
+        fold_norms(model)
         if device.type == "cpu" or dtype != torch.float32:
             model.to(memory_format=torch.channels_last)
     if dtype != torch.float32:
@@ -90,7 +93,7 @@ def optimize(model, mode="fuse", dtype="float32"):
     return model
 
 
-def _fold_norms(model):
+def fold_norms(model):
     for conv in model.modules():
         norm = getattr(conv, "norm", None)
         if not isinstance(conv, Conv2d) or not isinstance(norm, (FrozenBatchNorm2d, _BatchNorm)):

@@ -11,6 +11,7 @@ from PIL import Image
 from ..data.image_check import UNREADABLE
 from ..engine.checkpoint import load_for_inference
 from ..errors import ImageError
+from ..export import is_exported, load_exported_for
 from .class_names import ClassNames, choose_class_names
 from .optimization import prepare_for_inference
 
@@ -46,14 +47,20 @@ class Predictor:
     def from_config(cls, cfg, allow_unsafe=False):
         """
         Args:
-            cfg (CfgNode): the whole config; MODEL.WEIGHTS must hold all weights of the model.
+            cfg (CfgNode): the whole config; MODEL.WEIGHTS must hold all weights of the model, or
+                be an exported file.
             allow_unsafe (bool): load any pickle, which may run code.
 
         Raises:
             CheckpointError: see :func:`load_for_inference`.
+            ExportError: see :func:`~sparsercnn.export.load_exported_for`.
         """
-        model = build_model(cfg)
-        description = load_for_inference(model, cfg.MODEL.WEIGHTS, allow_unsafe)
+        if is_exported(cfg.MODEL.WEIGHTS):
+            model = load_exported_for(cfg)
+            description = model.metadata.classes
+        else:
+            model = build_model(cfg)
+            description = load_for_inference(model, cfg.MODEL.WEIGHTS, allow_unsafe)
         return {
             "model": prepare_for_inference(cfg, model),
             "augmentations": detection_utils.build_augmentation(cfg, is_train=False),
