@@ -45,9 +45,7 @@ def get_parser():
         choices=("uint8", "float32"),
         help="of the images; uint8 unless INPUT.FORMAT has fractions",
     )
-    parser.add_argument(
-        "--int8", action="store_true", help="quantise; needs --calibration-images"
-    )
+    parser.add_argument("--int8", action="store_true", help="quantise; needs --calibration-images")
     parser.add_argument(
         "--calibration-images",
         nargs="+",

@@ -107,7 +107,8 @@ def small(repository):
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
     """The path of a system's exported file in a format; each system is traced once."""
-    from sparsercnn.export.exporters import FORMATS, build_graph, trace
+    from sparsercnn.export.exporters import FORMATS, Traced, build_graph
+    from sparsercnn.export.graph import smallest_side
     from sparsercnn.export.metadata import describe
 
     traced = {}
@@ -116,13 +117,14 @@ def exported(tmp_path_factory):
         if system not in traced:
             cfg = make_cfg(Path(__file__).resolve().parents[2], system)
             graph = build_graph(make_model(cfg))
+            metadata = describe(cfg, graph, smallest_side(graph.model), "uint8", LABELS)
             folder = tmp_path_factory.mktemp("exported")
-            traced[system] = trace(graph), describe(cfg, graph, "uint8", LABELS), folder
-        program, metadata, folder = traced[system]
+            traced[system] = Traced(graph, metadata), folder
+        program, folder = traced[system]
         ending, write, *_ = FORMATS[form]
         path = folder / f"model{ending}"
         if not path.exists():
-            write(program, metadata, path, None)
+            write(program, path, None)
         return str(path)
 
     return export

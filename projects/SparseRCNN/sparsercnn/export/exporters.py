@@ -1,6 +1,7 @@
 """Writing a trained model to a file that runs without this package's model code."""
 
 import contextlib
+import functools
 import os
 import shutil
 import tempfile
@@ -9,13 +10,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from detectron2.modeling import GeneralizedRCNN, SemanticSegmentor
 
 from ..errors import ConfigError, ExportError
 from ..extras import require_extra
 from ..modeling import SparseRCNN
+from ..modeling.segmentation import DANetHead
+from .cascade import CascadeGraph
+from .graph import DetectorGraph, SegmentorGraph, smallest_side
 from .metadata import describe
+from .quantization import quantize
 
-__all__ = ["FORMATS", "build_graph", "export_model", "trace"]
+__all__ = ["FORMATS", "Traced", "build_graph", "export_model", "trace"]
 
 _EXAMPLE_SIZE = (2, 96, 136)  # B, H, W of the tracing; all three are dynamic
 _OPSET = 20
@@ -49,12 +55,12 @@ def export_model(cfg, model, labels, form, path, *, input_dtype=None, calibratio
     write = _checked_writer(cfg, form, path, input_dtype, calibration)
     input_dtype = input_dtype or ("float32" if cfg.INPUT.FORMAT in _NO_BYTES else "uint8")
     graph = build_graph(model)
-    metadata = describe(cfg, graph, input_dtype, labels)
-    program = trace(graph, getattr(torch, input_dtype))
+    metadata = describe(cfg, graph, smallest_side(graph.model), input_dtype, labels)
+    traced = Traced(graph, metadata)
     # In a folder of its own beside the target: OpenVINO writes two files of given names.
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
-        write(program, metadata, folder / path.name, calibration)
+        write(traced, folder / path.name, calibration)
         result = check(str(folder / path.name)) if check else None
         # The one that a reader opens comes last.
         for file in sorted(folder.iterdir(), key=lambda x: x.name == path.name):
@@ -75,12 +81,6 @@ def build_graph(model):
     Raises:
         ExportError: the model is of another kind.
     """
-    from detectron2.modeling import GeneralizedRCNN, SemanticSegmentor
-
-    from ..modeling.segmentation import DANetHead
-    from .cascade import CascadeGraph
-    from .graph import DetectorGraph, SegmentorGraph
-
     if isinstance(model, SparseRCNN):
         return DetectorGraph(model).eval()
     if type(model) is GeneralizedRCNN:
@@ -106,7 +106,8 @@ def trace(graph, dtype=torch.uint8):
     images = torch.zeros(B, 3, H, W, dtype=dtype)
     sizes = torch.tensor([[H, W], [H - 20, W - 30]])
     batch = torch.export.Dim("batch", min=1)
-    sides = {name: torch.export.Dim(name, min=1) for name in ("height", "width")}
+    least = smallest_side(graph.model)
+    sides = {name: torch.export.Dim(name, min=least) for name in ("height", "width")}
     shapes = {"images": {0: batch, 2: sides["height"], 3: sides["width"]}, "sizes": {0: batch}}
     with _plain_attention(), torch.no_grad():
         return torch.export.export(graph, (images, sizes), dynamic_shapes=shapes)
@@ -123,51 +124,60 @@ def _plain_attention():
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def _write_torch_export(program, metadata, path, calibration):
-    torch.export.save(program, path, extra_files=metadata.to_strings())
+class Traced:
+    """A traced graph and what is said about it; converted to ONNX once, when first asked for."""
+
+    def __init__(self, graph, metadata):
+        """
+        Args:
+            graph (nn.Module): from :func:`build_graph`.
+            metadata (ExportMetadata): for the file.
+        """
+        self.metadata = metadata
+        self.program = trace(graph, getattr(torch, metadata.input_dtype))
+
+    @functools.cached_property
+    def onnx(self):
+        """onnx.ModelProto: without metadata. PyTorch can convert a program only once."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch's own code
+            exported = torch.onnx.export(
+                self.program,
+                input_names=["images", "sizes"],
+                output_names=self.metadata.outputs,
+                opset_version=_OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+        return exported.model_proto
 
 
-def _write_onnx(program, metadata, path, calibration):
+def _write_torch_export(traced, path, calibration):
+    torch.export.save(traced.program, path, extra_files=traced.metadata.to_strings())
+
+
+def _write_onnx(traced, path, calibration):
     import onnx
 
-    model = _to_onnx(program, metadata)
+    model = traced.onnx
     if calibration is not None:
-        from .quantization import quantize
-
-        model = quantize(model, calibration, metadata)
-    onnx.helper.set_model_props(model, metadata.to_strings())
+        model = quantize(model, calibration, traced.metadata)
+    onnx.helper.set_model_props(model, traced.metadata.to_strings())
     onnx.save(model, path)
 
 
-def _write_openvino(program, metadata, path, calibration):
+def _write_openvino(traced, path, calibration):
     import openvino
 
-    onnx_model = _to_onnx(program, metadata)
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
-        file.write(onnx_model.SerializeToString())
+        file.write(traced.onnx.SerializeToString())
         file.flush()
         model = openvino.convert_model(file.name)
     if calibration is not None:
-        from .quantization import quantize
-
-        model = quantize(model, calibration, metadata)
-    for key, value in metadata.to_strings().items():
+        model = quantize(model, calibration, traced.metadata)
+    for key, value in traced.metadata.to_strings().items():
         model.set_rt_info(value, key)
     openvino.save_model(model, path, compress_to_fp16=False)
-
-
-def _to_onnx(program, metadata):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of torch's own code
-        exported = torch.onnx.export(
-            program,
-            input_names=["images", "sizes"],
-            output_names=metadata.outputs,
-            opset_version=_OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    return exported.model_proto
 
 
 # Name -> ending of the file, function that writes it, extra and packages that this needs.
@@ -177,6 +187,20 @@ FORMATS = {
     "openvino": (".xml", _write_openvino, ("onnx", "onnxscript", "openvino")),
     "tensorrt": (".engine", None, ()),
 }
+
+
+def _require_tensorrt():
+    if find_spec("tensorrt") is None:
+        raise ExportError(
+            "--format tensorrt needs NVIDIA's package tensorrt: pip install tensorrt, on a machine "
+            "with an NVIDIA GPU. Or use --format onnx: TensorRT's trtexec builds an engine from "
+            "that file."
+        )
+    if not torch.cuda.is_available():
+        raise ExportError(
+            "--format tensorrt needs an NVIDIA GPU, and PyTorch finds none: an engine is built for "
+            "the GPU that it will run on. Use --format onnx here, and trtexec on that machine."
+        )
 
 
 def _checked_writer(cfg, form, path, input_dtype, calibration):

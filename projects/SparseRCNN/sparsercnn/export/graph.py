@@ -153,8 +153,13 @@ def gather_boxes(boxes, index):
 
 def smallest_side(model):
     """int: the least height and width that a model's graph takes; 1, unless its neck has windows
-    that must not be larger than a map."""
-    return 33 if isinstance(model.backbone, AttentionFPN) else 1
+    that must not be larger than a map, or images are not padded: exporters take maps of one row or
+    column for another kind of map."""
+    if isinstance(model.backbone, AttentionFPN):
+        return model.backbone.size_divisibility + 1
+    if model.backbone.size_divisibility <= 1:
+        return max(shape.stride for shape in model.backbone.output_shape().values()) + 1
+    return 1
 
 
 def _ceil_div(size, divisor, least):

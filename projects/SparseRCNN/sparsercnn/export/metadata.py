@@ -33,7 +33,7 @@ class ExportMetadata:
     names: list = field(default_factory=list)  # of the classes, by index
 
     @classmethod
-    def keys(cls):
+    def names_in_files(cls):
         """list[str]: the keys of :meth:`to_strings`."""
         return [_PREFIX + x.name for x in fields(cls)]
 
@@ -60,11 +60,12 @@ class ExportMetadata:
         return cls(**{x.name: json.loads(strings[_PREFIX + x.name]) for x in fields(cls)})
 
 
-def describe(cfg, graph, input_dtype, labels):
+def describe(cfg, graph, smallest_side, input_dtype, labels):
     """
     Args:
         cfg (CfgNode): the whole config.
         graph (nn.Module): from :func:`~sparsercnn.export.exporters.build_graph`.
+        smallest_side (int): of the images that the graph takes.
         input_dtype (str): "uint8" or "float32".
         labels (ClassNames): names and ids of the classes.
 
@@ -72,7 +73,6 @@ def describe(cfg, graph, input_dtype, labels):
         ExportMetadata: of the model, in float32.
     """
     from .. import __version__  # defined last in the package
-    from .graph import smallest_side
 
     model = graph.model
     is_sparse = cfg.MODEL.META_ARCHITECTURE == "SparseRCNN"
@@ -86,7 +86,7 @@ def describe(cfg, graph, input_dtype, labels):
         input_dtype=input_dtype,
         min_size=cfg.INPUT.MIN_SIZE_TEST,
         max_size=cfg.INPUT.MAX_SIZE_TEST,
-        smallest_side=smallest_side(model),
+        smallest_side=smallest_side,
         num_classes=num_classes(cfg),
         classes={
             "thing_classes": labels.things,

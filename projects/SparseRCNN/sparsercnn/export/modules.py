@@ -100,7 +100,7 @@ class LevelwiseRoIAlign(PyramidRoIAlign):
 
 
 class WholePositionAttention(nn.Module):
-    """Position attention of DANet with all scores at once: the runtime decides how to store them."""
+    """Position attention of DANet with all scores at once, which runtimes store as they like."""
 
     def __init__(self, original):
         super().__init__()
@@ -132,8 +132,7 @@ class MatrixPooling(nn.Module):
         self.windows = getattr(original, "windows", None)
 
     def forward(self, x):
-        """(B, C, H, W) to (B, T, C), as the original, which for windows needs maps of at least their
-        size."""
+        """(B, C, H, W) to (B, T, C), as the original; maps must not be smaller than a window."""
         pooled = []
         for window in self.windows or (None,):
             rows, columns = (_window_means(size, window, x) for size in x.shape[2:])

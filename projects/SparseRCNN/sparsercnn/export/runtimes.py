@@ -206,7 +206,7 @@ def _open_openvino(path, device, dtype):
         raise ExportError(f"OpenVINO cannot use {device}; set MODEL.DEVICE cpu.")
     core = openvino.Core()
     model = core.read_model(path)
-    keys = [key for key in ExportMetadata.keys() if model.has_rt_info(key)]
+    keys = [key for key in ExportMetadata.names_in_files() if model.has_rt_info(key)]
     strings = {key: model.get_rt_info(key).astype(str) for key in keys}
     options = {
         # Left to itself, the runtime chooses half precision where the processor has it.
