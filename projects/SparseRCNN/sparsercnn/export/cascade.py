@@ -130,7 +130,9 @@ class CascadeGraph(nn.Module):
         """The best detections of all regions and classes, after the threshold and NMS."""
         predictor = self.model.roi_heads.box_predictor[-1]
         B, R, K = scores.shape
-        image, region, classes = (scores > predictor.test_score_thresh).nonzero().unbind(1)
+        good = scores > predictor.test_score_thresh
+        # As floats: TensorRT finds non-zero elements among these alone.
+        image, region, classes = good.float().nonzero().unbind(1)
         apart = spread(boxes[image, region], image, classes, K)
         score = scores[image, region, classes]
         kept = nms(apart, score, predictor.test_nms_thresh)

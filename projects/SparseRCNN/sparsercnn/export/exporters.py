@@ -56,6 +56,7 @@ def export_model(cfg, model, labels, form, path, *, input_dtype=None, calibratio
     input_dtype = input_dtype or ("float32" if cfg.INPUT.FORMAT in _NO_BYTES else "uint8")
     graph = build_graph(model)
     metadata = describe(cfg, graph, smallest_side(graph.model), input_dtype, labels)
+    metadata.precision = "float32" if calibration is None else "int8"
     traced = Traced(graph, metadata)
     # In a folder of its own beside the target: OpenVINO writes two files of given names.
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -189,7 +190,7 @@ FORMATS = {
 }
 
 
-def _require_tensorrt():
+def _refuse_tensorrt():
     if find_spec("tensorrt") is None:
         raise ExportError(
             "--format tensorrt needs NVIDIA's package tensorrt: pip install tensorrt, on a machine "
@@ -201,6 +202,10 @@ def _require_tensorrt():
             "--format tensorrt needs an NVIDIA GPU, and PyTorch finds none: an engine is built for "
             "the GPU that it will run on. Use --format onnx here, and trtexec on that machine."
         )
+    raise ExportError(
+        "--format tensorrt is not written by this version: use --format onnx, and build the engine "
+        "from that file by TensorRT's trtexec --onnx=FILE, with the range of sizes that you need."
+    )
 
 
 def _checked_writer(cfg, form, path, input_dtype, calibration):
@@ -216,6 +221,6 @@ def _checked_writer(cfg, form, path, input_dtype, calibration):
             raise ConfigError(f"--int8 needs --format onnx or openvino, not {form}.")
         packages += ("nncf",)
     if form == "tensorrt":
-        _require_tensorrt()
+        _refuse_tensorrt()
     require_extra("export", *packages)
     return write

@@ -86,7 +86,8 @@ class LevelwiseRoIAlign(PyramidRoIAlign):
         r = self.output_size
         pooled = boxes.new_zeros(B * N, pyramid[0].shape[1], r, r)
         for i, level in enumerate(pyramid):
-            index = (level_of_box == i).nonzero().flatten()
+            # As floats: TensorRT finds non-zero elements among these alone.
+            index = (level_of_box == i).float().nonzero().flatten()
             of_level = roi_align(
                 level,
                 rois.index_select(0, index),

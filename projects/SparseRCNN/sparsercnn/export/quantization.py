@@ -35,7 +35,7 @@ def quantize(model, images, metadata):
     Args:
         model (onnx.ModelProto | openvino.Model): in float32.
         images (list[Tensor]): (3, H, W), for calibration.
-        metadata (ExportMetadata): of the model; its precision is set.
+        metadata (ExportMetadata): of the model.
 
     Returns:
         the same type.
@@ -53,7 +53,6 @@ def quantize(model, images, metadata):
         sizes = np.array([image.shape[1:]], dtype=np.int64)
         return {"images": image[None].numpy().astype(dtype), "sizes": sizes}
 
-    metadata.precision = "int8"
     return nncf.quantize(
         model,
         nncf.Dataset(images, make_input),
