@@ -36,6 +36,13 @@ setup(
         "headless": ["opencv-python-headless"],
         "gui": ["opencv-python"],
         "fast-eval": ["faster-coco-eval>=1.6"],
+        "export": [
+            "onnx>=1.17",
+            "onnxscript>=0.5",
+            "onnxruntime>=1.20",
+            "openvino>=2025.0",
+            "nncf>=2.15",
+        ],
         "sweep": [
             "submitit>=1.4",
             "omegaconf>=2.3",

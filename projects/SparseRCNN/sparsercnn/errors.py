@@ -7,6 +7,7 @@ __all__ = [
     "ConfigError",
     "ConversionError",
     "DataError",
+    "ExportError",
     "ImageError",
     "MediaError",
     "NonFiniteError",
@@ -55,6 +56,10 @@ class ConversionError(UserError):
     def __init__(self, message, keys):
         super().__init__(message)
         self.keys = keys
+
+
+class ExportError(UserError):
+    """A model that cannot be exported, or an exported file that cannot be used."""
 
 
 class ImageError(UserError):

@@ -28,6 +28,7 @@ from .passes import (
     measure_passes,
 )
 from .peers import PEERS
+from .runtimes import RUNTIMES, RuntimePass, require_runtime
 
 __all__ = ["SHORT", "Candidate", "add_arguments", "find_candidates", "measure", "run"]
 
@@ -46,6 +47,7 @@ class Candidate:
     variant: str  # name of a variant of the config; "" for the config itself
     cfg: CfgNode  # of a peer: that of the first config, whose solver trains it
     peer: type | None = None
+    runtime: str = ""  # of RUNTIMES, which then runs the exported model; "": PyTorch
 
 
 def add_arguments(parser):
@@ -77,6 +79,14 @@ def add_arguments(parser):
         dest="variants",
         metavar="'NAME: KEY VALUE ...'",
         help="also measure each config with these keys; may be repeated",
+    )
+    parser.add_argument(
+        "--runtime",
+        nargs="+",
+        choices=RUNTIMES,
+        default=[],
+        dest="runtimes",
+        help="also measure inference of each exported config; end the list with an option",
     )
     parser.add_argument(
         "--peers",
@@ -117,9 +127,10 @@ def measure(args):
     modes = ("inference", "training") if args.mode == "both" else (args.mode,)
     results = []
     for mode in modes:
-        makers = {x.name: partial(_prepare, x, mode, batch, args.dtype) for x in candidates}
+        measured = [x for x in candidates if mode == "inference" or not x.runtime]
+        makers = {x.name: partial(_prepare, x, mode, batch, args.dtype) for x in measured}
         for candidate, result in zip(
-            candidates, measure_passes(makers, args.rounds).values(), strict=True
+            measured, measure_passes(makers, args.rounds).values(), strict=True
         ):
             identity = {"model": candidate.name, "config": candidate.config}
             identity |= {"variant": candidate.variant, "mode": mode}
@@ -149,6 +160,7 @@ def find_candidates(args):
     variants = {"": []} | _parse_variants(args.variants)
     if len(set(args.configs)) < len(args.configs):
         raise ConfigError("A CONFIG is given twice; compare variants of one config by --variant.")
+    runtimes, notes = _installed_runtimes(args.runtimes)
     stem_of = {path: Path(find_config(path)).stem for path in args.configs}
     stems = Counter(stem_of.values())
     candidates = []
@@ -159,7 +171,9 @@ def find_candidates(args):
             cfg = _configure(path, [*args.opts, *opts], args)
             full_name = f"{name}, {variant}" if variant else name
             candidates.append(Candidate(full_name, path, variant, cfg))
-    notes = []
+        for runtime in runtimes:
+            cfg = _configure(path, args.opts, args)
+            candidates.append(Candidate(f"{name}, {runtime}", path, runtime, cfg, runtime=runtime))
     for name, peer in PEERS.items() if args.peers else ():
         try:
             peer.require()
@@ -168,6 +182,19 @@ def find_candidates(args):
         else:
             candidates.append(Candidate(name, "", "", candidates[0].cfg, peer))
     return candidates, notes
+
+
+def _installed_runtimes(names):
+    """tuple[list[str], list[str]]: those that are installed, and notes on the others."""
+    installed, notes = [], []
+    for name in names:
+        try:
+            require_runtime(name)
+        except ImportError as error:
+            notes.append(f"{name} is left out: {error}.")
+        else:
+            installed.append(name)
+    return installed, notes
 
 
 def _parse_variants(texts):
@@ -203,6 +230,8 @@ def _configure(path, opts, args):
 def _prepare(candidate, mode, batch, dtype):
     """The pass of a candidate."""
     cfg, is_inference = candidate.cfg, mode == "inference"
+    if candidate.runtime:
+        return RuntimePass(candidate.runtime, cfg, batch)
     if candidate.peer is not None:
         torch.manual_seed(0)
         size = tuple(batch[0]["image"].shape[-2:])

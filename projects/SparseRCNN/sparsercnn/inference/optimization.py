@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..modeling.head import Stage
 from ..modeling.segmentation import with_sem_seg_inference
 
-__all__ = ["check_optimization", "optimize", "prepare_for_inference"]
+__all__ = ["check_optimization", "fold_norms", "optimize", "prepare_for_inference"]
 
 _MODES = ("none", "fuse", "compile")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -81,7 +81,7 @@ def optimize(model, mode="fuse", dtype="float32"):
     # The given one may be in training, and go on.
     model = copy.deepcopy(model).eval().requires_grad_(False)
     if mode != "none":
-        _fold_norms(model)
+        fold_norms(model)
         if device.type == "cpu" or dtype != torch.float32:
             model.to(memory_format=torch.channels_last)
     if dtype != torch.float32:
@@ -94,7 +94,7 @@ def optimize(model, mode="fuse", dtype="float32"):
     return model
 
 
-def _fold_norms(model):
+def fold_norms(model):
     for conv in model.modules():
         norm = getattr(conv, "norm", None)
         if not isinstance(conv, Conv2d) or not isinstance(norm, (FrozenBatchNorm2d, _BatchNorm)):

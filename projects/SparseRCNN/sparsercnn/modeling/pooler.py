@@ -96,12 +96,16 @@ class PyramidRoIAlign(nn.Module):
             pyramid = self.prepare(pyramid)
         B, N, _ = boxes.shape
         boxes = boxes.detach().float().flatten(0, 1)
-        level_of_box = assign_boxes_to_levels(
-            [Boxes(boxes)], self.min_level, self.max_level, _CANONICAL_BOX_SIZE, _CANONICAL_LEVEL
-        )
+        level_of_box = self.levels_of(boxes)
         image_of_box = torch.arange(B, device=boxes.device).repeat_interleave(N)
         pool = self._pool_table if isinstance(pyramid, _PixelTable) else self._pool_maps
         return pool(pyramid, boxes, level_of_box, image_of_box).to(pyramid.dtype)
+
+    def levels_of(self, boxes):
+        """(R,), the index of the level for each of `boxes` (R, 4), by its size."""
+        return assign_boxes_to_levels(
+            [Boxes(boxes)], self.min_level, self.max_level, _CANONICAL_BOX_SIZE, _CANONICAL_LEVEL
+        )
 
     def _pool_maps(self, pyramid, boxes, level_of_box, image_of_box):
         """Pool all boxes from every level, with boxes of other levels moved off the map.

@@ -11,7 +11,6 @@ import math
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
@@ -131,7 +130,7 @@ class AttentionFPN(Backbone):
                 levels.append(self.aggregate(block, lateral, levels[-1]))
             else:
                 levels.append(self.refine(block, lateral))
-        coarsest = F.max_pool2d(levels[0], kernel_size=1, stride=2)
+        coarsest = levels[0][:, :, ::2, ::2]  # max pooling with windows of one pixel
         return dict(zip(self._out_features, [*reversed(levels), coarsest], strict=True))
 
     def refine(self, block, lateral):

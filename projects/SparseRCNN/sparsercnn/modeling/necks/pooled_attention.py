@@ -14,9 +14,9 @@ from torch import nn
 
 from ...errors import ConfigError
 
-__all__ = ["AttentionBlock", "GridPooling", "PooledAttention", "WindowPooling", "upsample"]
+__all__ = ["GRID", "AttentionBlock", "GridPooling", "PooledAttention", "WindowPooling", "upsample"]
 
-_GRID = 7
+GRID = 7  # cells per axis of GridPooling
 
 
 class WindowPooling(nn.Module):
@@ -55,7 +55,7 @@ class GridPooling(nn.Module):
 
     def forward(self, x):
         """(B, C, H, W) to (B, T, C), T = 49, in row-major order."""
-        return _tokens(F.adaptive_avg_pool2d(x, _GRID))
+        return _tokens(F.adaptive_avg_pool2d(x, GRID))
 
 
 class PooledAttention(nn.Module):

@@ -92,7 +92,7 @@ class DynamicProposalGenerator(nn.Module):
         boxes = self.init_proposal_boxes.weight.view(E, N, 4)
         proposal_features = self.init_proposal_features.weight.view(E, N, -1)
         if self.expert_weights is None:
-            B = len(image_sizes)
+            B = image_sizes.shape[0]
             boxes, proposal_features = boxes.expand(B, -1, -1), proposal_features.expand(B, -1, -1)
         else:
             weights = self.expert_weights(features, image_sizes)
@@ -209,7 +209,7 @@ class ExpertWeights(nn.Module):
         if self.standardize:
             x = F.layer_norm(x, x.shape[1:])
         x = self.linear2(F.relu(self.linear1(x)))
-        return x.view(len(x), self.num_experts, -1)
+        return x.view(x.shape[0], self.num_experts, -1)
 
 
 def expert_boxes(init, num_proposals, num_experts):
@@ -247,7 +247,7 @@ def _stride(level):
 def _resize_images(maps, image_sizes, stride):
     """(B, 1, 30, 30), float32: the part of each map (B, 1, H, W) that is image, not padding,
     resized by bilinear interpolation."""
-    B = len(maps)
+    B = maps.shape[0]
     origin = image_sizes.new_zeros(B, 2)
     index = torch.arange(B, device=maps.device, dtype=image_sizes.dtype)[:, None]
     rois = torch.cat([index, origin, image_sizes[:, :2]], dim=1)

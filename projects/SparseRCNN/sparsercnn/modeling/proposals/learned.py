@@ -44,7 +44,7 @@ class LearnedProposals(nn.Module):
         """See :mod:`sparsercnn.modeling.proposals`."""
         boxes = box_convert(self.init_proposal_boxes.weight, "cxcywh", "xyxy")
         boxes = boxes[None] * image_sizes[:, None]
-        proposal_features = self.init_proposal_features.weight.expand(len(image_sizes), -1, -1)
+        proposal_features = self.init_proposal_features.weight.expand(image_sizes.shape[0], -1, -1)
         return boxes, proposal_features
 
 

@@ -1,0 +1,226 @@
+"""Writing a trained model to a file that runs without this package's model code."""
+
+import contextlib
+import functools
+import os
+import shutil
+import tempfile
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from detectron2.modeling import GeneralizedRCNN, SemanticSegmentor
+
+from ..errors import ConfigError, ExportError
+from ..extras import require_extra
+from ..modeling import SparseRCNN
+from ..modeling.segmentation import DANetHead
+from .cascade import CascadeGraph
+from .graph import DetectorGraph, SegmentorGraph, smallest_side
+from .metadata import describe
+from .quantization import quantize
+
+__all__ = ["FORMATS", "Traced", "build_graph", "export_model", "trace"]
+
+_EXAMPLE_SIZE = (2, 96, 136)  # B, H, W of the tracing; all three are dynamic
+_OPSET = 20
+_NO_BYTES = ("YUV-BT.601",)  # input formats that are not of type uint8
+
+
+def export_model(cfg, model, labels, form, path, *, input_dtype=None, calibration=None, check=None):
+    """Write one file of a trained model, and for OpenVINO its ``.bin`` beside the ``.xml``.
+
+    Args:
+        cfg (CfgNode): the whole config.
+        model (nn.Module): with its weights; not modified.
+        labels (ClassNames): names of its classes.
+        form (str): a key of FORMATS.
+        path (str): the file, with the ending of its format, in an existing folder.
+        input_dtype (str): "uint8" or "float32", of the images; None: that which images read in
+            INPUT.FORMAT have.
+        calibration (list[Tensor]): images (3, H, W) for int8, as the data loader resizes them;
+            None: float32.
+        check (callable): called with the path of the complete file before it is moved to `path`;
+            raises an error if it is not good.
+
+    Returns:
+        what `check` returns.
+
+    Raises:
+        ExportError: the model or the combination of arguments is not supported.
+        ImportError: a package is missing; the message names the extra.
+    """
+    path = Path(path)
+    write = _checked_writer(cfg, form, path, input_dtype, calibration)
+    input_dtype = input_dtype or ("float32" if cfg.INPUT.FORMAT in _NO_BYTES else "uint8")
+    graph = build_graph(model)
+    metadata = describe(cfg, graph, smallest_side(graph.model), input_dtype, labels)
+    metadata.precision = "float32" if calibration is None else "int8"
+    traced = Traced(graph, metadata)
+    # In a folder of its own beside the target: OpenVINO writes two files of given names.
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        write(traced, folder / path.name, calibration)
+        result = check(str(folder / path.name)) if check else None
+        # The one that a reader opens comes last.
+        for file in sorted(folder.iterdir(), key=lambda x: x.name == path.name):
+            os.replace(file, path.parent / file.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+def build_graph(model):
+    """
+    Args:
+        model (nn.Module): a trained model of this project; not modified.
+
+    Returns:
+        nn.Module: its inference, called with tensors; see :mod:`~sparsercnn.export.graph`.
+
+    Raises:
+        ExportError: the model is of another kind.
+    """
+    if isinstance(model, SparseRCNN):
+        return DetectorGraph(model).eval()
+    if type(model) is GeneralizedRCNN:
+        return CascadeGraph(model).eval()
+    if isinstance(model, SemanticSegmentor) and isinstance(model.sem_seg_head, DANetHead):
+        return SegmentorGraph(model).eval()
+    head = getattr(model, "sem_seg_head", None)
+    raise ExportError(
+        f"{type(model).__name__}{f' with {type(head).__name__}' if head else ''} cannot be "
+        "exported; supported are SparseRCNN, GeneralizedRCNN with a cascade, and "
+        "SemanticSegmentor with DANetHead."
+    )
+
+
+def trace(graph, dtype=torch.uint8):
+    """The :class:`torch.export.ExportedProgram` of a graph, for batches of any size of images.
+
+    Args:
+        graph (nn.Module): from :func:`build_graph`.
+        dtype (torch.dtype): of the images.
+    """
+    B, H, W = _EXAMPLE_SIZE
+    images = torch.zeros(B, 3, H, W, dtype=dtype)
+    sizes = torch.tensor([[H, W], [H - 20, W - 30]])
+    batch = torch.export.Dim("batch", min=1)
+    least = smallest_side(graph.model)
+    sides = {name: torch.export.Dim(name, min=least) for name in ("height", "width")}
+    shapes = {"images": {0: batch, 2: sides["height"], 3: sides["width"]}, "sizes": {0: batch}}
+    with _plain_attention(), torch.no_grad():
+        return torch.export.export(graph, (images, sizes), dynamic_shapes=shapes)
+
+
+@contextlib.contextmanager
+def _plain_attention():
+    """Without the fused kernel of :class:`torch.nn.MultiheadAttention`, which no runtime has."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+class Traced:
+    """A traced graph and what is said about it; converted to ONNX once, when first asked for."""
+
+    def __init__(self, graph, metadata):
+        """
+        Args:
+            graph (nn.Module): from :func:`build_graph`.
+            metadata (ExportMetadata): for the file.
+        """
+        self.metadata = metadata
+        self.program = trace(graph, getattr(torch, metadata.input_dtype))
+
+    @functools.cached_property
+    def onnx(self):
+        """onnx.ModelProto: without metadata. PyTorch can convert a program only once."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch's own code
+            exported = torch.onnx.export(
+                self.program,
+                input_names=["images", "sizes"],
+                output_names=self.metadata.outputs,
+                opset_version=_OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+        return exported.model_proto
+
+
+def _write_torch_export(traced, path, calibration):
+    torch.export.save(traced.program, path, extra_files=traced.metadata.to_strings())
+
+
+def _write_onnx(traced, path, calibration):
+    import onnx
+
+    model = traced.onnx
+    if calibration is not None:
+        model = quantize(model, calibration, traced.metadata)
+    onnx.helper.set_model_props(model, traced.metadata.to_strings())
+    onnx.save(model, path)
+
+
+def _write_openvino(traced, path, calibration):
+    import openvino
+
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+        file.write(traced.onnx.SerializeToString())
+        file.flush()
+        model = openvino.convert_model(file.name)
+    if calibration is not None:
+        model = quantize(model, calibration, traced.metadata)
+    for key, value in traced.metadata.to_strings().items():
+        model.set_rt_info(value, key)
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+# Name -> ending of the file, function that writes it, extra and packages that this needs.
+FORMATS = {
+    "torch_export": (".pt2", _write_torch_export, ()),
+    "onnx": (".onnx", _write_onnx, ("onnx", "onnxscript")),
+    "openvino": (".xml", _write_openvino, ("onnx", "onnxscript", "openvino")),
+    "tensorrt": (".engine", None, ()),
+}
+
+
+def _refuse_tensorrt():
+    if find_spec("tensorrt") is None:
+        raise ExportError(
+            "--format tensorrt needs NVIDIA's package tensorrt: pip install tensorrt, on a machine "
+            "with an NVIDIA GPU. Or use --format onnx: TensorRT's trtexec builds an engine from "
+            "that file."
+        )
+    if not torch.cuda.is_available():
+        raise ExportError(
+            "--format tensorrt needs an NVIDIA GPU, and PyTorch finds none: an engine is built for "
+            "the GPU that it will run on. Use --format onnx here, and trtexec on that machine."
+        )
+    raise ExportError(
+        "--format tensorrt is not written by this version: use --format onnx, and build the engine "
+        "from that file by TensorRT's trtexec --onnx=FILE, with the range of sizes that you need."
+    )
+
+
+def _checked_writer(cfg, form, path, input_dtype, calibration):
+    ending, write, packages = FORMATS[form]
+    if path.suffix != ending:
+        raise ConfigError(f"--output {path}: files of format {form} end in {ending}.")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"--output {path}: its folder does not exist; make it.")
+    if input_dtype == "uint8" and cfg.INPUT.FORMAT in _NO_BYTES:
+        raise ConfigError(f"INPUT.FORMAT {cfg.INPUT.FORMAT} needs --input-dtype float32.")
+    if calibration is not None:
+        if form not in ("onnx", "openvino"):
+            raise ConfigError(f"--int8 needs --format onnx or openvino, not {form}.")
+        packages += ("nncf",)
+    if form == "tensorrt":
+        _refuse_tensorrt()
+    require_extra("export", *packages)
+    return write

@@ -1,0 +1,175 @@
+"""The whole inference of a model as one module of tensors, for exporters.
+
+Dimension letters in addition to those of :mod:`sparsercnn.structures`: D detections per image;
+H, W size of the batch; h, w size of a feature map.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..modeling.necks.attention_fpn import AttentionFPN
+from .modules import exportable_copy
+from .suppression import suppress
+
+__all__ = ["DetectorGraph", "SegmentorGraph", "normalize"]
+
+
+class DetectorGraph(nn.Module):
+    """:class:`~sparsercnn.modeling.SparseRCNN` from pixels to detections.
+
+    Output names are in `outputs`, the order is that of the results of :meth:`forward`.
+    """
+
+    outputs = ("boxes", "scores", "classes")
+
+    def __init__(self, model):
+        """
+        Args:
+            model (SparseRCNN): with its weights; not modified.
+        """
+        super().__init__()
+        self.model = exportable_copy(model)
+
+    def forward(self, images, sizes):
+        """
+        Args:
+            images: (B, 3, H, W), 0 to 255, in the model's channel order. Smaller images are at the
+                top left; what is beside and below them is ignored.
+            sizes: (B, 2), int64, height and width of each image in the batch.
+
+        Returns:
+            tuple: of each image the detections, best first. Those that the thresholds dropped are
+            at the end, with a score of 0.
+
+            * boxes: (B, D, 4), absolute xyxy in pixels of `images`, within the image;
+            * scores: (B, D);
+            * classes: (B, D), int64.
+        """
+        model = self.model
+        maps = model.backbone(normalize(model, images, sizes))
+        features = [maps[name] for name in model.in_features]
+        boxes, proposal_features = model.proposals(features, _corners(sizes))
+        head = model.head
+        for stage in head.head_series:
+            roi_features = head.box_pooler(features, boxes)
+            class_logits, boxes, proposal_features = stage(roi_features, boxes, proposal_features)
+        return self._select(class_logits, boxes, sizes)
+
+    def _select(self, class_logits, boxes, sizes):
+        """The detections of :meth:`SparseRCNN.inference`, in tensors of fixed size."""
+        model = self.model
+        N = boxes.shape[1]
+        scores = model.classification.scores(class_logits)
+        K = scores.shape[-1]
+        finite = boxes.isfinite().all(-1, keepdim=True)
+        scores = torch.where(finite & scores.isfinite(), scores, -1.0)
+        boxes = torch.where(finite, boxes, 0.0)
+        scores, index = scores.flatten(1).topk(N)
+        classes = index % K
+        boxes = gather_boxes(boxes, torch.div(index, K, rounding_mode="floor"))
+        keep = scores >= model.score_thresh
+        if model.nms_thresh > 0:
+            keep = keep & suppress(boxes, classes, K, model.nms_thresh)
+        scores = torch.where(keep, scores, 0.0)
+        scores, order = scores.clamp(min=0).topk(min(model.max_detections, N))
+        return clip(gather_boxes(boxes, order), sizes), scores, classes.gather(1, order)
+
+
+class SegmentorGraph(nn.Module):
+    """A `SemanticSegmentor` with a :class:`~sparsercnn.modeling.segmentation.DANetHead`."""
+
+    outputs = ("labels", "logits")
+
+    def __init__(self, model):
+        """
+        Args:
+            model (SemanticSegmentor): with its weights; not modified.
+        """
+        super().__init__()
+        self.model = exportable_copy(model)
+
+    def forward(self, images, sizes):
+        """
+        Args:
+            images, sizes: as in :meth:`DetectorGraph.forward`.
+
+        Returns:
+            tuple:
+
+            * labels: (B, H, W), int64, the class of each pixel;
+            * logits: (B, K, h, w), from which the labels are interpolated; for results of another
+              size.
+        """
+        head = self.model.sem_seg_head
+        maps = self.model.backbone(normalize(self.model, images, sizes))
+        feature = maps[head.in_feature]
+        logits = head.predictor(head.position_branch(feature) + head.channel_branch(feature))
+        H, W = images.shape[2:]
+        upsampled = F.interpolate(
+            logits, scale_factor=float(head.stride), mode="bilinear", align_corners=False
+        )
+        # A slice would make the exporter ask whether the sides are multiples of the stride.
+        row, column = (torch.arange(size, device=logits.device) for size in (H, W))
+        return upsampled.argmax(1).index_select(1, row).index_select(2, column), logits
+
+
+def normalize(model, images, sizes):
+    """What a model does before its backbone: normalise, and pad with zeros.
+
+    Args:
+        model (nn.Module): with `backbone`, `pixel_mean` and `pixel_std`.
+        images: (B, 3, H, W).
+        sizes: (B, 2), height and width of each image.
+
+    Returns:
+        Tensor: (B, 3, H', W'), float32, of sides that the backbone's divisor divides.
+    """
+    H, W = images.shape[2:]
+    x = (images.float() - model.pixel_mean) / model.pixel_std
+    row = torch.arange(H, device=x.device)[:, None]
+    column = torch.arange(W, device=x.device)
+    height, width = (size[:, None, None] for size in sizes.unbind(1))
+    x = torch.where(((row < height) & (column < width))[:, None], x, 0.0)
+    divisor = max(model.backbone.size_divisibility, 1)
+    if divisor == 1:
+        return x
+    # As numbers of their own, or the exporter would have to prove that sides derived from ceilings
+    # are even, and half of them, and so on.
+    least = smallest_side(model) // divisor + 1
+    rows, columns = (_ceil_div(size, divisor, least) for size in (H, W))
+    return F.pad(x, (0, columns * divisor - W, 0, rows * divisor - H))
+
+
+def clip(boxes, sizes):
+    """Boxes (B, D, 4), xyxy, within images of the height and width in `sizes` (B, 2)."""
+    return torch.minimum(boxes.clamp(min=0), _corners(sizes)[:, None])
+
+
+def gather_boxes(boxes, index):
+    """(B, D, 4), the boxes (B, N, 4) at `index` (B, D)."""
+    return boxes.gather(1, index[..., None].expand(-1, -1, 4))
+
+
+def smallest_side(model):
+    """int: the least height and width that a model's graph takes; 1, unless its neck has windows
+    that must not be larger than a map, or images are not padded: exporters take maps of one row or
+    column for another kind of map."""
+    if isinstance(model.backbone, AttentionFPN):
+        return model.backbone.size_divisibility + 1
+    if model.backbone.size_divisibility <= 1:
+        return max(shape.stride for shape in model.backbone.output_shape().values()) + 1
+    return 1
+
+
+def _ceil_div(size, divisor, least):
+    number = torch.div(
+        torch.scalar_tensor(size, dtype=torch.int64) + (divisor - 1), divisor, rounding_mode="floor"
+    ).item()
+    torch._check(number >= least)
+    return number
+
+
+def _corners(sizes):
+    """(B, 4), (w, h, w, h), float32, of `sizes` (B, 2), (h, w)."""
+    return sizes.flip(1).repeat(1, 2).float()
