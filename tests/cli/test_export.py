@@ -82,7 +82,7 @@ def test_an_exported_model_is_evaluated_and_drawn(program, squares):
 def test_what_cannot_be_exported(monkeypatch, capsys, squares, tmp_path, arguments, message):
     from detectron2.modeling import build_model
 
-    import export
+    from sparsercnn.cli import export
     from sparsercnn.engine.checkpoint import SafeCheckpointer
     from sparsercnn.engine.setup import load_demo_config
 

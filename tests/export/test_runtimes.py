@@ -9,8 +9,7 @@ from sparsercnn.engine.checkpoint_files import is_exported
 from sparsercnn.errors import ConfigError, ExportError
 from sparsercnn.export import load_exported, load_exported_for
 from sparsercnn.export.check import compare
-from sparsercnn.export.prediction import predictor_arguments
-from sparsercnn.inference.predictor import Predictor
+from sparsercnn.inference.loading import load
 
 _DETECTORS = ["sparsercnn", "softmax and NMS", "dual attention", "dynamic", "msca_adp", "mssa"]
 _DETECTORS += ["res5 attention", "cascade", "cascade of masks"]
@@ -85,7 +84,7 @@ def test_padding_of_a_batch_is_ignored(open_file, pictures):
 
 
 @pytest.mark.parametrize("form", _PACKAGES)
-def test_the_file_runs_without_its_config(open_file, small, pictures, form):
+def test_the_file_runs_without_its_config(open_file, exported, small, pictures, form):
     cfg, _ = small("softmax and NMS")
     metadata = open_file("softmax and NMS", form).metadata
     assert metadata.names == ["mug", "spoon", "plate"]
@@ -93,7 +92,7 @@ def test_the_file_runs_without_its_config(open_file, small, pictures, form):
     assert (metadata.score_threshold, metadata.nms_threshold) == (0.1, 0.6)
     assert metadata.input_format == cfg.INPUT.FORMAT and metadata.input_dtype == "uint8"
     assert metadata.config == cfg.dump()
-    predictor = Predictor(**predictor_arguments(open_file("softmax and NMS", form)))
+    predictor = load(exported("softmax and NMS", form), device="cpu")
     image = pictures[0][0]["image"].permute(1, 2, 0).numpy()
     found = predictor.predict(image)["instances"]
     assert found.image_size == image.shape[:2] and len(found) > 0
