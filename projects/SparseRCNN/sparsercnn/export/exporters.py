@@ -173,7 +173,8 @@ def _write_openvino(traced, path, calibration):
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
         file.write(traced.onnx.SerializeToString())
         file.flush()
-        model = openvino.convert_model(file.name)
+        # Not convert_model, which reports its use to OpenVINO's makers.
+        model = openvino.Core().read_model(file.name)
     if calibration is not None:
         model = quantize(model, calibration, traced.metadata)
     for key, value in traced.metadata.to_strings().items():
