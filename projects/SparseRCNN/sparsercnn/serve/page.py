@@ -21,6 +21,8 @@ _IMAGE_HINT = "Drop, paste or take an image, or click an example."
 _VIDEO_HINT = "Choose a video and press Start."
 _EXAMPLES = ((7, 0), (7, 1), (7, 2), (7, 3))  # seeds
 _EXAMPLE_SIZE = 320
+# Handlers get what the browser sends, since Gradio would decode an image, however large it is.
+_RAW = {"preprocess": False, "api_visibility": "private"}
 _CSS = """
 .gradio-container > main { width: 100%; max-width: 1500px; margin: auto; }
 .gallery-item, .gallery-item img { width: 68px !important; height: 68px !important; }
@@ -124,10 +126,6 @@ def build_page(models, folder):
                         panels = [_add_panel("first"), _add_panel("second")]
                 with gr.Column(visible=False) as video_results:
                     video_outputs = _add_video_results()
-        for upload in (image, video):
-            # Without this, Gradio would decode images, however large. A subclass would be as good,
-            # but Gradio writes a stub file beside the module of every subclass.
-            upload.preprocess = _path_and_name
         _connect_image(handlers, image, controls, message, panels)
         inputs = [video, controls.first, controls.threshold, controls.stage, controls.classes]
         running = start.click(
@@ -136,7 +134,7 @@ def build_page(models, folder):
             video_outputs,
             concurrency_id="video",
             show_progress="hidden",
-            api_visibility="private",
+            **_RAW,
         )
         stop.click(None, cancels=running, api_visibility="private")
         tabs = [image_results, video_results, controls.second]
@@ -232,7 +230,7 @@ def _add_video_results():
 def _connect_image(handlers, image, controls, message, panels):
     inputs = [image, *controls]
     outputs = [message, *(x for panel in panels for x in panel)]
-    options = {"concurrency_id": "image", "api_visibility": "private"}
+    options = {"concurrency_id": "image", **_RAW}
     image.change(handlers.show, inputs, outputs, **options)
     # `input` is what a user does; a change by this page must not start another computation.
     for control in (controls.threshold, controls.stage, controls.classes):
@@ -269,10 +267,10 @@ class _Handlers:
         """The message, and the contents of both panels."""
         if image is None:
             return [_IMAGE_HINT, *_HIDDEN * 2]
-        choice = Choice(threshold, int(stage), tuple(classes or ()))
+        choice = Choice(float(threshold), int(stage), tuple(classes or ()))
         try:
             with self.models.slot():
-                upload = Upload.from_file(*image, self.models.limits)
+                upload = Upload.from_file(*_path_and_name(image), self.models.limits)
                 shown = [self._show_one(upload, name, choice) for name in (first, second)]
         except UserError as error:
             return [_problem(error), *_HIDDEN * 2]
@@ -303,8 +301,8 @@ class _Handlers:
         if video is None:
             yield [_problem("Choose a video first."), *nothing]
             return
-        choice = Choice(threshold, int(stage), tuple(classes or ()))
-        folder, (path, file_name) = tempfile.mkdtemp(dir=self.folder), video
+        choice = Choice(float(threshold), int(stage), tuple(classes or ()))
+        folder, (path, file_name) = tempfile.mkdtemp(dir=self.folder), _path_and_name(video)
         try:
             with self.models.slot():
                 for state in draw_video(self.models, name, path, file_name, folder, choice):
@@ -351,11 +349,9 @@ def _draw_examples(folder):
     return paths
 
 
-def _path_and_name(payload):
-    """What handlers get of an uploaded file; None if there is none."""
-    if payload is None:
-        return None
-    return payload.path, payload.orig_name or os.path.basename(payload.path)
+def _path_and_name(uploaded):
+    path = uploaded["path"]
+    return path, os.path.basename(uploaded.get("orig_name") or path)
 
 
 def _problem(error):
