@@ -26,6 +26,8 @@ _RAW = {"preprocess": False, "api_visibility": "private"}
 _CSS = """
 .gradio-container > main { width: 100%; max-width: 1500px; margin: auto; }
 .gallery-item, .gallery-item img { width: 68px !important; height: 68px !important; }
+[id$="-table"] { --text-md: 12px; --input-text-size: 12px; --size-2: 5px; }
+[id$="-table"] td, [id$="-table"] th { font-size: 12px; font-family: var(--font); }
 .problem { border-left: 4px solid #b91c1c; background: #fef2f2; color: #7f1d1d;
   padding: 0.7em 1em; border-radius: 4px; overflow-wrap: anywhere; }
 footer { display: none !important; }
