@@ -146,7 +146,7 @@ def _run_server(models):
     with private_folder() as folder:
         config = uvicorn.Config(create_app(models, folder), port=0, log_level="warning")
         server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run)
+        thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         while not server.started:
             assert thread.is_alive()
@@ -157,6 +157,7 @@ def _run_server(models):
         finally:
             server.should_exit = server.force_exit = True
             thread.join(timeout=30)
+            assert not thread.is_alive()
 
 
 @pytest.fixture

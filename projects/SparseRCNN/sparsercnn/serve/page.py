@@ -140,7 +140,8 @@ def build_page(models, folder):
         )
         stop.click(None, cancels=running, api_visibility="private")
         tabs = [image_results, video_results, controls.second]
-        options = {"show_progress": "hidden", "api_visibility": "private"}
+        # One after the other: when the page is loaded, the first tab is selected, too.
+        options = {"concurrency_id": "tabs", "show_progress": "hidden", "api_visibility": "private"}
         image_tab.select(lambda: _switch(False), None, tabs, **options)
         video_tab.select(lambda: _switch(True), None, tabs, **options)
     page.queue(max_size=limits.waiting, default_concurrency_limit=1, api_open=False)
