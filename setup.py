@@ -51,6 +51,8 @@ setup(
             "Jinja2>=3.1",
             "matplotlib>=3.6",
         ],
+        # Its routes and checks are restricted by name (sparsercnn/serve/guard.py).
+        "web": ["gradio>=6.31,<7", "fastapi", "uvicorn"],
         "dev": ["sparsercnn[fast-eval,sweep]", "pytest", "ruff", "pre-commit", "POT"],
     },
 )

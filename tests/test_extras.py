@@ -16,7 +16,9 @@ def test_packages_that_are_missing_are_named_with_their_extra(monkeypatch):
     assert error.value.name == "json"
 
 
-@pytest.mark.parametrize("room,package,extra", [("sweep", "submitit", "sweep")])
+@pytest.mark.parametrize(
+    "room,package,extra", [("serve", "gradio", "web"), ("sweep", "submitit", "sweep")]
+)
 def test_a_room_without_its_packages_names_the_extra(monkeypatch, room, package, extra):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, f"sparsercnn.{room}", raising=False)

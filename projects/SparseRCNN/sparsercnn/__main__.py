@@ -11,6 +11,7 @@ COMMANDS = {
     "eval": ("train", ["--eval-only"], "evaluate a model on DATASETS.TEST"),
     "predict": ("predict", [], "draw a model's detections on images or a video, and write json"),
     "export": ("export", [], "write a model to a file for another runtime"),
+    "serve": ("serve", [], "show models on a web page, and answer REST calls"),
     "sweep": ("sweep", [], "run and compare the trainings that a YAML file describes"),
     "benchmark": ("benchmark", [], "measure speed and memory"),
     "analyze": ("analyze", [], "print parameters, operations and memory of models"),

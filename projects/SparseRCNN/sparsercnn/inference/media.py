@@ -10,11 +10,21 @@ import cv2
 
 from ..errors import MediaError
 
-__all__ = ["VideoWriter", "Window", "find_images", "open_capture", "plan_outputs", "read_frames"]
+__all__ = [
+    "WEB_CODECS",
+    "VideoWriter",
+    "Window",
+    "find_images",
+    "open_capture",
+    "plan_outputs",
+    "read_frames",
+]
 
 _IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _KEPT_ENDINGS = (".jpeg", ".jpg", ".png")
 _CODECS = ((".mp4", "mp4v"), (".mkv", "X264"), (".mkv", "MJPG"))
+WEB_CODECS = ((".webm", "VP80"), (".webm", "VP90"))
+"""Endings and codecs that every browser plays; mp4v, in ``.mp4``, is none of these."""
 
 
 def find_images(patterns):
@@ -106,26 +116,32 @@ def read_frames(capture):
 
 
 class VideoWriter(contextlib.AbstractContextManager):
-    """Context manager that writes ``.mp4``, or ``.mkv`` if OpenCV has no encoder for mp4."""
+    """Context manager that writes ``.mp4``, or ``.mkv`` if OpenCV has no encoder for mp4.
 
-    def __init__(self, source, folder, frames_per_second, size):
+    Attributes:
+        path (str): the file.
+    """
+
+    def __init__(self, source, folder, frames_per_second, size, codecs=_CODECS):
         """
         Args:
             source (str): input video, whose name is kept.
             folder (str): output folder.
             frames_per_second (float): frame rate.
             size (tuple[int, int]): width and height in pixels.
+            codecs (sequence[tuple[str, str]]): ending and codec, of which the first that OpenCV can
+                encode is used.
 
         Raises:
             MediaError: no encoder could be opened.
         """
-        for ending, codec in _CODECS:
+        for ending, codec in codecs:
             self.path = plan_outputs([source], folder, (ending,), ending)[0]
             fourcc = cv2.VideoWriter_fourcc(*codec)
             self._writer = cv2.VideoWriter(self.path, fourcc, frames_per_second, size)
             if self._writer.isOpened():
                 return
-        tried = ", ".join(f"{codec} in {ending}" for ending, codec in _CODECS)
+        tried = ", ".join(f"{codec} in {ending}" for ending, codec in codecs)
         raise MediaError(
             f"OpenCV cannot write a {size[0]}x{size[1]} video in {folder} (tried {tried}). Check "
             "that the folder is writable, or extract the frames and use --input."

@@ -63,6 +63,11 @@ class Predictor:
             "labels": choose_class_names(cfg, description),
         }
 
+    @property
+    def num_stages(self):
+        """int: the number of results that :meth:`stages` gives; 0 for a model without stages."""
+        return len(self.model.head.head_series) if isinstance(self.model, SparseRCNN) else 0
+
     def __call__(self, images, *, threshold=0.0, channels="RGB", batch_size=8):
         """Run the model on an image or on a list of them.
 
@@ -107,7 +112,7 @@ class Predictor:
             ConfigError: the model has no stages.
             ImageError: see :meth:`__call__`.
         """
-        if not isinstance(self.model, SparseRCNN):
+        if not self.num_stages:
             raise ConfigError(
                 f"{type(self.model).__name__} has no stages; only a checkpoint of a model with "
                 "META_ARCHITECTURE SparseRCNN has."
