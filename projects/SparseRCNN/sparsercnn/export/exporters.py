@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -150,7 +151,21 @@ class Traced:
                 dynamo=True,
                 verbose=False,
             )
-        return exported.model_proto
+        return _name_axes(exported.model_proto)
+
+
+def _name_axes(model):
+    """The onnx.ModelProto with readable names for sizes that the exporter has numbered."""
+    symbols = [x.dim_param for x in model.graph.input[0].type.tensor_type.shape.dim]
+    batch, _, height, width = (re.escape(x) for x in symbols)
+    names = {rf"\b{batch}\b": "batch", rf"\b{height}\b": "height", rf"\b{width}\b": "width"}
+    graph = model.graph
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            for symbol, name in names.items():
+                if dimension.dim_param:
+                    dimension.dim_param = re.sub(symbol, name, dimension.dim_param)
+    return model
 
 
 def _write_torch_export(traced, path, calibration):
