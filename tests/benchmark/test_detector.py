@@ -1,6 +1,7 @@
 import argparse
 import json
 import re
+import sys
 
 import pytest
 
@@ -120,6 +121,22 @@ def test_a_peer_that_is_not_installed_is_left_out_and_the_rest_measured(parse, m
     candidates, notes = find_candidates(parse("--peers"))
     assert [x.name for x in candidates] == ["tiny", "torchvision Faster R-CNN R50-FPN"]
     assert notes == [f"{name} is left out: No module named 'transformers'."]
+
+
+def test_a_runtime_that_is_not_installed_is_left_out(parse, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    candidates, notes = find_candidates(parse("--runtime", "openvino"))
+    assert [x.name for x in candidates] == ["tiny"]
+    assert "openvino is left out" in notes[0] and "sparsercnn[export]" in notes[0]
+
+
+def test_a_runtime_has_a_row_in_inference(parse):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    text = detector.run(parse("--runtime", "onnxruntime", "--mode", "both", "--rounds", "1"))
+    inference, training = text.split("### Training")
+    assert [row[0] for row in _tables(inference)[1:3]] == ["tiny", "tiny, onnxruntime"]
+    assert "onnxruntime" not in training.split("Weights are random")[0]
 
 
 def test_a_peer_has_a_row_and_its_own_parts(parse, monkeypatch):

@@ -126,8 +126,9 @@ config**, to the config without the variant.
   and what a compiler has put together.
 - **loading**: processor time of reading a JPEG of 480 pixels (the shorter side) and resizing it.
 - **peak**: weights and buffers, in training the optimizer's state, and what the pass allocates at
-  its peak, without the buffers of libraries and of CUDA graphs.
+  its peak, without the buffers of libraries and of CUDA graphs. Of an exported model, the file and
+  what PyTorch allocates around it: what the runtime allocates is not known.
 - **operators**: dispatched by the pass, in training including the backward pass and the optimizer,
-  without views; kernels that a compiler has generated are not among them.
+  without views; kernels that a compiler has generated or a runtime has are not among them.
 - **launches**: kernels and CUDA graphs launched on a GPU.
 - **waits**: how often the host waits for the GPU, as `torch.cuda.set_sync_debug_mode` reports."""
