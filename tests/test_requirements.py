@@ -58,7 +58,9 @@ def test_everything_is_in_what_the_lock_is_made_from(repository, metadata):
     lines = (repository / "requirements/requirements.in").read_text().splitlines()
     installed = names(line for line in lines if re.match(r"\w", line))
     groups = dict(metadata["extras_require"])
-    del groups["web"]  # not in the lock: gradio asks for a Pillow older than that of the lock
+    # Not in the lock: gradio asks for an older Pillow than that of the lock, nncf for an older
+    # NumPy, and converting all systems takes as long as all other tests.
+    del groups["web"], groups["export"]
     extras = {name for group in groups.values() for name in names(group)}
     # pre-commit has an environment of its own for each user.
     assert names(metadata["install_requires"]) | extras - {"sparsercnn", "pre-commit"} <= installed

@@ -208,7 +208,8 @@ def test_bfloat16_on_the_cpu(tiny_cfg, detector_inputs):
     tiny_cfg.SOLVER.AMP.DTYPE = "bfloat16"
     model = build_model(tiny_cfg)
     seen = []
-    model.head.register_forward_hook(lambda module, args, output: seen.append(output[0].dtype))
+    layer = model.head.head_series[0].linear1
+    layer.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     step = TrainStep(tiny_cfg, model, itertools.cycle([detector_inputs]), optimizer)
     assert step.grad_scaler is None
