@@ -22,5 +22,5 @@ def test_packages_that_are_missing_are_named_with_their_extra(monkeypatch):
 def test_a_room_without_its_packages_names_the_extra(monkeypatch, room, package, extra):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, f"sparsercnn.{room}", raising=False)
-    with pytest.raises(ImportError, match=rf"{package} .*sparsercnn\[{extra}\]"):
+    with pytest.raises(ImportError, match=rf"{package}.*sparsercnn\[{extra}\]"):
         importlib.import_module(f"sparsercnn.{room}")
