@@ -50,11 +50,8 @@ class DetectorGraph(nn.Module):
         maps = model.backbone(normalize(model, images, sizes))
         features = [maps[name] for name in model.in_features]
         boxes, proposal_features = model.proposals(features, _corners(sizes))
-        head = model.head
-        for stage in head.head_series:
-            roi_features = head.box_pooler(features, boxes)
-            class_logits, boxes, proposal_features = stage(roi_features, boxes, proposal_features)
-        return self._select(class_logits, boxes, sizes)
+        class_logits, boxes = model.head(features, boxes, proposal_features)
+        return self._select(class_logits[-1], boxes[-1], sizes)
 
     def _select(self, class_logits, boxes, sizes):
         """The detections of :meth:`SparseRCNN.inference`, in tensors of fixed size."""

@@ -121,7 +121,7 @@ class Stage(nn.Module):
 
     def _predict(self, x, boxes):
         # In float32 whatever the features are: float16 above 1,024 rounds to whole pixels, and
-        # bfloat16 in these small layers alone costs as much AP as in all others together.
+        # bfloat16 in these small layers costs more AP than in all others together.
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             class_logits = self.class_logits(self.cls_module(x))
