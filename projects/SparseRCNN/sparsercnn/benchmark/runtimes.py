@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from detectron2.modeling import build_model
@@ -15,13 +16,36 @@ from .passes import InferencePass
 
 __all__ = ["RUNTIMES", "RuntimePass", "require_runtime"]
 
-# Name of the package that runs a model -> format of the file.
-RUNTIMES = {"onnxruntime": "onnx", "openvino": "openvino"}
+
+class _Runtime(NamedTuple):
+    """How a model is exported and run.
+
+    Attributes:
+        package (str): that runs it.
+        form (str): of the file, one of FORMATS.
+        dtype (str): type of the computation; "": TEST.DTYPE.
+        int8 (bool): quantise it, calibrated on the measured batch.
+    """
+
+    package: str
+    form: str
+    dtype: str = ""
+    int8: bool = False
+
+
+RUNTIMES = {
+    "onnxruntime": _Runtime("onnxruntime", "onnx"),
+    "openvino": _Runtime("openvino", "openvino"),
+    "openvino-bfloat16": _Runtime("openvino", "openvino", dtype="bfloat16"),
+    "openvino-int8": _Runtime("openvino", "openvino", int8=True),
+}
 
 
 def require_runtime(name):
     """Raise ImportError if what exports to or runs in one of RUNTIMES is not installed."""
-    require_extra("export", "onnx", "onnxscript", name)
+    runtime = RUNTIMES[name]
+    nncf = ["nncf"] if runtime.int8 else []
+    require_extra("export", "onnx", "onnxscript", runtime.package, *nncf)
 
 
 class RuntimePass(InferencePass):
@@ -36,11 +60,12 @@ class RuntimePass(InferencePass):
         """
         torch.manual_seed(0)
         model = calm_frozen_norms(build_model(cfg)).eval()
-        form = RUNTIMES[runtime]
+        _, form, dtype, int8 = RUNTIMES[runtime]
+        images = [x["image"] for x in batch] if int8 else None
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"model{FORMATS[form][0]}"
-            export_model(cfg, model, ClassNames(), form, path)
-            self.model = load_exported(path, cfg.MODEL.DEVICE, cfg.TEST.DTYPE)
+            export_model(cfg, model, ClassNames(), form, path, calibration=images)
+            self.model = load_exported(path, cfg.MODEL.DEVICE, dtype or cfg.TEST.DTYPE)
             self.file_bytes = sum(x.stat().st_size for x in Path(folder).iterdir())
         self.batch = batch
         self.dtype = torch.float32

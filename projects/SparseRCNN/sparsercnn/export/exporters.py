@@ -111,7 +111,7 @@ def trace(graph, dtype=torch.uint8):
     least = smallest_side(graph.model)
     sides = {name: torch.export.Dim(name, min=least) for name in ("height", "width")}
     shapes = {"images": {0: batch, 2: sides["height"], 3: sides["width"]}, "sizes": {0: batch}}
-    with _plain_attention(), torch.no_grad():
+    with _plain_attention(), _without_future_warnings(), torch.no_grad():
         return torch.export.export(graph, (images, sizes), dynamic_shapes=shapes)
 
 
@@ -124,6 +124,14 @@ def _plain_attention():
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextlib.contextmanager
+def _without_future_warnings():
+    """Without those of torch's and torchvision's own code, which concern nobody else."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 class Traced:
@@ -141,8 +149,7 @@ class Traced:
     @functools.cached_property
     def onnx(self):
         """onnx.ModelProto: without metadata. PyTorch can convert a program only once."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of torch's own code
+        with _without_future_warnings():
             exported = torch.onnx.export(
                 self.program,
                 input_names=["images", "sizes"],
