@@ -57,10 +57,6 @@ def test_required_is_what_the_core_imports_and_nothing_else(repository, metadata
 def test_everything_is_in_what_the_lock_is_made_from(repository, metadata):
     lines = (repository / "requirements/requirements.in").read_text().splitlines()
     installed = names(line for line in lines if re.match(r"\w", line))
-    groups = dict(metadata["extras_require"])
-    # Not in the lock: gradio asks for an older Pillow than that of the lock, nncf for an older
-    # NumPy, and converting all systems takes as long as all other tests.
-    del groups["web"], groups["export"]
-    extras = {name for group in groups.values() for name in names(group)}
+    extras = {name for group in metadata["extras_require"].values() for name in names(group)}
     # pre-commit has an environment of its own for each user.
     assert names(metadata["install_requires"]) | extras - {"sparsercnn", "pre-commit"} <= installed
