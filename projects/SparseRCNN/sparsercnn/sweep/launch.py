@@ -8,7 +8,8 @@ import time
 import submitit
 from tqdm import tqdm
 
-from ..engine.config_check import check_gpus, check_model
+from ..engine.config_check import check_gpus
+from ..engine.model_check import check_model
 from ..engine.setup import visible_gpus
 from ..errors import ConfigError, SweepError
 from ..files import write_json
