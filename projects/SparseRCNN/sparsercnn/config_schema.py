@@ -276,8 +276,8 @@ TABLE = {
         "MODEL.RESNETS.RES4_DILATION": OWN(
             1,
             Choice(1, 2),
-            "of build_dilated_resnet_backbone: 2 with RES5_DILATION 4 has output stride 8, 1 with 2 "
-            "has 16",
+            "of build_dilated_resnet_backbone: 2 with RES5_DILATION 4 has output stride 8, 1 with "
+            "2 has 16",
         ),
         "MODEL.RESNETS.RES5_DILATION": THEIRS(Choice(1, 2, 4), "dilation of res5"),
         "MODEL.RESNETS.RES5_MULTI_GRID": OWN(

@@ -43,7 +43,7 @@ def _row(run, metric):
         "variant": run.variant.name,
         "seed": run.seed,
         "state": state.state,
-        "iterations": result["iteration"] if metrics else state.iteration,
+        "iterations": result.get("iteration", state.iteration) if metrics else state.iteration,
         "error": state.error,
         **metrics,
         "seconds_per_iteration": times.median(),

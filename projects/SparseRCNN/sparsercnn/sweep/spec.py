@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..config_values import as_text
 from ..engine.overrides import as_argument
 from ..engine.setup import load_config
 
 __all__ = ["Resources", "Run", "Sweep", "Variant", "folder_name"]
+
+_SLURM_NAME = r"[A-Za-z0-9_.,:=\[\]-]+"
 
 
 @dataclass
@@ -38,6 +41,13 @@ class Resources:
             raise ValueError(f"hours is {self.hours:g}; it must be a number {hint}.")
         if self.memory_gb is not None and not self.memory_gb > 0:
             raise ValueError(f"memory_gb is {self.memory_gb:g}; it must be more than 0.")
+        for key in ("partition", "account", "constraint"):
+            name = getattr(self, key)
+            # They become lines of a script that a shell runs.
+            if name is not None and not re.fullmatch(_SLURM_NAME, name):
+                raise ValueError(
+                    f"{key} is {as_text(name)}; it must be of letters, digits and _-.,:=[] only."
+                )
         if self.cluster == "local" and self.nodes > 1:
             raise ValueError(f"nodes is {self.nodes}; more than one needs cluster slurm.")
 
