@@ -6,9 +6,6 @@ import signal
 
 from ..engine.setup import add_opts_argument
 from ..errors import parse_arguments, run_program
-from ..sweep import load_sweep
-from ..sweep.launch import dry_run, launch
-from ..sweep.results import format_status
 
 EPILOG = """
 examples:
@@ -93,6 +90,10 @@ def main(argv=None):
 
 
 def _run(args):
+    from ..sweep import load_sweep  # it needs the extra `sweep`
+    from ..sweep.launch import dry_run, launch
+    from ..sweep.results import format_status
+
     resources = {name: getattr(args, name, None) for name in _RESOURCES}
     sweep = load_sweep(args.file, args.opts, args.output, args.variants, **resources)
     if args.command == "run":
