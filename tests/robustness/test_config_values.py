@@ -1,7 +1,9 @@
 """Every config key refuses what it cannot use, in one line that names the key, before anything is
 built; and what says the same as a right value is right."""
 
+import contextlib
 import itertools
+import os
 import re
 
 import pytest
@@ -187,17 +189,23 @@ def test_a_value_is_refused(defaults, key, value, expected):
     assert expected in message
 
 
+def problem(defaults, key, value):
+    """What is said of a value, "" if it is right; no other exception is let through."""
+    cfg = defaults.clone()
+    with contextlib.suppress(ConfigError):
+        merge_opts(cfg, [key, value])
+        check_config(cfg, defaults)
+        return ""
+    return refused(lambda: (merge_opts(cfg, [key, value]), check_config(cfg, defaults)))
+
+
 def test_any_value_of_any_key_is_right_or_refused_in_one_line(defaults):
     values = itertools.cycle(HOSTILE)
     for key in rows():
         for value in itertools.islice(values, 4):
-            cfg = defaults.clone()
-            try:
-                merge_opts(cfg, [key, value])
-                check_config(cfg, defaults)
-            except ConfigError as error:
-                assert "\n" not in str(error), (key, value)
-                assert "nested too deeply" in str(error) or key.rpartition(".")[2] in str(error)
+            said = problem(defaults, key, value)
+            names = not said or "nested too deeply" in said or key.rpartition(".")[2] in said
+            assert names, (key, value, said)
 
 
 def test_whatever_hypothesis_thinks_of(defaults):
@@ -205,18 +213,9 @@ def test_whatever_hypothesis_thinks_of(defaults):
     st = hypothesis.strategies
     leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
     values = st.recursive(leaves, st.lists, max_leaves=8)
-
-    @hypothesis.settings(max_examples=300, deadline=None)
-    @hypothesis.given(st.sampled_from(sorted(rows())), values)
-    def check(key, value):
-        cfg = defaults.clone()
-        try:
-            merge_opts(cfg, [key, value])
-            check_config(cfg, defaults)
-        except ConfigError as error:
-            assert "\n" not in str(error)
-
-    check()
+    keys = st.sampled_from(sorted(rows()))
+    check = hypothesis.given(keys, values)(lambda key, value: problem(defaults, key, value))
+    hypothesis.settings(max_examples=300, deadline=None)(check)()
 
 
 def test_a_whole_number_is_right_where_a_number_is_wanted(write):
@@ -267,7 +266,7 @@ def test_keys_of_others_are_not_checked(defaults):
         ("MODEL: {SparseRCNN: [1]}", "MODEL.SparseRCNN is [1]"),
         ("SEED: {A: 1}", "SEED is"),
         ("SEED: '" + "-" * 5000 + "1'", "nested too deeply"),
-        ("[" * 400, "nested too deeply"),
+        ("[" * 10**5, "nested too deeply"),
         (b"\xff\xfe\x00", "invalid YAML"),
         (b"SEED: \x80", "invalid YAML"),
         ("SEED: \x07", "invalid YAML"),
@@ -291,7 +290,7 @@ def test_a_file_is_refused(write, text, expected):
     text = text if isinstance(text, bytes) or "VERSION" in text else f"{text}\nVERSION: 2\n"
     path = write(text)
     message = refused(load, path)
-    assert expected in message and path in message or "BASE_LR" in message
+    assert (expected in message and path in message) or "BASE_LR" in message
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -300,8 +299,6 @@ def test_a_byte_order_mark_is_read(write, encoding):
 
 
 def test_a_pipe_is_not_waited_for(tmp_path, write):
-    import os
-
     os.mkfifo(tmp_path / "pipe.yaml")
     assert "pipe.yaml is no file" in refused(load, write("_BASE_: pipe.yaml\nVERSION: 2\n"))
 

@@ -104,7 +104,7 @@ def test_a_line_and_status_2(call, line, expected):
 
 @pytest.mark.parametrize("where", [0, 3, 99])
 def test_debug_shows_the_traceback_wherever_it_stands(call, where):
-    words = "train --num-gpus 0 --config-file {gone} SEED 1".split()
+    words = ["train", "--num-gpus", "0", "--config-file", "{gone}", "SEED", "1"]
     words.insert(max(where, 1), "--debug")
     status, text, expected = call(" ".join(words), "error: {gone} is neither a file")
     assert status == 2 and "Traceback" in text

@@ -11,6 +11,7 @@ __all__ = ["parse_yaml", "read_yaml"]
 
 _MAX_BYTES = 10**6  # of a file; the largest config here has 3 kB
 _MAX_NODES = 10**5  # keys, values and lists, each counted as often as it is referred to
+_MAX_DEPTH = 50
 _MAX_DIGITS = 100  # of a number
 
 
@@ -50,8 +51,8 @@ def parse_yaml(text, name, allow_unsafe=False):
 
     Raises:
         ConfigError: the text is no YAML; has Python tags, a key twice, a value that contains
-            itself, or a number of more than 100 digits; or is larger than 1 MB or 100,000 values.
-            The message names the line.
+            itself, or a number of more than 100 digits; or is larger than 1 MB or 100,000 values,
+            or nested deeper than 50. The message names the line.
     """
     if len(text) > _MAX_BYTES:
         raise ConfigError(f"{name} is larger than {_MAX_BYTES // 10**6} MB; is it a YAML file?")
@@ -67,14 +68,23 @@ def parse_yaml(text, name, allow_unsafe=False):
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
         raise ConfigError(f"{_position(error, name)}: invalid YAML: {problem}.") from error
-    except RecursionError as error:
-        raise ConfigError(f"{name}: invalid YAML: it is nested too deeply.") from error
     except ValueError as error:  # of a value that has the form of a date, and is none
         raise ConfigError(f"{name}: invalid YAML: {error}.") from error
 
 
 class _Checked:
     """What the loaders of PyYAML accept in silence, and configs should not have."""
+
+    _depth = 0
+
+    def compose_node(self, parent, index):
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(None, None, "it is nested too deeply", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_document(self, node):
         self._sizes = {}

@@ -16,7 +16,7 @@ _COPIES = {"ADAMW": 4, "SGD": 3}
 _BYTES = 4  # of a float32
 
 
-def check_model(cfg, training=False, num_processes=1):
+def check_model(cfg, training=False, num_processes=1, runs_here=True):
     """Raise ConfigError if the model cannot be built, or is too large for the device.
 
     It is built on torch's device "meta". A model that needs a real device passes. What is counted
@@ -26,6 +26,7 @@ def check_model(cfg, training=False, num_processes=1):
         cfg (CfgNode): the whole config.
         training (bool): count gradients, the optimizer's moments and the images of a batch.
         num_processes (int): that share a batch.
+        runs_here (bool): False: on another machine, whose memory is unknown.
     """
     on_meta = cfg.clone()
     on_meta.defrost()
@@ -43,21 +44,8 @@ def check_model(cfg, training=False, num_processes=1):
         # An assertion without a message is at least shown itself.
         problem = str(error) or traceback.extract_tb(error.__traceback__)[-1].line
         raise ConfigError(f"The model cannot be built: {problem}") from error
-    _check_widths(cfg, model)
-    _check_memory(cfg, model, training, num_processes)
-
-
-def _check_widths(cfg, model):
-    if cfg.MODEL.META_ARCHITECTURE != "SparseRCNN":
-        return
-    shapes, width = model.backbone.output_shape(), cfg.MODEL.SparseRCNN.HIDDEN_DIM
-    for name in cfg.MODEL.ROI_HEADS.IN_FEATURES:
-        if name in shapes and shapes[name].channels != width:
-            raise ConfigError(
-                f"The map {name} has {shapes[name].channels} channels, and "
-                f"MODEL.SparseRCNN.HIDDEN_DIM is {width}; they must be equal. The neck's are set "
-                "by MODEL.FPN.OUT_CHANNELS."
-            )
+    if runs_here:
+        _check_memory(cfg, model, training, num_processes)
 
 
 def _check_memory(cfg, model, training, num_processes):

@@ -143,7 +143,8 @@ def _check(sweep, models=True):
         try:
             check_gpus(cfg, num_gpus)
             if models:
-                check_model(cfg)
+                runs_here = sweep.resources.cluster == "local"
+                check_model(cfg, True, max(num_gpus, 1), runs_here)
         except ConfigError as error:
             raise SweepError(f"{sweep.file}, variant '{variant.name}': {error}") from error
 

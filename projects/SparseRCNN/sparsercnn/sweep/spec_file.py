@@ -22,6 +22,7 @@ __all__ = ["load_sweep"]
 _RESERVED = {"SEED": "seeds", "OUTPUT_DIR": "output"}
 _MAX_VARIANTS = 1000  # whose configs are all checked
 _MAX_RUNS = 10_000
+_MAX_SEEDS = 1000
 # These name other things in a sweep's folder, or no folder at all.
 _NOT_FOR_VARIANTS = ("", ".", "..", "report", "submitit")
 
@@ -92,6 +93,11 @@ def _read(file, flags):
     content = read_yaml(file)
     if not isinstance(content, dict):
         raise ValueError("it must have keys with values, such as 'base: config.yaml'.")
+    # OmegaConf takes a millisecond for each.
+    if isinstance(content.get("seeds"), list) and len(content["seeds"]) > _MAX_SEEDS:
+        raise ValueError(
+            f"there are {len(content['seeds']):,} seeds; at most {_MAX_SEEDS:,} may be."
+        )
     content["resources"] = content.get("resources") or {}  # the key may have nothing after it
     flags = {key: value for key, value in flags.items() if value is not None}
     config = OmegaConf.structured(Sweep)
