@@ -71,7 +71,11 @@ class Number(_Values):
     def accepts(self, value):
         if not isinstance(value, int | float) or isinstance(value, bool):
             return False
-        if math.isnan(value) or (self.finite and math.isinf(value)):
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number beyond all floats
+            return False
+        if math.isnan(number) or (self.finite and math.isinf(number)):
             return False
         return (
             (self.low is None or value >= self.low)
