@@ -20,7 +20,8 @@ def read_yaml(path, allow_unsafe=False):
 
     Args:
         path (str | Path): a regular file, or a URL, which is downloaded.
-        allow_unsafe (bool): let Python tags run code.
+        allow_unsafe (bool): let Python tags run code; None: no, and the program has no option for
+            it.
 
     Raises:
         ConfigError: see :func:`parse_yaml`; or the file is missing, no regular file, or too large.
@@ -47,7 +48,7 @@ def parse_yaml(text, name, allow_unsafe=False):
     Args:
         text (str | bytes): bytes may be UTF-8 or UTF-16, with a byte-order mark.
         name (str): of the file, for messages.
-        allow_unsafe (bool): let Python tags run code.
+        allow_unsafe (bool): see :func:`read_yaml`.
 
     Raises:
         ConfigError: the text is no YAML; has Python tags, a key twice, a value that contains
@@ -60,15 +61,17 @@ def parse_yaml(text, name, allow_unsafe=False):
         loader = (_UnsafeLoader if allow_unsafe else _SafeLoader)(text)
         loader.name = name
         return loader.get_single_data()
-    except yaml.constructor.ConstructorError as error:
-        raise ConfigError(
-            f"{_position(error, name)} is refused: {error.problem}. A Python tag can run code on "
-            "this machine. If you trust the author of the file, use --allow-unsafe."
-        ) from error
     except yaml.YAMLError as error:
+        if "could not determine a constructor" in str(error):
+            trust = " If you trust the author of the file, use --allow-unsafe."
+            raise ConfigError(
+                f"{_position(error, name)} is refused: {error.problem}. A Python tag can run code "
+                f"on this machine.{'' if allow_unsafe is None else trust}"
+            ) from error
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
         raise ConfigError(f"{_position(error, name)}: invalid YAML: {problem}.") from error
-    except ValueError as error:  # of a value that has the form of a date, and is none
+    # Of values that have not the form that their tag says.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(f"{name}: invalid YAML: {error}.") from error
 
 

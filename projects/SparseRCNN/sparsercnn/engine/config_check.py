@@ -17,6 +17,7 @@ from ..modeling.matching import MATCHER_REGISTRY
 from ..modeling.proposals import PROPOSALS_REGISTRY
 from ..modeling.segmentation.danet_attention import DANET_ATTENTION_REGISTRY
 from ..modeling.segmentation.sem_seg_inference import check_sem_seg_test
+from ..modeling.tta import check_scale_ranges
 from .overrides import flatten
 
 __all__ = ["ConfigError", "check_batch", "check_config", "check_gpus", "require_augmentable"]
@@ -244,6 +245,7 @@ def _check_test(cfg, defaults):
     check_optimization(cfg.TEST.OPTIMIZE, cfg.TEST.DTYPE, cfg.MODEL.DEVICE)
     if cfg.TEST.AUG.ENABLED:
         require_augmentable(cfg)
+        check_scale_ranges(cfg)
     architecture = cfg.MODEL.META_ARCHITECTURE
     if architecture == "SemanticSegmentor":
         check_sem_seg_test(cfg)

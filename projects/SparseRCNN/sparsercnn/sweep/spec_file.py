@@ -90,7 +90,7 @@ def _load(file, opts, output, only, resources):
 
 def _read(file, flags):
     """The file's content as a Sweep, with resources from the command line."""
-    content = read_yaml(file)
+    content = read_yaml(file, allow_unsafe=None)
     if not isinstance(content, dict):
         raise ValueError("it must have keys with values, such as 'base: config.yaml'.")
     # OmegaConf takes a millisecond for each.
