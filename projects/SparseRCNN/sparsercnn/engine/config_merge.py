@@ -137,6 +137,8 @@ def merge_text(cfg, text, source):
     """
     advice = "Give the config that it was trained with by --config-file (config_file=...)."
     try:
+        if not isinstance(text, str):
+            raise ConfigError("it is no text")
         content = parse_yaml(text, f"config in {source}")
     except ConfigError as error:
         problem = str(error).rstrip(".")
