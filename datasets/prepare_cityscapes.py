@@ -14,6 +14,7 @@ import sys
 
 from sparsercnn.data.cityscapes import NUM_IMAGES, count_images, make_train_ids, missing_files
 from sparsercnn.data.files import datasets_root
+from sparsercnn.errors import DataError, abbreviate, parse_arguments, run_program
 
 
 def main():
@@ -31,23 +32,20 @@ def main():
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing label maps")
     parser.add_argument("--workers", type=int, help="number of threads")
-    args = parser.parse_args()
+    return run_program(prepare, parse_arguments(parser))
+
+
+def prepare(args):
     missing = missing_files(args.root, args.splits)
     if missing:
-        lines = "\n  ".join(missing)
-        sys.exit(f"Missing, see datasets/README.md:\n  {lines}")
+        raise DataError(f"Missing, see datasets/README.md: {abbreviate(missing)}.")
     for split in args.splits:
         number, expected = count_images(args.root, split), NUM_IMAGES.get(split)
         if expected not in (None, number):
             print(f"{split}: {number} of the {expected} images in Cityscapes")
-        try:
-            counts = make_train_ids(
-                args.root, split, args.from_polygons, args.overwrite, args.workers
-            )
-        except (OSError, ValueError) as error:
-            sys.exit(str(error))
+        counts = make_train_ids(args.root, split, args.from_polygons, args.overwrite, args.workers)
         print(f"{split}: {counts['written']} label maps written, {counts['kept']} kept")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

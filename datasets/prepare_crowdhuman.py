@@ -13,6 +13,7 @@ import sys
 
 from sparsercnn.data.crowdhuman import convert_crowdhuman, missing_files
 from sparsercnn.data.files import datasets_root
+from sparsercnn.errors import DataError, abbreviate, parse_arguments, run_program
 
 
 def main():
@@ -21,19 +22,18 @@ def main():
     )
     parser.add_argument("root", nargs="?", default=os.path.join(datasets_root(), "crowdhuman"))
     parser.add_argument("--splits", nargs="+", choices=("train", "val"), default=("train", "val"))
-    args = parser.parse_args()
+    return run_program(prepare, parse_arguments(parser))
+
+
+def prepare(args):
     missing = missing_files(args.root, args.splits)
     if missing:
-        lines = "\n  ".join(missing)
-        sys.exit(f"Missing, see datasets/README.md:\n  {lines}")
+        raise DataError(f"Missing, see datasets/README.md: {abbreviate(missing)}.")
     for split in args.splits:
-        try:
-            counts = convert_crowdhuman(args.root, split)
-        except (OSError, ValueError) as error:
-            sys.exit(str(error))
+        counts = convert_crowdhuman(args.root, split)
         summary = ", ".join(f"{number} {what}" for what, number in counts.items())
         print(f"{os.path.join(args.root, 'annotations', split)}.json: {summary}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

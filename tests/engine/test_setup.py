@@ -163,7 +163,11 @@ def test_a_key_of_danet_that_nothing_reads_is_an_error(repository):
         ("SparseRCNN", ["INPUT.SIZE_BUCKET", "-1"], "INPUT.SIZE_BUCKET is -1; it must"),
         ("GeneralizedRCNN", ["INPUT.SIZE_BUCKET", "128"], "SIZE_BUCKET 128 has no effect on Gen"),
         ("SparseRCNN", ["TEST.SIZE_BUCKET", "-1"], "TEST.SIZE_BUCKET is -1; it must"),
-        ("SemanticSegmentor", ["TEST.SEM_SEG.SCALES", "()"], "SCALES must be positive"),
+        (
+            "SemanticSegmentor",
+            ["TEST.SEM_SEG.SCALES", "()"],
+            "SCALES is .*must be a list of 1 or more",
+        ),
         ("SemanticSegmentor", ["TEST.SEM_SEG.STRIDE", "(8, 8)"], "STRIDE .* without CROP_SIZE"),
     ],
 )

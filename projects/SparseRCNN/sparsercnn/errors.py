@@ -1,6 +1,12 @@
 """Errors that a user can correct, and how every program reports them."""
 
+import builtins
+import contextlib
+import errno
+import os
+import re
 import sys
+import traceback
 
 __all__ = [
     "CheckpointError",
@@ -14,8 +20,28 @@ __all__ = [
     "SweepError",
     "UserError",
     "abbreviate",
+    "parse_arguments",
     "run_program",
 ]
+
+# What a user can do about an error of the operating system.
+_REMEDIES = {
+    errno.ENOSPC: "Free some space, or choose a folder on another disk (OUTPUT_DIR).",
+    errno.EDQUOT: "Free some space, or choose a folder on another disk (OUTPUT_DIR).",
+    errno.EACCES: "Change its permissions, or choose another path.",
+    errno.EPERM: "Change its permissions, or choose another path.",
+    errno.EROFS: "Choose a path that can be written.",
+    errno.ENOENT: "Check the path.",
+    errno.ENOTDIR: "A part of the path is a file; choose another one.",
+    errno.EISDIR: "Give a file.",
+    errno.EEXIST: "Remove it, or choose another path.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n), or lower DATALOADER.NUM_WORKERS.",
+}
+_BROKEN_PIPE = 141  # 128 + the number of SIGPIPE, as of a program that the signal ended
+_INTERRUPTED = 130  # 128 + the number of SIGINT
+# The last line of a traceback as text: "sparsercnn.errors.DataError: message".
+_RAISED = re.compile(r"^([\w.]+): ", re.MULTILINE)
 
 
 class UserError(ValueError):
@@ -89,19 +115,98 @@ def abbreviate(items, limit=5, separator=", "):
     return shown if len(items) <= limit else f"{shown}{separator}and {len(items) - limit} more"
 
 
-def run_program(program, arguments):
+def parse_arguments(parser, argv=None):
+    """Parse a program's command line, which may have ``--debug`` at any place.
+
+    Args:
+        parser (argparse.ArgumentParser): of the program.
+        argv (list[str]): the arguments; None: those of the process.
+
+    Returns:
+        argparse.Namespace: with `debug` (bool), which :func:`run_program` reads.
+    """
+    parser.add_argument("--debug", action="store_true", help="show the traceback of any error")
+    argv = sys.argv[1:] if argv is None else list(argv)
+    # Sub-commands, and options that take the rest of the line, would not let it through.
+    args = parser.parse_args([x for x in argv if x != "--debug"])
+    args.debug = "--debug" in argv
+    return args
+
+
+def run_program(program, arguments, on_interrupt="Interrupted."):
     """Run the body of a command-line program, and report a user's error in one line.
+
+    An error of the user may also come from a data worker or from one of several processes, in which
+    torch writes it, with its traceback, into an exception of this process.
 
     Args:
         program (callable): takes `arguments`, returns the exit status or None for 0.
-        arguments (argparse.Namespace): the parsed command line.
+        arguments (argparse.Namespace): the parsed command line, see :func:`parse_arguments`.
+        on_interrupt (str): the line that is printed after Ctrl-C.
 
     Returns:
-        int: exit status; 2 after a :class:`UserError` or an OSError. Other exceptions are bugs of
-        the program and keep their traceback.
+        int: exit status; 2 after a :class:`UserError` or an OSError, 130 after Ctrl-C, 141 if
+        nobody reads what is printed. Other exceptions are bugs of the program and keep their
+        traceback.
     """
     try:
-        return program(arguments) or 0
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        status = program(arguments) or 0
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print(f"\n{on_interrupt}", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Python would complain once more when it closes the stream.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except Exception as error:
+        message = _message_for_user(error)
+        if message is None:
+            raise
+        if getattr(arguments, "debug", False):
+            traceback.print_exception(error)
+        print(f"error: {message}", file=sys.stderr)
         return 2
+
+
+def _message_for_user(error):
+    """One line about an error that a user can correct; None for other errors."""
+    text = _raised_elsewhere(str(error))
+    if text is None:
+        if not isinstance(error, UserError | OSError):
+            return None
+        text = _describe(error) if isinstance(error, OSError) else str(error)
+    return " ".join(text.split("\n")) if "\n" in text else text
+
+
+def _raised_elsewhere(text):
+    """The message of the user's error whose traceback, from another process, is in `text`."""
+    if "Traceback (most recent call last)" not in text:
+        return None
+    found = list(_RAISED.finditer(text))
+    for match in reversed(found):
+        module, _, name = match[1].rpartition(".")
+        known = globals() if module == __name__ else vars(builtins) if not module else {}
+        raised = known.get(name)
+        if isinstance(raised, type) and issubclass(raised, UserError | OSError):
+            message = text[match.end() :].strip()
+            # A second number is that of Windows; the name of the file follows the text.
+            number = re.match(r"\[Errno (\d+)\] (.*?)(?:: '(.*)')?$", message, re.DOTALL)
+            if number:
+                return _describe(OSError(int(number[1]), number[2], number[3]))
+            return message
+        if raised is not None or (module and name.endswith(("Error", "Exception"))):
+            return None  # a bug
+    return None
+
+
+def _describe(error):
+    """An OSError by file, problem and remedy, if it has them."""
+    if error.strerror is None:
+        return str(error)
+    files = [str(x) for x in (error.filename, error.filename2) if x is not None]
+    where = f"{' -> '.join(files)}: " if files else ""
+    remedy = _REMEDIES.get(error.errno)
+    return f"{where}{error.strerror}.{f' {remedy}' if remedy else ''}"

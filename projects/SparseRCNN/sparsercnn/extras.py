@@ -2,7 +2,13 @@
 
 from importlib.util import find_spec
 
-__all__ = ["require_extra"]
+from .errors import UserError
+
+__all__ = ["MissingExtraError", "require_extra"]
+
+
+class MissingExtraError(UserError, ImportError):
+    """Packages of an extra are not installed."""
 
 
 def require_extra(extra, *modules):
@@ -13,12 +19,13 @@ def require_extra(extra, *modules):
         modules (str): top-level modules that its packages provide.
 
     Raises:
-        ImportError: some modules are missing; the message names them and the extra.
+        MissingExtraError: some modules are missing; the message names them and the extra.
     """
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
-        raise ImportError(
+        error = MissingExtraError(
             f"{', '.join(missing)} cannot be imported. Install the extra '{extra}': "
-            f"pip install 'sparsercnn[{extra}]'",
-            name=missing[0],
+            f"pip install 'sparsercnn[{extra}]'"
         )
+        error.name = missing[0]
+        raise error

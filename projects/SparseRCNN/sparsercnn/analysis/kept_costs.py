@@ -27,7 +27,7 @@ def measure_once(configs, file, measure=True):
         parameters, "flops" (multiply-adds of the inference of an image), and that image's
         "height" and "width".
     """
-    known = json.loads(Path(file).read_text(encoding="utf-8")) if Path(file).exists() else {}
+    known = _read(Path(file))
     costs = {}
     for name, cfg in tqdm(configs.items(), "models measured", disable=None):  # None: on a terminal
         key = _key(cfg)
@@ -45,6 +45,17 @@ def measure_once(configs, file, measure=True):
         if key in known:
             costs[name] = known[key]
     return costs
+
+
+def _read(file):
+    try:
+        known = json.loads(file.read_bytes()) if file.exists() else {}
+        if all(isinstance(cost, dict) for cost in known.values()):
+            return known
+    except (OSError, ValueError, AttributeError, RecursionError):
+        pass
+    logging.getLogger(__name__).warning("%s is damaged; the models are measured anew.", file)
+    return {}
 
 
 def _key(cfg):

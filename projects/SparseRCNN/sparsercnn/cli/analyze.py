@@ -10,8 +10,8 @@ import torch
 from ..analysis import find_configs, format_costs, measure_model
 from ..benchmark.common import add_size_argument
 from ..config_files import CONFIGS, find_config
-from ..engine.setup import add_opts_argument, add_unsafe_argument, load_config
-from ..errors import ConfigError, run_program
+from ..engine.setup import add_opts_argument, add_unsafe_argument, check_device, load_config
+from ..errors import ConfigError, parse_arguments, run_program
 
 EPILOG = """
 examples:
@@ -75,7 +75,7 @@ def measure_all(paths, args):
 def main(argv=None):
     """Run the tool with `argv`, None for the arguments of the process; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    args = get_parser().parse_args(argv)
+    args = parse_arguments(get_parser(), argv)
     args.command = " ".join(["tools/analyze.py", *argv])
     return run_program(analyze, args)
 
@@ -86,8 +86,7 @@ def analyze(args):
     Args:
         args (argparse.Namespace): from :func:`get_parser`, with `command`, the whole command line.
     """
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device {args.device}: PyTorch finds no usable GPU. Use --device cpu.")
+    check_device(args.device, "--device")
     if args.size and min(args.size) < 1:
         raise ConfigError(f"--size must be two positive numbers of pixels, got {args.size}.")
     paths = find_configs(CONFIGS) if args.all else [Path(find_config(x)) for x in args.config_file]

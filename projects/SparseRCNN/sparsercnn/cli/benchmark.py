@@ -11,7 +11,8 @@ from ..benchmark import (
     position_attention,
     startup,
 )
-from ..errors import run_program
+from ..engine.setup import check_device
+from ..errors import parse_arguments, run_program
 
 # Subcommand -> module, see sparsercnn.benchmark.
 BENCHMARKS = {
@@ -38,12 +39,14 @@ def get_parser():
 
 def main(argv=None):
     """Run the tool with `argv`, None for the arguments of the process; returns the exit status."""
-    return run_program(measure, get_parser().parse_args(argv))
+    return run_program(measure, parse_arguments(get_parser(), argv))
 
 
 def measure(args):
     """Run the benchmarks that the command line asks for, and print their tables."""
     short = [name for name, module in BENCHMARKS.items() if module.SHORT]
     for job in [args] if args.name else [get_parser().parse_args([name]) for name in short]:
+        if "device" in job:
+            check_device(job.device, "--device")
         print(f"## {job.name}\n", flush=True)
         print(BENCHMARKS[job.name].run(job), end="\n\n", flush=True)

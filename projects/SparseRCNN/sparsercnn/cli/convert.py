@@ -6,7 +6,7 @@ If no rule covers some weights, an error names them all and nothing is written.
 import argparse
 
 from ..conversion import LAYOUTS, convert_file
-from ..errors import run_program
+from ..errors import parse_arguments, run_program
 
 EPILOG = """
 examples:
@@ -66,7 +66,7 @@ def get_parser():
 
 def main(argv=None):
     """Run the tool with `argv`, None for the arguments of the process; returns the exit status."""
-    return run_program(run, get_parser().parse_args(argv))
+    return run_program(run, parse_arguments(get_parser(), argv))
 
 
 def run(args):

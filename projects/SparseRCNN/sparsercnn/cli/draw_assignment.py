@@ -11,7 +11,7 @@ from detectron2.utils.logger import setup_logger
 from ..analysis.assignment import assign, draw_assignment, load_annotated_image
 from ..engine.checkpoint import load_for_inference
 from ..engine.setup import add_model_arguments, check_devices, load_model_config
-from ..errors import ConfigError, run_program
+from ..errors import ConfigError, parse_arguments, run_program
 
 EPILOG = """
 Boxes have the colour of their object. The matcher is that of the config, even if the weights were
@@ -71,7 +71,7 @@ def draw(args):
 
 def main(argv=None):
     """Run the tool with `argv`, None for the arguments of the process; returns the exit status."""
-    args = get_parser().parse_args(argv)
+    args = parse_arguments(get_parser(), argv)
     setup_logger(name="sparsercnn")
     setup_logger(name="fvcore")
     return run_program(draw, args)

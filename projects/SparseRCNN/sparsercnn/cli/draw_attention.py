@@ -7,7 +7,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..analysis.attention import AttentionRecorder, draw_attention
 from ..engine.setup import add_model_arguments
-from ..errors import run_program
+from ..errors import parse_arguments, run_program
 from ..inference.loading import load_predictor
 
 EPILOG = """
@@ -47,7 +47,7 @@ def draw(args):
 
 def main(argv=None):
     """Run the tool with `argv`, None for the arguments of the process; returns the exit status."""
-    args = get_parser().parse_args(argv)
+    args = parse_arguments(get_parser(), argv)
     setup_logger(name="sparsercnn")
     setup_logger(name="fvcore")
     return run_program(draw, args)

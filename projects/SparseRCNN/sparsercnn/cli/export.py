@@ -12,7 +12,7 @@ from detectron2.utils.logger import setup_logger
 from ..engine.checkpoint import load_for_inference
 from ..engine.checkpoint_files import is_exported
 from ..engine.setup import add_model_arguments, load_demo_config
-from ..errors import ConfigError, run_program
+from ..errors import ConfigError, parse_arguments, run_program
 from ..export import load_exported
 from ..export.check import compare, example_image, require_same
 from ..export.exporters import FORMATS, export_model
@@ -60,7 +60,7 @@ def get_parser():
 
 def main(argv=None):
     """Run the tool with `argv`, None for the arguments of the process; returns the exit status."""
-    args = get_parser().parse_args(argv)
+    args = parse_arguments(get_parser(), argv)
     setup_logger(name="sparsercnn")
     return run_program(run, args)
 

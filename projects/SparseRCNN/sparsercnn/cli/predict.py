@@ -6,7 +6,7 @@ import sys
 from detectron2.utils.logger import setup_logger
 
 from ..engine.setup import add_model_arguments
-from ..errors import MediaError, run_program
+from ..errors import MediaError, parse_arguments, run_program
 from ..inference.demo import RESULTS_FILE, run_on_camera, run_on_images, run_on_video
 from ..inference.loading import load_predictor
 from ..inference.media import find_images
@@ -59,7 +59,7 @@ def get_parser():
 def main(argv=None):
     """Run the demo with `argv`, None for the arguments of the process; returns the exit status."""
     parser = get_parser()
-    args = parser.parse_args(argv)
+    args = parse_arguments(parser, argv)
     if args.webcam and args.output:
         parser.error("--webcam shows a window and writes no files; remove --output")
     setup_logger(name="sparsercnn")

@@ -6,7 +6,7 @@ import dataclasses
 from detectron2.utils.logger import setup_logger
 
 from ..engine.setup import add_opts_argument, add_unsafe_argument
-from ..errors import ConfigError, run_program
+from ..errors import ConfigError, parse_arguments, run_program
 
 EPILOG = """
 examples:
@@ -66,7 +66,7 @@ def get_parser():
 
 def main(argv=None):
     """Serve with `argv`, None for the arguments of the process; returns the exit status."""
-    args = get_parser().parse_args(argv)
+    args = parse_arguments(get_parser(), argv)
     setup_logger(name="sparsercnn")
     setup_logger(name="fvcore")
     return run_program(run, args)

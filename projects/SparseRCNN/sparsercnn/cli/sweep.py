@@ -3,12 +3,9 @@
 import argparse
 import logging
 import signal
-import sys
 
-from ..engine.setup import ConfigError, add_opts_argument
-from ..sweep import load_sweep
-from ..sweep.launch import dry_run, launch
-from ..sweep.results import format_status
+from ..engine.setup import add_opts_argument
+from ..errors import parse_arguments, run_program
 
 EPILOG = """
 examples:
@@ -81,29 +78,33 @@ def main(argv=None):
         argv (list[str]): arguments; None: those of the process.
 
     Returns:
-        int: 0; 1: runs failed or are not finished; 2: the file or a key is wrong.
+        int: 0; 1: runs failed or are not finished; 2: the file or a key is wrong; 130: Ctrl-C.
     """
-    args = get_parser().parse_args(argv)
+    args = parse_arguments(get_parser(), argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # What a script starts in the background, and all its children, would ignore Ctrl-C's signal, by
     # which runs are ended.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    resources = {name: getattr(args, name, None) for name in _RESOURCES}
-    try:
-        sweep = load_sweep(args.file, args.opts, args.output, args.variants, **resources)
-        if args.command == "run":
-            if args.dry_run:
-                print(dry_run(sweep))
-                return 0
-            return launch(sweep, wait=not args.no_wait)
-        if args.command == "status":
-            print(format_status(sweep))
-            return 0
-        from ..sweep.report import write_report  # it imports matplotlib: slow
+    return run_program(_run, args)
 
-        print(write_report(sweep, args.report_folder, measure=not args.no_costs))
+
+def _run(args):
+    from ..sweep import load_sweep  # it needs the extra `sweep`
+    from ..sweep.launch import dry_run, launch
+    from ..sweep.results import format_status
+
+    resources = {name: getattr(args, name, None) for name in _RESOURCES}
+    sweep = load_sweep(args.file, args.opts, args.output, args.variants, **resources)
+    if args.command == "run":
+        if args.dry_run:
+            print(dry_run(sweep))
+            return 0
+        return launch(sweep, wait=not args.no_wait)
+    if args.command == "status":
+        print(format_status(sweep))
         return 0
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    from ..sweep.report import write_report  # it imports matplotlib: slow
+
+    print(write_report(sweep, args.report_folder, measure=not args.no_costs))
+    return 0

@@ -22,8 +22,6 @@ r"""Train or evaluate any model of this project.
 Keys and values at the end of the line override the config.
 """
 
-import sys
-
 from detectron2.engine import launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
@@ -31,20 +29,18 @@ from detectron2.utils import comm
 from ..data import check_num_classes, check_test_sets
 from ..engine.checkpoint import load_for_inference
 from ..engine.checkpoint_files import is_exported
-from ..engine.setup import argument_parser, setup
+from ..engine.setup import argument_parser, check_gpus_here, setup
 from ..engine.trainer import Trainer
-from ..errors import ConfigError, run_program
+from ..errors import ConfigError, parse_arguments, run_program
 from ..inference.loading import load_model
 
 
 def main(argv=None):
     """Run the program with `argv`, None for the arguments of the process; returns the exit
     status."""
-    try:
-        return run_program(start, argument_parser(__doc__).parse_args(argv))
-    except KeyboardInterrupt:
-        print("\nInterrupted. --resume continues from the last checkpoint.", file=sys.stderr)
-        return 1
+    args = parse_arguments(argument_parser(__doc__), argv)
+    interrupted = "Interrupted. --resume continues from the last checkpoint."
+    return run_program(start, args, on_interrupt=interrupted)
 
 
 def run(args):
@@ -97,6 +93,7 @@ def evaluate(cfg, allow_unsafe=False):
 
 def start(args):
     """Start all processes of a run on this machine, each with the `args` of :func:`run`."""
+    check_gpus_here(args.num_gpus)  # now, not when all processes have started
     launch(
         run,
         args.num_gpus,

@@ -1,15 +1,26 @@
 """Checks at the start for settings that have no effect or would fail hours later."""
 
+import itertools
+import math
+from importlib.util import find_spec
 from operator import attrgetter
 
-import torch
-from detectron2.modeling import build_model
+from detectron2 import modeling as detectron2_modeling
+from detectron2.config import get_cfg
 
+from ..config_schema import rows
+from ..config_values import Registered, as_text
 from ..errors import ConfigError
 from ..inference import check_optimization
+from ..modeling.interaction import INTERACTION_REGISTRY
+from ..modeling.matching import MATCHER_REGISTRY
+from ..modeling.proposals import PROPOSALS_REGISTRY
+from ..modeling.segmentation.danet_attention import DANET_ATTENTION_REGISTRY
 from ..modeling.segmentation.sem_seg_inference import check_sem_seg_test
+from ..modeling.tta import check_scale_ranges
+from .overrides import flatten
 
-__all__ = ["ConfigError", "check_config", "check_gpus", "check_model", "require_augmentable"]
+__all__ = ["ConfigError", "check_batch", "check_config", "check_gpus", "require_augmentable"]
 
 _ATTENTION_FPN = "build_resnet_attention_fpn_backbone"
 _DILATED = "build_dilated_resnet_backbone"
@@ -32,16 +43,50 @@ _READ_WITH = {
 }
 
 
+# Channels of an image by INPUT.FORMAT; of all others 3.
+_CHANNELS = {"L": 1, "F": 1, "I": 1, "RGBA": 4, "CMYK": 4}
+# Names in the table of keys; all other registries are detectron2's.
+_REGISTRIES = {
+    "DANET_ATTENTION": DANET_ATTENTION_REGISTRY,
+    "INTERACTION": INTERACTION_REGISTRY,
+    "MATCHER": MATCHER_REGISTRY,
+    "PROPOSALS": PROPOSALS_REGISTRY,
+}
+
+
 def check_config(cfg, defaults):
-    """Raise ConfigError if a key of model, input or testing has no effect or an invalid value.
+    """Raise ConfigError if a key has no effect or an invalid value.
+
+    Keys without a row in the table of ``config_schema.py`` may have any value but NaN, those of
+    other projects that too.
 
     Args:
         cfg (CfgNode): the whole config.
         defaults (CfgNode): the same keys with their default values.
     """
+    _check_values(cfg)
     _check_unread(cfg.MODEL, defaults.MODEL)
     _check_size_bucket(cfg)
+    _check_input(cfg)
+    _check_heads(cfg.MODEL)
+    _check_solver(cfg)
     _check_test(cfg, defaults)
+
+
+def check_batch(cfg, num_processes):
+    """Raise ConfigError if the images of a batch cannot be shared by the processes of a training.
+
+    Args:
+        cfg (CfgNode): the whole config.
+        num_processes (int): of all nodes together.
+    """
+    # With REFERENCE_WORLD_SIZE the batch follows the number of processes.
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    if cfg.SOLVER.REFERENCE_WORLD_SIZE == 0 and batch % num_processes:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH {batch} cannot be shared by {num_processes} GPUs; set it to a "
+            "multiple of them."
+        )
 
 
 def check_gpus(cfg, num_gpus):
@@ -58,27 +103,7 @@ def check_gpus(cfg, num_gpus):
             f"it gets {num_gpus} GPUs, and MODEL.DEVICE is {cfg.MODEL.DEVICE}. For GPUs: --opts "
             "MODEL.DEVICE cuda. For the CPU: --gpus 0."
         )
-    # With REFERENCE_WORLD_SIZE the batch follows the number of GPUs.
-    batch = cfg.SOLVER.IMS_PER_BATCH
-    if cfg.SOLVER.REFERENCE_WORLD_SIZE == 0 and batch % num_gpus:
-        raise ConfigError(f"SOLVER.IMS_PER_BATCH {batch} cannot be shared by {num_gpus} GPUs.")
-
-
-def check_model(cfg):
-    """Raise ConfigError if the model cannot be built: widths that do not fit, and the like.
-
-    It takes a moment and no memory. A model that needs a real device passes.
-    """
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.DEVICE = "meta"
-    try:
-        with torch.device("meta"):
-            build_model(cfg)
-    except NotImplementedError:
-        return
-    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError(f"The model cannot be built: {error}") from error
+    check_batch(cfg, num_gpus)
 
 
 def require_augmentable(cfg):
@@ -89,6 +114,27 @@ def require_augmentable(cfg):
             f"TEST.AUG.ENABLED is for SparseRCNN, not for {architecture}. Set it to False; "
             "semantic segmentation has TEST.SEM_SEG.SCALES and FLIP instead."
         )
+
+
+def _check_values(cfg):
+    theirs = dict(flatten(get_cfg()))
+    table = rows()
+    for key, value in flatten(cfg):
+        row = table.get(key)
+        if row is None:
+            if key in theirs and isinstance(value, float) and math.isnan(value):
+                raise ConfigError(f"{key} is nan; it must be a number.")
+        elif not row.allowed.accepts(value):
+            raise ConfigError(f"{key} is {as_text(value)}; it must be {row.allowed.allowed}.")
+        elif isinstance(row.allowed, Registered) and value not in row.allowed.others:
+            _require_registered(key, value, row.allowed.registry)
+
+
+def _require_registered(key, name, registry):
+    registered = _REGISTRIES.get(registry) or getattr(detectron2_modeling, f"{registry}_REGISTRY")
+    if name not in registered:
+        known = ", ".join(sorted(entry for entry, _ in registered))
+        raise ConfigError(f"{key} is {as_text(name)}; the {registry} registry has {known}.")
 
 
 def _check_unread(model, defaults):
@@ -115,10 +161,6 @@ def _check_size_bucket(cfg):
     architecture = cfg.MODEL.META_ARCHITECTURE
     for part in ("INPUT", "TEST"):
         bucket = cfg[part].SIZE_BUCKET
-        if bucket < 0:
-            raise ConfigError(
-                f"{part}.SIZE_BUCKET is {bucket}; it must be a number of pixels, such as 128, or 0."
-            )
         if bucket and architecture in ("GeneralizedRCNN", "SemanticSegmentor"):
             raise ConfigError(
                 f"{part}.SIZE_BUCKET {bucket} has no effect on {architecture}: only SparseRCNN "
@@ -126,10 +168,84 @@ def _check_size_bucket(cfg):
             )
 
 
+def _check_input(cfg):
+    sizes, sampling = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    if sampling == "range" and (len(sizes) != 2 or sizes[0] > sizes[1]):
+        raise ConfigError(
+            f"INPUT.MIN_SIZE_TRAIN is {tuple(sizes)}; with MIN_SIZE_TRAIN_SAMPLING range it must "
+            "be two sizes, the smaller one first."
+        )
+    crop = cfg.INPUT.CROP
+    whole, absolute = all(isinstance(x, int) for x in crop.SIZE), crop.TYPE.startswith("absolute")
+    if (absolute and not whole) or (not absolute and max(crop.SIZE) > 1):
+        what = "whole numbers of pixels" if absolute else "shares of the image, above 0 to 1"
+        raise ConfigError(
+            f"INPUT.CROP.SIZE is {tuple(crop.SIZE)}; with CROP.TYPE {crop.TYPE} it must be two "
+            f"{what}."
+        )
+    channels = _CHANNELS.get(cfg.INPUT.FORMAT, 3)
+    for key in ("PIXEL_MEAN", "PIXEL_STD"):
+        if len(cfg.MODEL[key]) != channels:
+            raise ConfigError(
+                f"MODEL.{key} has {len(cfg.MODEL[key])} values for the {channels} channels of "
+                f"INPUT.FORMAT {cfg.INPUT.FORMAT}; give one per channel."
+            )
+    loader = cfg.DATALOADER
+    is_subset = loader.SAMPLER_TRAIN == "RandomSubsetTrainingSampler"
+    if is_subset and "RANDOM_SUBSET_RATIO" not in loader:
+        raise ConfigError(
+            "DATALOADER.SAMPLER_TRAIN RandomSubsetTrainingSampler needs a newer detectron2, which "
+            "has DATALOADER.RANDOM_SUBSET_RATIO."
+        )
+
+
+def _check_heads(model):
+    sparse = model.SparseRCNN
+    if model.META_ARCHITECTURE == "SparseRCNN" and sparse.HIDDEN_DIM % sparse.NHEADS:
+        raise ConfigError(
+            f"MODEL.SparseRCNN.NHEADS {sparse.NHEADS} does not divide HIDDEN_DIM "
+            f"{sparse.HIDDEN_DIM}; set it to a divisor, such as "
+            f"{math.gcd(sparse.NHEADS, sparse.HIDDEN_DIM)}."
+        )
+    for name in ("RPN", "ROI_HEADS"):
+        limits, labels = model[name].IOU_THRESHOLDS, model[name].IOU_LABELS
+        if len(labels) != len(limits) + 1 or list(limits) != sorted(limits):
+            raise ConfigError(
+                f"MODEL.{name}.IOU_THRESHOLDS {list(limits)} must ascend, and IOU_LABELS "
+                f"{list(labels)} have one label more."
+            )
+
+
+def _check_solver(cfg):
+    solver = cfg.SOLVER
+    if any(later < earlier for earlier, later in itertools.pairwise(solver.STEPS)):
+        raise ConfigError(f"SOLVER.STEPS is {as_text(tuple(solver.STEPS))}; it must ascend.")
+    if solver.NESTEROV and solver.OPTIMIZER.upper() == "SGD" and solver.MOMENTUM == 0:
+        raise ConfigError("SOLVER.NESTEROV True needs a momentum; set SOLVER.MOMENTUM, say to 0.9.")
+    if solver.LR_SCHEDULER_NAME == "WarmupCosineLR" and solver.BASE_LR_END > solver.BASE_LR:
+        raise ConfigError(
+            f"SOLVER.BASE_LR_END {solver.BASE_LR_END} is above SOLVER.BASE_LR {solver.BASE_LR}, "
+            "from which WarmupCosineLR descends to it."
+        )
+    for split in ("TRAIN", "TEST"):
+        files, names = cfg.DATASETS[f"PROPOSAL_FILES_{split}"], cfg.DATASETS[split]
+        if cfg.MODEL.LOAD_PROPOSALS and len(files) != len(names):
+            raise ConfigError(
+                f"With MODEL.LOAD_PROPOSALS, DATASETS.PROPOSAL_FILES_{split} must have a file for "
+                f"each of DATASETS.{split}: it has {len(files)} for {len(names)}."
+            )
+
+
 def _check_test(cfg, defaults):
+    if cfg.TEST.COCO_EVAL == "faster_coco_eval" and find_spec("faster_coco_eval") is None:
+        raise ConfigError(
+            "TEST.COCO_EVAL is faster_coco_eval, which is not installed: pip install "
+            "faster-coco-eval, or set it to auto."
+        )
     check_optimization(cfg.TEST.OPTIMIZE, cfg.TEST.DTYPE, cfg.MODEL.DEVICE)
     if cfg.TEST.AUG.ENABLED:
         require_augmentable(cfg)
+        check_scale_ranges(cfg)
     architecture = cfg.MODEL.META_ARCHITECTURE
     if architecture == "SemanticSegmentor":
         check_sem_seg_test(cfg)

@@ -2,18 +2,27 @@
 
 import difflib
 import logging
+import os
 import re
 
-import yaml
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, downgrade_config, upgrade_config
+from detectron2.config.compat import guess_version
+from fvcore.common.config import BASE_KEY
 
 from ..config_files import find_config
+from ..config_schema import rows
+from ..config_values import as_text
 from ..errors import ConfigError, abbreviate
+from ..yaml_files import parse_yaml, read_yaml
+from .overrides import convert
 
 __all__ = ["merge_file", "merge_opts", "merge_text"]
 
 # Sections on which the results of a trained model depend, and which data it is evaluated on.
 _DECIDING = ("MODEL", "INPUT", "TEST", "DATASETS")
+_MAX_BASES = 20
+# What yacs says of a value of the wrong type.
+_MISMATCH = r"Type mismatch \(.*\) with values \(.* vs\. (.*)\) for config key: (\S+)"
 
 
 def merge_file(cfg, config_file, allow_unsafe):
@@ -30,27 +39,85 @@ def merge_file(cfg, config_file, allow_unsafe):
     if not config_file:
         raise ConfigError("No config file was given; use --config-file FILE.")
     config_file = find_config(config_file)
+    content = _read_with_bases(config_file, allow_unsafe)
     try:
-        cfg.merge_from_file(config_file, allow_unsafe=allow_unsafe)
-    except yaml.constructor.ConstructorError as error:
-        # The mark names the file that holds the tag, which may be a _BASE_ of config_file.
-        raise ConfigError(
-            f"{_position(error, config_file)} is refused: {error.problem}. A Python tag can run "
-            "code on this machine. If you trust the author of the file, use --allow-unsafe."
-        ) from error
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or error
-        raise ConfigError(f"{_position(error, config_file)}: invalid YAML: {problem}.") from error
-    except OSError as error:
-        raise ConfigError(f"{config_file} or one of its _BASE_ cannot be read: {error}.") from error
-    except RecursionError as error:
-        raise ConfigError(f"{config_file}: its _BASE_ refers back to this file.") from error
-    except (TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{config_file} or one of its _BASE_ is not a mapping of keys to values: {error}."
-        ) from error
-    except (KeyError, ValueError, AssertionError) as error:
+        _merge_content(cfg, content, config_file)
+    except (KeyError, ValueError, AssertionError, AttributeError) as error:
         raise ConfigError(f"{config_file}: {_explain(cfg, error)}") from error
+
+
+def _read_with_bases(path, allow_unsafe, chain=()):
+    """The mapping in a YAML file, over those of its `_BASE_`, one path or a list of them."""
+    if path in chain:
+        raise ConfigError(f"{chain[0]}: its _BASE_ refers back to this file, by {path}.")
+    if len(chain) > _MAX_BASES:
+        raise ConfigError(f"{chain[0]} has more than {_MAX_BASES} bases, one over the other.")
+    content = read_yaml(path, allow_unsafe)
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{path} is not a mapping of keys to values, such as 'SOLVER: {{MAX_ITER: 1000}}'."
+        )
+    bases = content.pop(BASE_KEY, [])
+    bases = bases if isinstance(bases, list) else [bases]
+    if len(bases) > _MAX_BASES or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path}: _BASE_ must be the path of a YAML file, or a list of some.")
+    merged = {}
+    for base in bases:
+        base = os.path.expanduser(base)
+        if "://" not in base:
+            base = os.path.join(os.path.dirname(path), base)
+            if not os.path.isfile(base):
+                raise ConfigError(f"{path}: its _BASE_ {base} is no file.")
+        _merge_mapping(_read_with_bases(base, allow_unsafe, (*chain, path)), merged, path)
+    _merge_mapping(content, merged, path)
+    return merged
+
+
+def _merge_mapping(content, merged, path):
+    for key, value in content.items():
+        if isinstance(value, dict) and key in merged:
+            if not isinstance(merged[key], dict):
+                raise ConfigError(f"{path}: {key} is a mapping, in its _BASE_ a value.")
+            _merge_mapping(value, merged[key], path)
+        else:
+            merged[key] = value
+
+
+def _merge_content(cfg, content, source):
+    """Merge a nested dict, as detectron2 merges a file, of an older version too."""
+    _require_mapping_of_text(content)
+    content = CfgNode(_convert(content))
+    version = content.get("VERSION", None) or guess_version(content, source)
+    if version == cfg.VERSION:
+        cfg.merge_from_other_cfg(content)
+        return
+    if version != 1:
+        raise ValueError(_refusal("VERSION", as_text(version)))
+    old = downgrade_config(cfg, to_version=version)
+    old.merge_from_other_cfg(content)
+    new = upgrade_config(old)
+    cfg.clear()
+    cfg.update(new)
+
+
+def _require_mapping_of_text(content, prefix=""):
+    for key, value in content.items():
+        if not isinstance(key, str):
+            raise ValueError(
+                f"the key {as_text(key)} {f'in {prefix} ' if prefix else ''}is no text"
+            )
+        if isinstance(value, dict):
+            _require_mapping_of_text(value, f"{prefix}.{key}" if prefix else key)
+
+
+def _convert(content, prefix=""):
+    """A nested dict with numbers of the type that their keys want: 0 for 0.0."""
+    return {
+        key: _convert(value, f"{prefix}{key}.")
+        if isinstance(value, dict)
+        else convert(f"{prefix}{key}", value)
+        for key, value in content.items()
+    }
 
 
 def merge_text(cfg, text, source):
@@ -70,15 +137,20 @@ def merge_text(cfg, text, source):
     """
     advice = "Give the config that it was trained with by --config-file (config_file=...)."
     try:
-        content = yaml.safe_load(text)
+        if not isinstance(text, str):
+            raise ConfigError("it is no text")
+        content = parse_yaml(text, f"config in {source}")
+    except ConfigError as error:
+        problem = str(error).rstrip(".")
+        raise ConfigError(f"The config in {source} cannot be read: {problem}. {advice}") from error
+    try:
         if not isinstance(content, dict):
             raise ValueError("it is not a mapping of keys to values")
+        _require_mapping_of_text(content)
         unknown = list(_take_unknown(content, cfg))
         if unknown:
             logging.getLogger(__name__).info(f"Left out of the config: {abbreviate(unknown)}.")
-        cfg.merge_from_other_cfg(CfgNode(content))
-    except (yaml.YAMLError, AttributeError, TypeError) as error:
-        raise ConfigError(f"The config in {source} cannot be read: {error}. {advice}") from error
+        cfg.merge_from_other_cfg(CfgNode(_convert(content)))
     except (KeyError, ValueError, AssertionError) as error:
         problem = _explain(cfg, error).rstrip(".")
         raise ConfigError(f"The config in {source} is refused: {problem}. {advice}") from error
@@ -101,11 +173,6 @@ def _take_unknown(content, known, prefix=""):
             yield from _take_unknown(content[key], known[key], f"{prefix}{key}.")
 
 
-def _position(error, config_file):
-    mark = getattr(error, "problem_mark", None)
-    return f"{mark.name}, line {mark.line + 1}" if mark else config_file
-
-
 def merge_opts(cfg, opts):
     """Merge KEY VALUE pairs (list[str], flattened) into `cfg`, in place.
 
@@ -121,6 +188,12 @@ def merge_opts(cfg, opts):
         raise ConfigError(
             f"Overrides must be KEY VALUE pairs; '{opts[-1]}' has no key or no value."
         )
+    keys, values = opts[::2], opts[1::2]
+    known = set(_keys(cfg))
+    for key in keys:
+        if not (key in known or cfg.key_is_deprecated(key) or cfg.key_is_renamed(key)):
+            raise ConfigError(f"Override: {_no_such_key(cfg, key)}")
+    opts = [x for key, value in zip(keys, values, strict=True) for x in (key, convert(key, value))]
     try:
         cfg.merge_from_list(opts)
     except (KeyError, ValueError, AssertionError) as error:
@@ -128,15 +201,28 @@ def merge_opts(cfg, opts):
 
 
 def _explain(cfg, error):
-    """The message of yacs; for an unknown key, with the nearest known ones."""
+    """The message of yacs; for an unknown key, with the nearest known ones, and for a value of the
+    wrong type with what the key takes."""
     message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+    mismatch = re.fullmatch(_MISMATCH, message, re.DOTALL)
+    if mismatch:
+        value, key = mismatch.groups()
+        return _refusal(key, value)
     unknown = re.search(r"Non-existent (?:config )?key: (.+)", message)
-    if not unknown:
-        return message
-    key = unknown[1]
+    return _no_such_key(cfg, unknown[1]) if unknown else message
+
+
+def _no_such_key(cfg, key):
     nearest = _nearest(key, list(_keys(cfg)))
     hint = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
     return f"there is no key {key}.{hint}"
+
+
+def _refusal(key, value):
+    row = rows().get(key)
+    allowed = row.allowed.allowed if row else "a value of the type of its default"
+    value = value if len(value) <= 60 else f"{value[:57]}..."
+    return f"{key} is {value}; it must be {allowed}."
 
 
 def _nearest(key, known):

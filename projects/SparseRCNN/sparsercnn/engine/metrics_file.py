@@ -10,7 +10,7 @@ def read_metrics(folder):
     """Rows of `metrics.json`, as far as it is written.
 
     A run that was killed has done some iterations twice, of which the later rows count; a line
-    that it was writing is left out.
+    that it was writing is left out, and so is whatever is no number.
 
     Args:
         folder (Path): OUTPUT_DIR of a training.
@@ -20,10 +20,12 @@ def read_metrics(folder):
     """
     path = folder / "metrics.json"
     rows = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
-            if isinstance(row, dict) and "iteration" in row:
+            if isinstance(row, dict) and isinstance(row.get("iteration"), int):
+                row = {key: x for key, x in row.items() if isinstance(x, int | float)}
                 # Losses and evaluation of an iteration can be in rows of their own.
                 rows.setdefault(row["iteration"], {}).update(row)
     return [rows[iteration] for iteration in sorted(rows)]

@@ -2,7 +2,11 @@
 
 import ast
 
-__all__ = ["as_argument", "flatten", "parse_overrides"]
+from ..config_schema import rows
+from ..config_values import as_text
+from ..errors import ConfigError
+
+__all__ = ["as_argument", "convert", "flatten", "parse_overrides"]
 
 
 def flatten(node, prefix=""):
@@ -35,6 +39,24 @@ def as_argument(value):
     return repr(tuple(value) if isinstance(value, list) else value)
 
 
+def convert(key, value):
+    """A value, or the text of one, as its key wants it: 0 becomes 0.0 where that is a number.
+
+    Args:
+        key (str): dotted; one without a row in the table of keys takes any value as it is.
+        value: of YAML or a command line.
+
+    Raises:
+        ConfigError: the text is nested too deeply.
+    """
+    row = rows().get(key)
+    parsed = _parse(value)
+    if row is None or (isinstance(value, str) and isinstance(parsed, str)):
+        return value
+    converted = row.allowed.convert(parsed)
+    return value if converted is parsed else converted
+
+
 def _parse(value):
     if not isinstance(value, str):
         return value
@@ -42,3 +64,5 @@ def _parse(value):
         return ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return value
+    except (MemoryError, RecursionError) as error:  # Python's parser has a stack of its own
+        raise ConfigError(f"{as_text(value)} is nested too deeply.") from error

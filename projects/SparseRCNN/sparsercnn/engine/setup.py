@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import tempfile
 
 import torch
 from detectron2.config import get_cfg
@@ -11,10 +12,12 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import add_sparsercnn_config, read_renamed_keys
 from ..config_files import find_config
+from ..config_values import Device, as_text
 from ..errors import ConfigError
 from .checkpoint_files import find_weights, is_exported, read_metadata
-from .config_check import check_config
+from .config_check import check_batch, check_config
 from .config_merge import merge_file, merge_opts, merge_text
+from .model_check import check_model
 
 __all__ = [
     "ConfigError",
@@ -22,7 +25,9 @@ __all__ = [
     "add_opts_argument",
     "add_unsafe_argument",
     "argument_parser",
+    "check_device",
     "check_devices",
+    "check_gpus_here",
     "get_config",
     "load_config",
     "load_demo_config",
@@ -94,11 +99,33 @@ def setup(args):
         cfg.MODEL.DEVICE = "cpu"
         cfg.freeze()
     check_devices(cfg, args.num_gpus)
+    training, num_processes = not args.eval_only, max(args.num_gpus, 1) * args.num_machines
+    if training:
+        check_batch(cfg, num_processes)
+    if not is_exported(cfg.MODEL.WEIGHTS):
+        check_model(cfg, training, num_processes)
+    if comm.is_main_process():
+        _require_writable(cfg.OUTPUT_DIR)
     if args.config_file:
         args.config_file = find_config(args.config_file)  # detectron2 logs the file
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sparsercnn")
     return cfg
+
+
+def _require_writable(folder):
+    """Raise ConfigError if files cannot be written to OUTPUT_DIR, which is made if need be."""
+    advice = "Set OUTPUT_DIR to a folder that can be written, on a disk with space."
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**16))
+    except FileExistsError as error:
+        raise ConfigError(f"OUTPUT_DIR {folder} is a file. {advice}") from error
+    except OSError as error:
+        raise ConfigError(
+            f"OUTPUT_DIR {folder} cannot be used: {error.strerror}. {advice}"
+        ) from error
 
 
 def check_devices(cfg, num_gpus=1):
@@ -108,6 +135,7 @@ def check_devices(cfg, num_gpus=1):
         cfg (CfgNode): the whole config; MODEL.DEVICE is read.
         num_gpus (int): processes on this machine, each with its own GPU.
     """
+    check_device(cfg.MODEL.DEVICE, "MODEL.DEVICE")
     if not cfg.MODEL.DEVICE.startswith("cuda"):
         if num_gpus > 1:
             raise ConfigError(
@@ -115,15 +143,52 @@ def check_devices(cfg, num_gpus=1):
                 f"{cfg.MODEL.DEVICE}. On the CPU only one process runs: use --num-gpus 0."
             )
         return
-    if not torch.cuda.is_available():
+    check_gpus_here(num_gpus)
+
+
+def check_device(name, source):
+    """Raise ConfigError unless torch can use a device.
+
+    Args:
+        name (str): of the device, such as "cuda:0".
+        source (str): where the user has set it, for the message.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"{source} is {as_text(name)}; it must be {Device.allowed}.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch finds no usable GPU. To run on the "
-            "CPU, set MODEL.DEVICE cpu (for training also: --num-gpus 0)."
+            f"{source} is {name}, but PyTorch finds no usable GPU. To run on the CPU, set {source} "
+            "cpu (for training also: --num-gpus 0)."
         )
-    if num_gpus > torch.cuda.device_count():
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ConfigError(f"{source} is {name}; the GPUs here are cuda:0 to cuda:{count - 1}.")
+    if device.type not in ("cpu", "cuda") and not _is_available(device.type):
+        raise ConfigError(f"{source} is {name}, which is not on this machine; set it to cpu.")
+
+
+def check_gpus_here(num_gpus):
+    """Raise ConfigError if this machine has fewer GPUs than several processes need.
+
+    Args:
+        num_gpus (int): processes on this machine; one of them may run without a GPU.
+    """
+    if num_gpus < 0:
+        raise ConfigError(f"--num-gpus is {num_gpus}; it must be 0 or more.")
+    count = torch.cuda.device_count()
+    if num_gpus > max(count, 1):
         raise ConfigError(
-            f"--num-gpus {num_gpus} is too many: there are {torch.cuda.device_count()} GPUs."
+            f"--num-gpus {num_gpus} is too many: there are {count} GPUs"
+            f"{'; for the CPU, use --num-gpus 0 and MODEL.DEVICE cpu' if count == 0 else ''}."
         )
+
+
+def _is_available(device_type):
+    """Whether torch can use a type of device, such as "mps"."""
+    module = getattr(torch, device_type, None) or getattr(torch.backends, device_type, None)
+    return bool(module and getattr(module, "is_available", bool)())
 
 
 def visible_gpus():
@@ -239,6 +304,8 @@ def load_demo_config(config_file="", opts=(), allow_unsafe=False):
     """
     cfg = load_model_config(config_file, opts, allow_unsafe, register=False)
     check_devices(cfg)
+    if not is_exported(cfg.MODEL.WEIGHTS):
+        check_model(cfg)
     return cfg
 
 

@@ -16,7 +16,7 @@ from torchvision.ops import box_iou
 from ..config import detections_per_image
 from ..errors import ConfigError
 
-__all__ = ["SparseRCNNWithTTA", "soft_vote"]
+__all__ = ["SparseRCNNWithTTA", "check_scale_ranges", "soft_vote"]
 
 _VOTE_THRESH = 0.65  # IoU above which detections of one class are merged
 _MIN_RESIDUAL_SCORE = 0.05
@@ -61,12 +61,7 @@ class SparseRCNNWithTTA(nn.Module):
     @classmethod
     def from_config(cls, cfg, model):
         aug = cfg.TEST.AUG
-        if aug.SCALE_FILTER and len(aug.SCALE_RANGES) != len(aug.MIN_SIZES):
-            raise ConfigError(
-                f"TEST.AUG.SCALE_RANGES has {len(aug.SCALE_RANGES)} entries for the "
-                f"{len(aug.MIN_SIZES)} sizes of TEST.AUG.MIN_SIZES; give one per size, or set "
-                "TEST.AUG.SCALE_FILTER False."
-            )
+        check_scale_ranges(cfg)
         return {
             "model": model,
             "tta_mapper": DatasetMapperTTA(cfg),
@@ -176,3 +171,14 @@ def soft_vote(boxes, scores, classes, iou_thresh=_VOTE_THRESH, min_score=_MIN_RE
     classes = torch.cat([classes[best], classes[odd]])
     order = scores.argsort(descending=True)
     return boxes[order], scores[order], classes[order]
+
+
+def check_scale_ranges(cfg):
+    """Raise ConfigError if TEST.AUG.SCALE_RANGES has not a range for each size."""
+    aug = cfg.TEST.AUG
+    if aug.SCALE_FILTER and len(aug.SCALE_RANGES) != len(aug.MIN_SIZES):
+        raise ConfigError(
+            f"TEST.AUG.SCALE_RANGES has {len(aug.SCALE_RANGES)} entries for the "
+            f"{len(aug.MIN_SIZES)} sizes of TEST.AUG.MIN_SIZES; give one per size, or set "
+            "TEST.AUG.SCALE_FILTER False."
+        )

@@ -1,6 +1,5 @@
 """Hand a sweep to submitit, on this machine or on SLURM, and wait for it."""
 
-import json
 import shlex
 import sys
 import time
@@ -8,12 +7,22 @@ import time
 import submitit
 from tqdm import tqdm
 
-from ..engine.config_check import check_gpus, check_model
+from ..engine.config_check import check_gpus
+from ..engine.model_check import check_model
 from ..engine.setup import visible_gpus
 from ..errors import ConfigError, SweepError
 from ..files import write_json
 from .results import count_states, format_status, read_runs, seconds_left
-from .run_folder import FAILURE, JOB, LOCK, note_config, read_state, require_same_config
+from .run_folder import (
+    FAILURE,
+    JOB,
+    LOCK,
+    note_config,
+    read_record,
+    read_state,
+    require_same_config,
+)
+from .spec import folder_name
 from .worker import Worker, train_command
 
 __all__ = ["dry_run", "launch"]
@@ -50,7 +59,8 @@ def launch(sweep, wait=True):
         wait (bool): show the progress until all runs have ended.
 
     Returns:
-        int: 0 if all runs are finished (or, without `wait`, submitted), 1 if not.
+        int: 0 if all runs are finished (or, without `wait`, submitted), 1 if not, 130 after
+        Ctrl-C.
 
     Raises:
         SweepError: a model cannot be built; a folder has another config; SLURM or GPUs are missing.
@@ -73,7 +83,7 @@ def launch(sweep, wait=True):
         else:
             _stop(sweep, jobs)
             print("\nInterrupted; the same command goes on from here.")
-        return 1
+        return 130
     print(format_status(sweep))
     # A run's failure is not an exception, and a job that was killed leaves no pickle.
     errors = [job.exception() for job in jobs if job.paths.result_pickle.exists()]
@@ -133,7 +143,8 @@ def _check(sweep, models=True):
         try:
             check_gpus(cfg, num_gpus)
             if models:
-                check_model(cfg)
+                runs_here = sweep.resources.cluster == "local"
+                check_model(cfg, True, max(num_gpus, 1), runs_here)
         except ConfigError as error:
             raise SweepError(f"{sweep.file}, variant '{variant.name}': {error}") from error
 
@@ -191,7 +202,7 @@ def _known_job(run, folder):
     path = run.folder / JOB
     if not path.exists():
         return None
-    content = json.loads(path.read_text())
+    content = read_record(path, job_id=str)
     job = submitit.SlurmJob(folder=folder, job_id=content["job_id"])
     job.submitted = content.get("submitted", 0)
     return None if _has_ended(job, force_check=True) else job
@@ -209,7 +220,7 @@ def _slurm_options(sweep):
     """As submitit takes them, of sbatch's names."""
     resources = sweep.resources
     options = {
-        "job_name": sweep.file.stem,
+        "job_name": folder_name(sweep.file.stem),
         **{key: getattr(resources, key) for key in ("partition", "account", "constraint", "nodes")},
         "mem": f"{resources.memory_gb:g}G" if resources.memory_gb else None,
         "time": round(60 * resources.hours),

@@ -21,7 +21,8 @@ def read_runs(sweep, lengths=None):
     """A row for each of `sweep.runs` (DataFrame), as their folders are now; of "length" iterations,
     which an earlier call may give, "done" are done. Metrics are of the last evaluation."""
     if lengths is None:
-        lengths = [run.load_config().SOLVER.MAX_ITER for run in sweep.runs]
+        configs = {v.name: sweep.run(v).load_config() for v in sweep.variants}
+        lengths = [configs[run.variant.name].SOLVER.MAX_ITER for run in sweep.runs]
     rows = [_row(run, sweep.metric) for run in sweep.runs]
     runs = pd.DataFrame(rows).assign(length=lengths)
     return runs.assign(done=runs[["iterations", "length"]].min(axis=1))
@@ -43,7 +44,7 @@ def _row(run, metric):
         "variant": run.variant.name,
         "seed": run.seed,
         "state": state.state,
-        "iterations": result["iteration"] if metrics else state.iteration,
+        "iterations": result.get("iteration", state.iteration) if metrics else state.iteration,
         "error": state.error,
         **metrics,
         "seconds_per_iteration": times.median(),

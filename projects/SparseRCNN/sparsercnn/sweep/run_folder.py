@@ -12,8 +12,9 @@ from ..engine.metrics_file import read_metrics
 from ..engine.overrides import flatten
 from ..errors import SweepError
 from ..files import try_lock, write_atomically
+from ..yaml_files import parse_yaml
 
-__all__ = ["RunState", "claim", "note_config", "read_state", "require_same_config"]
+__all__ = ["RunState", "claim", "note_config", "read_record", "read_state", "require_same_config"]
 
 # Files in a run's folder, beside what train_net.py writes.
 LOCK = "run.lock"  # with the GPUs of the run that holds it, as CUDA_VISIBLE_DEVICES has them
@@ -41,10 +42,8 @@ class RunState:
 def read_state(run):
     """The state of a :class:`Run` (RunState), from the files in its folder and their lock."""
     rows, lock = read_metrics(run.folder), run.folder / LOCK
-    result, failure = (
-        json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        for path in (run.folder / RESULT, run.folder / FAILURE)
-    )
+    result = read_record(run.folder / RESULT, metrics=dict)
+    failure = read_record(run.folder / FAILURE, error=str)
     if result is not None:
         return RunState("finished", rows, result)
     if lock.exists():
@@ -55,6 +54,32 @@ def read_state(run):
     if failure is not None:
         return RunState("failed", rows, error=failure["error"])
     return RunState("stopped" if lock.exists() else "waiting", rows)
+
+
+def read_record(path, **types):
+    """A json object that this room wrote, or None if there is none.
+
+    Args:
+        path (Path): of the file.
+        types: of the values that must be there, by key; those of "metrics" must be numbers.
+
+    Raises:
+        SweepError: the file was cut off or changed.
+    """
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_bytes())
+        is_whole = all(isinstance(content[key], kind) for key, kind in types.items())
+        is_whole = is_whole and isinstance(content.get("iteration", 0), int)
+        is_whole = is_whole and all(
+            isinstance(value, int | float) for value in content.get("metrics", {}).values()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        is_whole = False
+    if not is_whole:
+        raise SweepError(f"{path} is damaged. Delete it, and `sweep.py run` goes on with that run.")
+    return content
 
 
 @contextlib.contextmanager
@@ -92,11 +117,14 @@ def configs_then_and_now(run):
     Without OUTPUT_DIR: a sweep's folder can be moved. Both are empty if they are the same.
     """
     path, now = run.folder / _CONFIG, run.load_config().dump()
-    then = path.read_text(encoding="utf-8") if path.exists() else now
+    then = path.read_text(encoding="utf-8", errors="replace") if path.exists() else now
     if then == now:  # parsing takes a while
         return {}, {}
-    then, now = (dict(flatten(yaml.safe_load(text))) for text in (then, now))
-    del then["OUTPUT_DIR"], now["OUTPUT_DIR"]
+    then, now = parse_yaml(then, str(path)), yaml.safe_load(now)
+    if not isinstance(then, dict):
+        raise SweepError(f"{path} is damaged. Delete {run.folder}, and the run starts anew.")
+    then, now = dict(flatten(then)), dict(flatten(now))
+    then.pop("OUTPUT_DIR", None), now.pop("OUTPUT_DIR")
     return then, now
 
 

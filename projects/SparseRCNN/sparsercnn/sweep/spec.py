@@ -5,10 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..config_values import as_text
 from ..engine.overrides import as_argument
 from ..engine.setup import load_config
 
 __all__ = ["Resources", "Run", "Sweep", "Variant", "folder_name"]
+
+_MOST = 100_000  # of anything that a run may ask for
+_SLURM_NAME = r"[A-Za-z0-9_.,:=\[\]-]+"
 
 
 @dataclass
@@ -31,13 +35,23 @@ class Resources:
         if self.cluster not in ("local", "slurm"):
             raise ValueError(f"cluster is '{self.cluster}'; it must be local or slurm.")
         for key, least in {"parallel": 1, "gpus": 0, "nodes": 1, "cpus": 1}.items():
-            if getattr(self, key) < least:
-                raise ValueError(f"{key} is {getattr(self, key)}; it must be at least {least}.")
+            value = getattr(self, key)
+            if not least <= value <= _MOST:
+                raise ValueError(f"{key} is {value}; it must be from {least} to {_MOST:,}.")
         if not 0 < self.hours <= 8760:  # of a year
             hint = "up to 8760, such as 1.5 (YAML reads 24:00:00 as 86400)"
             raise ValueError(f"hours is {self.hours:g}; it must be a number {hint}.")
-        if self.memory_gb is not None and not self.memory_gb > 0:
-            raise ValueError(f"memory_gb is {self.memory_gb:g}; it must be more than 0.")
+        if self.memory_gb is not None and not 0 < self.memory_gb <= _MOST:
+            raise ValueError(
+                f"memory_gb is {self.memory_gb:g}; it must be more than 0 and at most {_MOST:,}."
+            )
+        for key in ("partition", "account", "constraint"):
+            name = getattr(self, key)
+            # They become lines of a script that a shell runs.
+            if name is not None and not re.fullmatch(_SLURM_NAME, name):
+                raise ValueError(
+                    f"{key} is {as_text(name)}; it must be of letters, digits and _-.,:=[] only."
+                )
         if self.cluster == "local" and self.nodes > 1:
             raise ValueError(f"nodes is {self.nodes}; more than one needs cluster slurm.")
 

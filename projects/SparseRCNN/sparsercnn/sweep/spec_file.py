@@ -2,22 +2,27 @@
 
 import difflib
 import itertools
+import math
 from dataclasses import fields
 from pathlib import Path
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from ..config_values import as_text
 from ..engine.overrides import as_argument, flatten, parse_overrides
 from ..engine.setup import load_config
 from ..errors import ConfigError, SweepError
+from ..yaml_files import read_yaml
 from .spec import Sweep, Variant, folder_name
 
 __all__ = ["load_sweep"]
 
 # The sweep sets these itself, for each run.
 _RESERVED = {"SEED": "seeds", "OUTPUT_DIR": "output"}
+_MAX_VARIANTS = 1000  # whose configs are all checked
+_MAX_RUNS = 10_000
+_MAX_SEEDS = 1000
 # These name other things in a sweep's folder, or no folder at all.
 _NOT_FOR_VARIANTS = ("", ".", "..", "report", "submitit")
 
@@ -37,12 +42,16 @@ def load_sweep(file, opts=(), output=None, only=(), **resources):
     """
     try:
         return _load(Path(file), opts, output, only, resources)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SweepError(f"The sweep {file} cannot be used: {error}") from error
+    except (OSError, ValueError) as error:
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise SweepError(f"The sweep {file} cannot be used: {problem}") from error
 
 
 def _load(file, opts, output, only, resources):
     sweep = _read(file, resources)
+    for path in (file, output or sweep.output or ""):
+        if not str(path).isprintable():  # it would be a line of SLURM's script
+            raise ValueError(f"the path {as_text(str(path))} has control characters; rename it.")
     sweep.file, sweep.base = file, file.parent / sweep.base
     sweep.title = sweep.title or file.stem
     sweep.output = Path(output or sweep.output or f"output/sweeps/{file.stem}").absolute()
@@ -54,6 +63,12 @@ def _load(file, opts, output, only, resources):
         sweep.axes, listed = {}, sweep.variants.items()
         sweep.variants = [Variant(str(name), _overrides(name, values)) for name, values in listed]
     _check_folders(sweep.variants)
+    number = len(sweep.variants) * len(sweep.seeds)
+    if len(sweep.variants) > _MAX_VARIANTS or number > _MAX_RUNS:
+        raise ValueError(
+            f"{len(sweep.variants):,} variants with {len(sweep.seeds):,} seeds are {number:,} "
+            f"runs; a sweep has at most {_MAX_VARIANTS:,} variants and {_MAX_RUNS:,} runs."
+        )
     names = sweep.names
     sweep.baseline = names[0] if sweep.baseline is None else sweep.baseline
     for name in (sweep.baseline, *only):
@@ -75,9 +90,14 @@ def _load(file, opts, output, only, resources):
 
 def _read(file, flags):
     """The file's content as a Sweep, with resources from the command line."""
-    content = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    content = read_yaml(file, allow_unsafe=None)
     if not isinstance(content, dict):
         raise ValueError("it must have keys with values, such as 'base: config.yaml'.")
+    # OmegaConf takes a millisecond for each.
+    if isinstance(content.get("seeds"), list) and len(content["seeds"]) > _MAX_SEEDS:
+        raise ValueError(
+            f"there are {len(content['seeds']):,} seeds; at most {_MAX_SEEDS:,} may be."
+        )
     content["resources"] = content.get("resources") or {}  # the key may have nothing after it
     flags = {key: value for key, value in flags.items() if value is not None}
     config = OmegaConf.structured(Sweep)
@@ -90,22 +110,8 @@ def _read(file, flags):
         raise ValueError(f"there is no key '{error.full_key}'.{hint}") from error
     except OmegaConfBaseException as error:
         raise ValueError(f"{error.full_key or key}: {str(error).splitlines()[0]}") from error
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which YAML would keep the last and say nothing.
-
-    OmegaConf's loader does so too, but for text keys only; and it reads 1e-4 as a number, which
-    would change the names of levels, and with them the folders of sweeps that exist.
-    """
-
-    def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = [key for key in keys if keys.count(key) > 1 and key != "<<"]
-        if twice:
-            problem = f"the key '{twice[0]}' is there twice"
-            raise yaml.MarkedYAMLError(None, None, problem, node.start_mark)
-        return super().construct_mapping(node, deep)
+    except RecursionError as error:
+        raise ValueError(f"{key} refers to itself.") from error
 
 
 def _did_you_mean(word, known):
@@ -127,6 +133,12 @@ def _grid(axes):
         for key in {key for overrides in levels.values() for key in overrides}:
             if axis_of.setdefault(key, axis) != axis:
                 raise ValueError(f"the axes {axis_of[key]} and {axis} both set {key}.")
+    number = math.prod(map(len, axes.values()))
+    if number > _MAX_VARIANTS:
+        raise ValueError(
+            f"the axes cross to {number:,} variants; a sweep has at most {_MAX_VARIANTS:,}. Leave "
+            "out levels, or write several sweeps."
+        )
     variants = []
     for names in itertools.product(*axes.values()):
         chosen = dict(zip(axes, names, strict=True))
