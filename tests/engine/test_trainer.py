@@ -283,6 +283,104 @@ def test_results_and_metrics(cfg, tmp_path):
     assert {"total_loss", "grad_norm", "lr", "data_time", "bbox/AP"} <= set(logged)
 
 
+def test_the_average_is_evaluated_saved_and_resumed(cfg, tmp_path):
+    cfg.SOLVER.EMA.ENABLED = True
+    cfg.SOLVER.EMA.DECAY, cfg.SOLVER.EMA.WARMUP = 0.5, 1.0
+    cfg.TEST.EVAL_PERIOD = 2
+    seen = []
+
+    class Watched(ToyTrainer):
+        @classmethod
+        def test(cls, cfg, model, evaluators=None):
+            seen.append(model.layer.weight.detach().clone())
+            return {"bbox": {"AP": 0.0}}
+
+    def train(folder, resume=False, stop_at=None):
+        """Weights after each step, and the trainer."""
+        cfg.OUTPUT_DIR = str(tmp_path / folder)
+        seen.clear()
+        trainer = Watched(cfg)
+        trainer.resume_or_load(resume=resume)
+        run_step, weights = trainer.run_step, []
+
+        def step():
+            if trainer.iter == stop_at:
+                raise KeyboardInterrupt
+            run_step()
+            weights.append(trainer.model.layer.weight.detach().clone())
+
+        trainer.run_step = step
+        with contextlib.nullcontext() if stop_at is None else pytest.raises(KeyboardInterrupt):
+            trainer.train()
+        return weights, trainer
+
+    weights, whole = train("whole")
+    averages = [weights[0]]
+    for value in weights[1:]:
+        averages.append((averages[-1] + value) / 2)
+    # At the evaluations after 2, 4 and 6 steps: the weights themselves, then their average.
+    expected = [x[i] for i in (1, 3, 5) for x in (weights, averages)]
+    for actual, wanted in zip(seen, expected, strict=True):
+        torch.testing.assert_close(actual, wanted)
+    final = torch.load(tmp_path / "whole" / "model_final.pth", weights_only=True)
+    torch.testing.assert_close(final["model"]["layer.weight"], averages[-1])
+    assert torch.equal(final["ema"]["weights"]["layer.weight"], weights[-1])
+    assert whole._last_eval_results == {"bbox": {"AP": 0.0}, "bbox_raw": {"AP": 0.0}}
+
+    train("parts", stop_at=5)
+    resumed = train("parts", resume=True)[1]
+    assert resumed.start_iter == 3 and resumed.average.num_updates == 6
+    assert torch.equal(resumed.model.layer.weight, whole.model.layer.weight)
+    with resumed.average.applied(), whole.average.applied():
+        assert torch.equal(resumed.model.layer.weight, whole.model.layer.weight)
+
+
+def test_the_best_is_the_better_of_average_and_weights(cfg, tmp_path):
+    cfg.SOLVER.EMA.ENABLED = True
+    cfg.SOLVER.EMA.START_ITER = 2
+    cfg.TEST.EVAL_PERIOD = 2
+    # After 2 steps there is no average; then the weights themselves come first.
+    trainer, _ = _train(cfg, results=[10.0, 30.0, 20.0, 5.0, 25.0])
+    assert _best(tmp_path) == (3, 30.0)
+    best = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert best["ema"]["holds"] == "averaged"
+    assert trainer._last_eval_results == {"bbox": {"AP": 25.0}, "bbox_raw": {"AP": 5.0}}
+    _train(cfg, results=[10.0, 30.0, 40.0, 5.0, 25.0])
+    assert _best(tmp_path) == (3, 40.0)
+    best = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert best["ema"]["holds"] == "raw"
+
+
+def test_the_average_of_several_test_sets(cfg, tmp_path):
+    class TwoSets(ToyTrainer):
+        @classmethod
+        def test(cls, cfg, model, evaluators=None):
+            return {name: {"bbox": {"AP": len(name)}} for name in cfg.DATASETS.TEST}
+
+    cfg.SOLVER.EMA.ENABLED = True
+    cfg.DATASETS.TEST = ("one", "another")
+    results = TwoSets(cfg).train()
+    assert results["one"] == {"bbox": {"AP": 3}, "bbox_raw": {"AP": 3}}
+    assert _best(tmp_path) == (5, 3)
+
+
+def test_the_average_counts_optimizer_steps(cfg):
+    cfg.SOLVER.EMA.ENABLED = True
+    cfg.SOLVER.ACCUMULATE_STEPS = 3
+    cfg.SOLVER.SKIP_NON_FINITE = True
+
+    class Failing(ToyTrainer):
+        @classmethod
+        def build_train_loader(cls, cfg):
+            good, bad = torch.tensor([1.0, 2.0]), torch.tensor([math.nan, 0.0])
+            batches = [[{"value": x, "file_name": "toy.jpg"}] for x in [good] * 5 + [bad]]
+            return itertools.cycle(batches)
+
+    trainer = Failing(cfg)
+    trainer.train()
+    assert trainer.average.num_updates == 3  # every second iteration is left out
+
+
 def test_scaling_to_the_workers_happens_in_the_trainer(cfg):
     cfg.SOLVER.REFERENCE_WORLD_SIZE = 2
     cfg.SOLVER.ACCUMULATE_STEPS = 2

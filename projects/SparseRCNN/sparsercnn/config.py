@@ -202,6 +202,15 @@ def _add_solver_keys(cfg):
     # True: train with backbone, neck and stages compiled by torch.compile; needs a C++ compiler, on
     # GPUs Triton. Evaluation is not compiled.
     cfg.SOLVER.COMPILE = False
+    # Exponential moving average of the weights. Each evaluation is of the average and, with "_raw"
+    # behind its tasks, of the weights themselves; checkpoints hold the average as their model.
+    cfg.SOLVER.EMA = CN()
+    cfg.SOLVER.EMA.ENABLED = False
+    # The decay is min(DECAY, (1 + t) / (WARMUP + t)) at update t: until it reaches DECAY, the
+    # average spans about 1 / WARMUP of the updates so far.
+    cfg.SOLVER.EMA.DECAY = 0.9998
+    cfg.SOLVER.EMA.WARMUP = 10.0  # 1: DECAY from the start
+    cfg.SOLVER.EMA.START_ITER = 0  # the first iteration that counts
     # True: skip an iteration with a non-finite loss, with a warning. False: stop with a report.
     cfg.SOLVER.SKIP_NON_FINITE = False
 

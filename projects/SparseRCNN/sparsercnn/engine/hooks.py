@@ -22,20 +22,25 @@ class BestCheckpointer(HookBase):
     computes the metric, on the main process only.
     """
 
-    def __init__(self, period, checkpointer, metric, aliases=(), lower_is_better=False):
+    def __init__(
+        self, period, checkpointer, metric, aliases=(), lower_is_better=False, raw_names=()
+    ):
         """
         Args:
             period (int): period of the `EvalHook`, in iterations; 0: it runs only at the end.
-            checkpointer (SafeCheckpointer): writes ``model_best.pth``; ``model_best.json`` beside
-                it holds the metric's name, its value and the iteration.
+            checkpointer (AveragingCheckpointer): writes ``model_best.pth``; ``model_best.json``
+                beside it holds the metric's name, its value and the iteration.
             metric (str): "TASK/METRIC".
             aliases (sequence[str]): other names of the metric, tried if `metric` is missing.
             lower_is_better (bool): True: the best value is the lowest.
+            raw_names (sequence[str]): names of the metric of the weights that are not averaged. If
+                it is better than that of the average, these weights are saved.
         """
         self.period = period
         self.checkpointer = checkpointer
         self.metric = metric
         self.names = (metric, *aliases)
+        self.raw_names = tuple(raw_names)
         self.lower_is_better = lower_is_better
         self.best = None
 
@@ -73,20 +78,25 @@ class BestCheckpointer(HookBase):
                 f"{there}; set TEST.BEST_METRIC to one of these, or to '' for none."
             )
             return
-        value = latest[name][0]
-        if not self._is_better(value):
+        value, options, which = latest[name][0], {}, ""
+        raw_name = next((name for name in self.raw_names if name in latest), None)
+        if raw_name is not None:
+            raw, which = latest[raw_name][0], " of the averaged weights"
+            if self._is_better(raw, than=value):
+                value, options, which = raw, {"raw": True}, " of the weights that are not averaged"
+        if not self._is_better(value, than=self.best):
             best = "" if self.best is None else f"; the best is {self.best:.4f}"
-            logger.info(f"{self.metric} is {value:.4f}{best}.")
+            logger.info(f"{self.metric}{which} is {value:.4f}{best}.")
             return
-        self.checkpointer.save(_FILE_NAME, tag_last=False)
+        self.checkpointer.save(_FILE_NAME, tag_last=False, **options)
         self.best = value
         iteration = min(self.trainer.iter, self.trainer.max_iter - 1)
         record = {"metric": self.metric, "value": value, "iteration": iteration}
         with write_atomically(self.record_file, "w") as file:
             json.dump(record, file)
-        logger.info(f"{self.metric} is {value:.4f}, the best so far; saved as {_FILE_NAME}.")
+        logger.info(f"{self.metric}{which} is {value:.4f}, the best so far; saved as {_FILE_NAME}.")
 
-    def _is_better(self, value):
-        if not math.isfinite(value) or self.best is None:
+    def _is_better(self, value, than):
+        if not math.isfinite(value) or than is None or not math.isfinite(than):
             return math.isfinite(value)
-        return value < self.best if self.lower_is_better else value > self.best
+        return value < than if self.lower_is_better else value > than

@@ -241,6 +241,9 @@ def scale_for_workers(cfg, num_workers):
     SGD follows the linear rule of Goyal et al., "Accurate, Large Minibatch SGD" (2017):
     lr x kappa, momentum and weight decay unchanged.
 
+    The average of the weights spans as many images: its decay becomes decay^kappa (Busbridge et
+    al., "How to Scale Your EMA", NeurIPS 2023).
+
     Gradient clipping is unchanged: neither rule covers it.
 
     Args:
@@ -304,5 +307,7 @@ def _scale_periods(cfg, kappa):
         solver[key] = scale(solver[key])
     solver.STEPS = tuple(scale(step) for step in solver.STEPS)
     cfg.TEST.EVAL_PERIOD = scale(cfg.TEST.EVAL_PERIOD)
+    solver.EMA.START_ITER = scale(solver.EMA.START_ITER)
+    solver.EMA.DECAY = solver.EMA.DECAY**kappa
     proposals = cfg.MODEL.SparseRCNN.PROPOSALS
     proposals.ANNEAL_ITERS = scale(proposals.ANNEAL_ITERS)

@@ -1,5 +1,6 @@
 """The trainer: builds every part of a run from one config, with hooks and evaluation."""
 
+import contextlib
 import logging
 import os
 import re
@@ -19,12 +20,12 @@ from ..inference import prepare_for_inference
 from ..modeling import SparseRCNNWithTTA
 from ..modeling.activation_checkpoint import checkpoint_activations
 from ..modeling.compilation import compile_for_training
-from .checkpoint import SafeCheckpointer
 from .checkpoint_files import describe_run
 from .config_check import require_augmentable
 from .hooks import BestCheckpointer
 from .solver import build_lr_scheduler, build_optimizer, scale_for_workers
 from .train_step import TrainStep
+from .weight_average import AveragingCheckpointer, WeightAverage
 
 __all__ = ["Trainer"]
 
@@ -33,10 +34,10 @@ class Trainer(DefaultTrainer):
     """A :class:`detectron2.engine.DefaultTrainer` built from this project's parts.
 
     It adds gradient accumulation and checked losses (:class:`TrainStep`), safe checkpoints that
-    hold the optimizer, the config and the class names (:class:`SafeCheckpointer`), the best
-    checkpoint, scaling to the number of workers by a rule for each optimizer
-    (:func:`scale_for_workers`), an evaluator chosen by the type of the data set, and test-time
-    augmentation.
+    hold the optimizer, the config and the class names (:class:`AveragingCheckpointer`), the best
+    checkpoint, an average of the weights (:class:`WeightAverage`), scaling to the number of workers
+    by a rule for each optimizer (:func:`scale_for_workers`), an evaluator chosen by the type of the
+    data set, and test-time augmentation.
     """
 
     def __init__(self, cfg, allow_unsafe=False):
@@ -58,11 +59,14 @@ class Trainer(DefaultTrainer):
         model = create_ddp_model(
             model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {})
         )
-        self._trainer = TrainStep(cfg, model, data_loader, optimizer)
+        bare_model = getattr(model, "module", model)
+        self.average = WeightAverage(cfg, bare_model) if cfg.SOLVER.EMA.ENABLED else None
+        self._trainer = TrainStep(cfg, model, data_loader, optimizer, average=self.average)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = SafeCheckpointer(
+        self.checkpointer = AveragingCheckpointer(
             model,
             cfg.OUTPUT_DIR,
+            average=self.average,
             allow_unsafe=allow_unsafe,
             metadata=describe_run(as_given),
             trainer=weakref.proxy(self),
@@ -109,6 +113,9 @@ class Trainer(DefaultTrainer):
     def build_hooks(self):
         """Detectron2's hooks; after evaluation, also the best checkpoint and augmented testing."""
         default = super().build_hooks()
+        evaluation = [isinstance(hook, hooks.EvalHook) for hook in default].index(True)
+        if self.average is not None:
+            default[evaluation] = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._test_both)
         extra = []
         metric, test_sets = self.cfg.TEST.BEST_METRIC, self.cfg.DATASETS.TEST
         if metric and test_sets and comm.is_main_process():
@@ -119,14 +126,32 @@ class Trainer(DefaultTrainer):
                     self.checkpointer,
                     metric,
                     aliases=[f"{test_sets[0]}/{metric}"],
+                    raw_names=_of_raw_weights(metric, test_sets[0]),
                     lower_is_better=metric.rpartition("/")[2] in LOWER_IS_BETTER,
                 )
             )
         if self.cfg.TEST.AUG.ENABLED:
-            extra.append(hooks.EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
-        is_evaluation = [isinstance(hook, hooks.EvalHook) for hook in default]
-        after_evaluation = is_evaluation.index(True) + 1
-        return default[:after_evaluation] + extra + default[after_evaluation:]
+            extra.append(hooks.EvalHook(0, self._test_augmented))
+        return default[: evaluation + 1] + extra + default[evaluation + 1 :]
+
+    def _test_both(self):
+        """:meth:`test` of the averaged weights, and, marked "_raw", of the model's own ones."""
+        logger = logging.getLogger(__name__)
+        raw = {}
+        if self.average.num_updates > 0:
+            logger.info("Evaluation of the weights as they are, without average:")
+            raw = _mark_all_tasks(self.cfg, self.test(self.cfg, self.model), "raw")
+            logger.info("Evaluation of the averaged weights:")
+        with self.average.applied():  # last: its files stay in OUTPUT_DIR
+            results = self.test(self.cfg, self.model)
+        for name, tasks in raw.items():
+            results[name] = {**results[name], **tasks} if name in results else tasks
+        self._last_eval_results = results
+        return results
+
+    def _test_augmented(self):
+        with self.average.applied() if self.average is not None else contextlib.nullcontext():
+            return self.test_with_TTA(self.cfg, self.model)
 
     def state_dict(self):
         """The state dict of newer detectron2; version 0.6 leaves out the optimizer."""
@@ -202,11 +227,21 @@ class Trainer(DefaultTrainer):
         cfg = cfg.clone()
         cfg.defrost()
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "TTA")
-        results = cls.test(cfg, SparseRCNNWithTTA(cfg, model))
-        if len(cfg.DATASETS.TEST) == 1:
-            return _mark_tasks(results)
-        return OrderedDict((name, _mark_tasks(tasks)) for name, tasks in results.items())
+        return _mark_all_tasks(cfg, cls.test(cfg, SparseRCNNWithTTA(cfg, model)), "TTA")
 
 
-def _mark_tasks(results):
-    return OrderedDict((f"{task}_TTA", metrics) for task, metrics in results.items())
+def _mark_all_tasks(cfg, results, mark):
+    """Results with "_mark" after the name of each task."""
+    if len(cfg.DATASETS.TEST) == 1:
+        return _mark_tasks(results, mark)
+    return OrderedDict((name, _mark_tasks(tasks, mark)) for name, tasks in results.items())
+
+
+def _mark_tasks(results, mark):
+    return OrderedDict((f"{task}_{mark}", metrics) for task, metrics in results.items())
+
+
+def _of_raw_weights(metric, test_set):
+    """Names of a metric "TASK/METRIC" of weights that are not averaged."""
+    task, _, name = metric.partition("/")
+    return [f"{task}_raw/{name}", f"{test_set}/{task}_raw/{name}"]
