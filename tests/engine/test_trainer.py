@@ -476,6 +476,16 @@ def test_channels_last_changes_neither_training_nor_checkpoints(squares, monkeyp
     assert all(value.is_contiguous() for state in moments for value in state.values())
 
 
+def test_a_schedule_in_epochs(squares, monkeypatch):
+    monkeypatch.chdir(squares)
+    options = {"SOLVER.EPOCHS": 1.5, "TEST.EVAL_EPOCHS": 1, "SOLVER.WARMUP_FRACTION": 0.1}
+    cfg = load_config("tiny.yaml", [str(x) for pair in options.items() for x in pair])
+    trainer = Trainer(cfg)  # four images, two per iteration
+    assert trainer.max_iter == trainer.cfg.SOLVER.MAX_ITER == 3
+    assert trainer.cfg.TEST.EVAL_PERIOD == 2
+    assert trainer.checkpointer.metadata["config_yaml"] == cfg.dump()  # of any data
+
+
 def test_compilation_by_key(tiny_cfg, monkeypatch):
     calls = []
     monkeypatch.setattr(

@@ -202,6 +202,12 @@ def _add_solver_keys(cfg):
     # True: train with backbone, neck and stages compiled by torch.compile; needs a C++ compiler, on
     # GPUs Triton. Evaluation is not compiled.
     cfg.SOLVER.COMPILE = False
+    # Schedules in epochs of DATASETS.TRAIN, without the images that are left out, and in fractions
+    # of the schedule. None: not set; the key in iterations counts.
+    cfg.SOLVER.EPOCHS = None  # sets MAX_ITER and, in proportion, STEPS
+    cfg.SOLVER.CHECKPOINT_EPOCHS = None  # sets CHECKPOINT_PERIOD
+    cfg.SOLVER.STEP_FRACTIONS = None  # sets STEPS: (0.8, 0.95)
+    cfg.SOLVER.WARMUP_FRACTION = None  # sets WARMUP_ITERS: 0.05
     # Exponential moving average of the weights. Each evaluation is of the average and, with "_raw"
     # behind its tasks, of the weights themselves; checkpoints hold the average as their model.
     cfg.SOLVER.EMA = CN()
@@ -226,6 +232,8 @@ def _add_data_and_test_keys(cfg):
     # True: leave out unreadable images and invalid annotations; they are counted and logged.
     # False: stop with an error that names the first ones.
     cfg.DATASETS.SKIP_INVALID = False
+
+    cfg.TEST.EVAL_EPOCHS = None  # as SOLVER.EPOCHS; sets EVAL_PERIOD
 
     # Detections kept per image. -1: unset, which means NUM_PROPOSALS for Sparse R-CNN, as in the
     # original; with detectron2's default of 100, a 100 set by the user could not be recognised.

@@ -23,6 +23,7 @@ from ..modeling.compilation import compile_for_training
 from .checkpoint_files import describe_run
 from .config_check import require_augmentable
 from .hooks import BestCheckpointer
+from .schedule import schedule_in_iterations
 from .solver import build_lr_scheduler, build_optimizer, scale_for_workers
 from .train_step import TrainStep
 from .weight_average import AveragingCheckpointer, WeightAverage
@@ -55,6 +56,7 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
+        cfg = schedule_in_iterations(cfg, getattr(data_loader, "images_per_epoch", None))
         on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
         model = create_ddp_model(
             model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {})
