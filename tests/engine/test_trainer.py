@@ -381,6 +381,58 @@ def test_the_average_counts_optimizer_steps(cfg):
     assert trainer.average.num_updates == 3  # every second iteration is left out
 
 
+def _with_patience(cfg, patience=2):
+    cfg.SOLVER.PATIENCE = patience
+    cfg.SOLVER.MAX_ITER = 20
+    cfg.TEST.EVAL_PERIOD = cfg.SOLVER.CHECKPOINT_PERIOD = 2
+    cfg.TEST.AUG.ENABLED = True
+    return cfg
+
+
+class Augmented(ToyTrainer):
+    """Its test-time augmentation is counted, not done."""
+
+    augmented = ()
+
+    @classmethod
+    def test_with_TTA(cls, cfg, model):  # noqa: N802
+        cls.augmented.append(1)
+        return {"bbox_TTA": {"AP": 3.0}}
+
+
+def test_a_run_out_of_patience_ends_like_any_other(cfg, tmp_path, monkeypatch):
+    monkeypatch.setattr(Augmented, "augmented", [])
+    Augmented.results = [10.0, 30.0, 20.0, 25.0, 99.0]
+    trainer = Augmented(_with_patience(cfg))
+    assert trainer.train() == {"bbox": {"AP": 25.0}}
+    assert Augmented.results == [99.0]  # the end does not evaluate again
+    assert len(Augmented.augmented) == 1
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    final = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert final["trainer"]["iteration"] == 7 and _best(tmp_path) == (3, 30.0)
+    last = _metrics(tmp_path)[-1]
+    assert (last["iteration"], last["bbox/AP"], last["bbox_TTA/AP"]) == (7, 25.0, 3.0)
+
+
+def test_a_resumed_run_is_as_patient_as_without_interruption(cfg, tmp_path):
+    cfg = _with_patience(cfg)
+    cfg.TEST.AUG.ENABLED = False
+    _train(cfg, results=[30.0, 20.0], stop_at=5)
+    _, rates = _train(cfg, resume=True, results=[25.0, 99.0])
+    assert len(rates) == 2  # iterations 4 and 5, and the second evaluation without a better one
+    trainer, rates = _train(cfg, resume=True, results=[25.0])
+    assert not rates and trainer.max_iter == 6  # it stays stopped
+    cfg.SOLVER.PATIENCE = 3
+    _, rates = _train(cfg, resume=True, results=[50.0, 1.0, 1.0, 1.0])
+    assert len(rates) == 8 and _best(tmp_path) == (7, 50.0)
+
+
+def test_patience_needs_evaluations(cfg):
+    cfg.SOLVER.PATIENCE = 2
+    with pytest.raises(ValueError, match=r"PATIENCE 2 needs evaluations.*TEST\.EVAL_EPOCHS"):
+        ToyTrainer(cfg)
+
+
 def test_scaling_to_the_workers_happens_in_the_trainer(cfg):
     cfg.SOLVER.REFERENCE_WORLD_SIZE = 2
     cfg.SOLVER.ACCUMULATE_STEPS = 2

@@ -6,7 +6,8 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
 from sparsercnn.engine.checkpoint import load_for_inference
-from sparsercnn.engine.weight_average import AveragingCheckpointer, WeightAverage
+from sparsercnn.engine.training_checkpoint import TrainingCheckpointer
+from sparsercnn.engine.weight_average import WeightAverage
 from sparsercnn.errors import CheckpointError, ConfigError
 from sparsercnn.modeling.compilation import compile_for_training
 
@@ -140,13 +141,13 @@ def run(tmp_path):
     average.update(0)
     _set(model, 4.0)
     average.update(1)
-    return AveragingCheckpointer(model, str(tmp_path), average=average)
+    return TrainingCheckpointer(model, str(tmp_path), average=average)
 
 
 def _continued(folder, name, averaged=True):
     model = _scalar(-1.0)
     average = WeightAverage(model, decay=0.5, warmup=1) if averaged else None
-    checkpointer = AveragingCheckpointer(model, str(folder), average=average)
+    checkpointer = TrainingCheckpointer(model, str(folder), average=average)
     checkpointer.load(str(folder / f"{name}.pth"))
     return model, average
 
@@ -169,7 +170,7 @@ def test_without_its_average_a_run_goes_on_with_its_own_weights(run, tmp_path, c
 
 
 def test_an_average_can_begin_in_a_resumed_run(tmp_path):
-    AveragingCheckpointer(_scalar(5.0), str(tmp_path)).save("model")
+    TrainingCheckpointer(_scalar(5.0), str(tmp_path)).save("model")
     _, average = _continued(tmp_path, "model")
     assert average.num_updates == 0 and _averaged(average) == 5.0
     average.update(7)

@@ -17,6 +17,9 @@ def add_sparsercnn_config(cfg):
     Args:
         cfg (CfgNode): a config as returned by :func:`detectron2.config.get_cfg`.
     """
+    # Modules of one's own, such as ["mypackage.mymodule"], which are imported before all other keys
+    # are read: their classes register themselves, and `add_config(cfg)` in them adds their keys.
+    cfg.IMPORT = []
     _add_model_keys(cfg)
     _add_solver_keys(cfg)
     _add_data_and_test_keys(cfg)
@@ -127,6 +130,9 @@ def _add_model_keys(cfg):
     # Class weight of "no object" in the softmax loss; unused with the focal loss.
     cfg.MODEL.SparseRCNN.NO_OBJECT_WEIGHT = 0.1
 
+    # Factors on the class loss, one per class in their order, for those that are rare; (): all 1.
+    cfg.MODEL.SparseRCNN.CLASS_WEIGHTS = ()
+
     # Sigmoid focal loss; False: softmax cross-entropy with a "no object" class.
     cfg.MODEL.SparseRCNN.USE_FOCAL = True
     cfg.MODEL.SparseRCNN.ALPHA = 0.25
@@ -173,6 +179,10 @@ def _add_model_keys(cfg):
     cfg.MODEL.ACTIVATION_CHECKPOINT.BACKBONE = False  # block by block
     cfg.MODEL.ACTIVATION_CHECKPOINT.HEAD = False  # stage by stage
 
+    # Names of weights or modules that training leaves as they are, batch norms with their
+    # statistics; "*" stands for anything: ("backbone.bottom_up", "head.head_series.0").
+    cfg.MODEL.FREEZE = ()
+
     # Weights of convolutions with the channels last in memory, and so the maps that they compute.
     # Values, names and results stay the same, up to rounding.
     cfg.MODEL.CHANNELS_LAST = True
@@ -187,6 +197,8 @@ def _add_solver_keys(cfg):
     cfg.SOLVER.POLY_LR_POWER = 0.9
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0  # lower bound of the rate, as a fraction of BASE_LR
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # learning rate of the backbone over BASE_LR
+    # Factor on the learning rate of weights that MODEL.WEIGHTS does not have, wholly or in part.
+    cfg.SOLVER.NEW_LAYERS_MULTIPLIER = 1.0
     # True: no weight decay on norms and biases, as is usual with transformers, because decay pulls
     # a norm's scale, which starts at 1, towards 0. The original Sparse R-CNN and the published
     # attention FPNs decay all parameters.
@@ -208,6 +220,8 @@ def _add_solver_keys(cfg):
     cfg.SOLVER.CHECKPOINT_EPOCHS = None  # sets CHECKPOINT_PERIOD
     cfg.SOLVER.STEP_FRACTIONS = None  # sets STEPS: (0.8, 0.95)
     cfg.SOLVER.WARMUP_FRACTION = None  # sets WARMUP_ITERS: 0.05
+    # Stop after so many evaluations in a row without a better TEST.BEST_METRIC; 0: never.
+    cfg.SOLVER.PATIENCE = 0
     # Exponential moving average of the weights. Each evaluation is of the average and, with "_raw"
     # behind its tasks, of the weights themselves; checkpoints hold the average as their model.
     cfg.SOLVER.EMA = CN()

@@ -6,10 +6,11 @@ import math
 import os
 
 from detectron2.engine import HookBase
+from detectron2.utils import comm
 
 from ..files import write_atomically
 
-__all__ = ["BestCheckpointer"]
+__all__ = ["BestCheckpointer", "EarlyStopping", "StopTraining"]
 
 _FILE_NAME = "model_best"  # without extension
 
@@ -28,7 +29,7 @@ class BestCheckpointer(HookBase):
         """
         Args:
             period (int): period of the `EvalHook`, in iterations; 0: it runs only at the end.
-            checkpointer (AveragingCheckpointer): writes ``model_best.pth``; ``model_best.json``
+            checkpointer (TrainingCheckpointer): writes ``model_best.pth``; ``model_best.json``
                 beside it holds the metric's name, its value and the iteration.
             metric (str): "TASK/METRIC".
             aliases (sequence[str]): other names of the metric, tried if `metric` is missing.
@@ -43,6 +44,7 @@ class BestCheckpointer(HookBase):
         self.raw_names = tuple(raw_names)
         self.lower_is_better = lower_is_better
         self.best = None
+        self.best_iter = None
 
     @property
     def record_file(self):
@@ -55,7 +57,7 @@ class BestCheckpointer(HookBase):
             with open(self.record_file) as file:
                 record = json.load(file)
             if record["metric"] == self.metric:
-                self.best = record["value"]
+                self.best, self.best_iter = record["value"], record["iteration"]
 
     def after_step(self):
         next_iter = self.trainer.iter + 1
@@ -90,8 +92,8 @@ class BestCheckpointer(HookBase):
             return
         self.checkpointer.save(_FILE_NAME, tag_last=False, **options)
         self.best = value
-        iteration = min(self.trainer.iter, self.trainer.max_iter - 1)
-        record = {"metric": self.metric, "value": value, "iteration": iteration}
+        self.best_iter = min(self.trainer.iter, self.trainer.max_iter - 1)
+        record = {"metric": self.metric, "value": value, "iteration": self.best_iter}
         with write_atomically(self.record_file, "w") as file:
             json.dump(record, file)
         logger.info(f"{self.metric}{which} is {value:.4f}, the best so far; saved as {_FILE_NAME}.")
@@ -100,3 +102,64 @@ class BestCheckpointer(HookBase):
         if not math.isfinite(value) or than is None or not math.isfinite(than):
             return math.isfinite(value)
         return value < than if self.lower_is_better else value > than
+
+
+class StopTraining(BaseException):
+    """Ends a training as if it had come to its last iteration.
+
+    Not an Exception: detectron2 logs these as failures.
+    """
+
+
+class EarlyStopping(HookBase):
+    """Stop when the last evaluations brought nothing better.
+
+    How many they are follows from the iteration of the best one, which :class:`BestCheckpointer`
+    remembers, so that a resumed run stops where it would have stopped. A run that was stopped stays
+    stopped on ``--resume``, unless it is given more patience. Register it on all processes, after
+    that hook.
+    """
+
+    def __init__(self, patience, period, best):
+        """
+        Args:
+            patience (int): number of evaluations, above 0.
+            period (int): period of the evaluations, in iterations, above 0.
+            best (BestCheckpointer): None except on the main process.
+        """
+        self.patience = patience
+        self.period = period
+        self.best = best
+        self.stopped = False
+
+    def before_train(self):
+        if self.stopped:
+            self.stopped = False
+            self._stop_if_stale(self.trainer.start_iter - 1)
+
+    def after_step(self):
+        next_iter = self.trainer.iter + 1
+        if next_iter % self.period == 0 and next_iter != self.trainer.max_iter:
+            self._stop_if_stale(self.trainer.iter)
+
+    def state_dict(self):
+        return {"stopped": self.stopped}
+
+    def load_state_dict(self, state_dict):
+        self.stopped = state_dict["stopped"]
+
+    def _stop_if_stale(self, iteration):
+        best = self.best
+        is_stale = best is not None and best.best_iter is not None
+        is_stale = is_stale and iteration - best.best_iter >= self.patience * self.period
+        if not comm.all_gather(is_stale)[0]:  # of the main process
+            return
+        if best is not None:
+            logging.getLogger(__name__).info(
+                f"Stopping after {iteration + 1} iterations: none of the last {self.patience} "
+                f"evaluations was better than {best.metric} {best.best:.4f} after "
+                f"{best.best_iter + 1}, saved as {_FILE_NAME} (SOLVER.PATIENCE)."
+            )
+        self.stopped = True
+        self.trainer.max_iter = iteration + 1  # for what comes after the last iteration
+        raise StopTraining

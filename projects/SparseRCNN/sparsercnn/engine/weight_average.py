@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, and checkpoints that hold it."""
+"""An exponential moving average of the weights."""
 
 import contextlib
 import logging
@@ -7,11 +7,8 @@ import torch
 from detectron2.config import configurable
 
 from ..errors import CheckpointError, ConfigError, abbreviate
-from .checkpoint import SafeCheckpointer
 
-__all__ = ["AveragingCheckpointer", "WeightAverage"]
-
-_PART = "ema"  # of a checkpoint
+__all__ = ["WeightAverage"]
 
 
 class WeightAverage:
@@ -152,51 +149,6 @@ class WeightAverage:
 
     def _named_weights(self):
         return zip(self._names, self._weights, strict=True)
-
-
-class AveragingCheckpointer(SafeCheckpointer):
-    """A :class:`SafeCheckpointer` whose files hold the averaged weights as "model".
-
-    Whatever reads a checkpoint (evaluation, demo, export, a training that starts from it, other
-    programs) thus uses the average. The part "ema" has what else a resumed training needs: the
-    weights as the optimizer left them.
-    """
-
-    def __init__(self, model, save_dir="", *, average=None, **options):
-        """
-        Args:
-            model, save_dir: see :class:`SafeCheckpointer`.
-            average (WeightAverage): None: there is none, and the model's own weights are saved.
-            options: see :class:`SafeCheckpointer`.
-        """
-        checkpointable = {} if average is None else {_PART: average}
-        super().__init__(model, save_dir, **options, **checkpointable)
-        self.average = average
-
-    def save(self, name, *, raw=False, **kwargs):
-        """:meth:`SafeCheckpointer.save`; `raw`: the model's own weights are the file's "model"."""
-        if not self.save_dir or not self.save_to_disk:
-            return
-        average = self.average is not None and not raw
-        with self.average.applied() if average else contextlib.nullcontext():
-            super().save(name, **kwargs)
-
-    def load(self, path, checkpointables=None):
-        """:meth:`SafeCheckpointer.load`; a run that was averaged and is resumed without goes on
-        with the weights as the optimizer left them."""
-        rest = super().load(path, checkpointables)
-        part = rest.get(_PART)
-        if checkpointables is None and self.average is None and part and part["num_updates"]:
-            self.logger.warning(
-                f"{path} has an average of the weights, which this run does not continue: "
-                "SOLVER.EMA.ENABLED is False."
-            )
-            if part["holds"] == "raw":
-                weights = self.model.state_dict()
-                with torch.no_grad():
-                    for name, value in part["weights"].items():
-                        weights[name].copy_(value)
-        return rest
 
 
 def _changes(value):
