@@ -76,8 +76,8 @@ MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION | 0 | from 1
 MODEL.ROI_BOX_HEAD.POOLER_TYPE | Align | ROIAlignV2
 MODEL.ROI_HEADS.IOU_THRESHOLDS | (0.5, 0.4) | must ascend
 MODEL.RPN.IOU_LABELS | (0, 1) | have one label more
-MODEL.DEVICE | gpu | must be cpu, cuda
-MODEL.DEVICE | cuda:x | must be cpu, cuda
+MODEL.DEVICE | gpu | must be auto, cpu, cuda
+MODEL.DEVICE | cuda:x | must be auto, cpu, cuda
 MODEL.WEIGHTS | 'a\\nb' | on one line
 MODEL.PIXEL_MEAN | (1.0, 2.0) | has 2 values for the 3 channels
 MODEL.PIXEL_STD | (1.0, 0.0, 1.0) | above 0

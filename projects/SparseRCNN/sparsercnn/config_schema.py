@@ -17,6 +17,7 @@ from .config_values import (
     Registered,
     Sequence,
     Text,
+    Unset,
     Whole,
 )
 
@@ -51,6 +52,7 @@ DROPOUT = Number(0, below=1)
 CLASSES = Whole(1, 100_000)
 LENGTH = Either(Whole(0), Number(0))  # whole pixels stay whole
 NAMES = Sequence(Text())
+OPTIONAL_EPOCHS = Either(Unset(), POSITIVE)
 NORM = Choice(
     *("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
 )
@@ -109,6 +111,12 @@ TABLE = {
             0.1,
             WEIGHT,
             'class weight of "no object" in the softmax loss; unused with the focal loss',
+        ),
+        "MODEL.SparseRCNN.CLASS_WEIGHTS": OWN(
+            (),
+            Sequence(WEIGHT, 0, 100_000),
+            "factors on the class loss, one per class in their order, for those that are rare; (): "
+            "all 1",
         ),
         "MODEL.SparseRCNN.USE_FOCAL": OWN(
             True,
@@ -221,7 +229,9 @@ TABLE = {
         "MODEL.META_ARCHITECTURE": THEIRS(
             Registered("META_ARCH"), "SparseRCNN, GeneralizedRCNN (cascade), SemanticSegmentor"
         ),
-        "MODEL.DEVICE": THEIRS(Device(), "where the model runs"),
+        "MODEL.DEVICE": THEIRS(
+            Device(), "where the model runs; auto: on a GPU if there is one, otherwise on the CPU"
+        ),
         "MODEL.WEIGHTS": THEIRS(
             Text(),
             "the checkpoint to start from or to evaluate, also the folder of a run; '': none",
@@ -234,6 +244,12 @@ TABLE = {
         ),
         "MODEL.PIXEL_STD": THEIRS(
             Sequence(Number(above=0), 1, 16), "then each channel is divided by it"
+        ),
+        "MODEL.FREEZE": OWN(
+            (),
+            NAMES,
+            "names of weights or modules that training leaves as they are, batch norms with their "
+            'statistics; "*" stands for anything: ("backbone.bottom_up", "head.head_series.0")',
         ),
         "MODEL.CHANNELS_LAST": OWN(
             True,
@@ -527,6 +543,12 @@ TABLE = {
         "SOLVER.BACKBONE_MULTIPLIER": OWN(
             1.0, WEIGHT, "learning rate of the backbone over BASE_LR"
         ),
+        "SOLVER.NEW_LAYERS_MULTIPLIER": OWN(
+            1.0,
+            WEIGHT,
+            "factor on the learning rate of weights that MODEL.WEIGHTS does not have, wholly or in "
+            "part",
+        ),
         "SOLVER.MOMENTUM": THEIRS(Number(0, below=1), "of SGD"),
         "SOLVER.NESTEROV": THEIRS(FLAG, "of SGD, with a momentum"),
         "SOLVER.ADAM_BETAS": OWN((0.9, 0.999), Sequence(Number(0, below=1), 2, 2), "β of AdamW"),
@@ -543,9 +565,20 @@ TABLE = {
             Choice("WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR"), "learning-rate schedule"
         ),
         "SOLVER.MAX_ITER": THEIRS(ITERATIONS, "iterations"),
+        "SOLVER.EPOCHS": OWN(
+            None,
+            OPTIONAL_EPOCHS,
+            "length in epochs of DATASETS.TRAIN, without the images that are left out; sets "
+            "MAX_ITER and, in proportion, STEPS",
+        ),
         "SOLVER.STEPS": THEIRS(
             Sequence(ITERATIONS_OR_NONE),
             "of WarmupMultiStepLR: iterations, ascending, at which the rate is multiplied by GAMMA",
+        ),
+        "SOLVER.STEP_FRACTIONS": OWN(
+            None,
+            Either(Unset(), Sequence(Number(above=0, below=1))),
+            "sets STEPS, as fractions of the schedule: (0.8, 0.95)",
         ),
         "SOLVER.GAMMA": THEIRS(Number(above=0, high=1), "see STEPS"),
         "SOLVER.BASE_LR_END": OWN(
@@ -563,6 +596,11 @@ TABLE = {
             0.0, SHARE, "lower bound of that rate, as a fraction of BASE_LR"
         ),
         "SOLVER.WARMUP_ITERS": THEIRS(ITERATIONS_OR_NONE, "of the warm-up"),
+        "SOLVER.WARMUP_FRACTION": OWN(
+            None,
+            Either(Unset(), Number(0, below=1)),
+            "sets WARMUP_ITERS, as a fraction of the schedule: 0.05",
+        ),
         "SOLVER.WARMUP_FACTOR": THEIRS(SHARE, "rate at its start, as a fraction"),
         "SOLVER.WARMUP_METHOD": THEIRS(Choice("linear", "constant"), "its course"),
         "SOLVER.IMS_PER_BATCH": THEIRS(
@@ -608,11 +646,33 @@ TABLE = {
             "skip an iteration with a non-finite loss, with a warning. False: stop with a report",
         ),
         "SOLVER.CHECKPOINT_PERIOD": THEIRS(ITERATIONS, "iterations between checkpoints"),
+        "SOLVER.CHECKPOINT_EPOCHS": OWN(None, OPTIONAL_EPOCHS, "sets CHECKPOINT_PERIOD, in epochs"),
+        "SOLVER.PATIENCE": OWN(
+            0,
+            COUNT_OR_NONE,
+            "stop after so many evaluations in a row without a better TEST.BEST_METRIC; 0: never",
+        ),
+        "SOLVER.EMA.ENABLED": OWN(
+            False,
+            FLAG,
+            "exponential moving average of the weights. Each evaluation is of the average and, "
+            'with "_raw" behind its tasks, of the weights themselves; checkpoints hold the average '
+            "as their model",
+        ),
+        "SOLVER.EMA.DECAY": OWN(
+            0.9998,
+            Number(0, below=1),
+            "the decay is min(DECAY, (1 + t) / (WARMUP + t)) at update t: until it reaches DECAY, "
+            "the average spans about 1 / WARMUP of the updates so far",
+        ),
+        "SOLVER.EMA.WARMUP": OWN(10.0, Number(1), "see DECAY; 1: DECAY from the start"),
+        "SOLVER.EMA.START_ITER": OWN(0, ITERATIONS_OR_NONE, "the first iteration that counts"),
     },
     "Evaluation": {
         "TEST.EVAL_PERIOD": THEIRS(
             ITERATIONS_OR_NONE, "iterations between evaluations; 0: at the end only"
         ),
+        "TEST.EVAL_EPOCHS": OWN(None, OPTIONAL_EPOCHS, "sets EVAL_PERIOD, in epochs"),
         "TEST.EXPECTED_RESULTS": THEIRS(
             Sequence(Sequence(Anything(), 4, 4)),
             "[task, metric, value, tolerance] that --eval-only verifies",
@@ -710,6 +770,13 @@ TABLE = {
         "TEST.PRECISE_BN.NUM_ITER": THEIRS(ITERATIONS, "batches for them"),
     },
     "The run": {
+        "IMPORT": OWN(
+            [],
+            NAMES,
+            'modules of one\'s own, such as ["mypackage.mymodule"], which are imported before all '
+            "other keys are read: their classes register themselves, and `add_config(cfg)` in them "
+            "adds their keys",
+        ),
         "OUTPUT_DIR": THEIRS(Text(), "folder of checkpoints, logs and results"),
         "SEED": THEIRS(
             Whole(-1, 2**31 - 1), "of all random numbers; -1: a run differs from the next"

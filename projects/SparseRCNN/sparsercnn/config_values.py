@@ -13,6 +13,7 @@ __all__ = [
     "Registered",
     "Sequence",
     "Text",
+    "Unset",
     "Whole",
     "as_text",
 ]
@@ -177,12 +178,14 @@ class Registered(_Values):
 class Device(_Values):
     """The name of a device, as torch has it."""
 
-    allowed = "cpu, cuda, or one GPU such as cuda:0"
+    allowed = "auto, cpu, cuda, or one GPU such as cuda:0"
     type = "str"
 
     def accepts(self, value):
         import torch  # the table is read without it, too
 
+        if value == "auto":
+            return True
         try:
             return isinstance(value, str) and bool(torch.device(value).type)
         except RuntimeError:
@@ -198,6 +201,17 @@ class Anything(_Values):
 
     def accepts(self, value):
         return True
+
+
+@dataclass(frozen=True)
+class Unset(_Values):
+    """No value."""
+
+    allowed = "None"
+    type = "None"
+
+    def accepts(self, value):
+        return value is None
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,9 @@ def _run(args):
     from ..sweep.results import format_status
 
     resources = {name: getattr(args, name, None) for name in _RESOURCES}
-    sweep = load_sweep(args.file, args.opts, args.output, args.variants, **resources)
+    # The trainings are programs of their own.
+    opts = [*args.opts, "IMPORT", repr(args.imports)] if args.imports else args.opts
+    sweep = load_sweep(args.file, opts, args.output, args.variants, **resources)
     if args.command == "run":
         if args.dry_run:
             print(dry_run(sweep))

@@ -33,6 +33,7 @@ _RESNETS = (
 )
 # Key of MODEL -> another key of MODEL, and the value of that one with which the first is read.
 _READ_WITH = {
+    "SparseRCNN.CLASS_WEIGHTS": ("META_ARCHITECTURE", "SparseRCNN"),
     "FPN.AGGREGATION": ("BACKBONE.NAME", _ATTENTION_FPN),
     "RESNETS.RES5_ATTENTION": ("BACKBONE.NAME", _ATTENTION_FPN),
     "RESNETS.RES4_DILATION": ("BACKBONE.NAME", _DILATED),
@@ -98,7 +99,7 @@ def check_gpus(cfg, num_gpus):
     """
     if num_gpus == 0:
         return
-    if not cfg.MODEL.DEVICE.startswith("cuda"):
+    if not cfg.MODEL.DEVICE.startswith(("cuda", "auto")):
         raise ConfigError(
             f"it gets {num_gpus} GPUs, and MODEL.DEVICE is {cfg.MODEL.DEVICE}. For GPUs: --opts "
             "MODEL.DEVICE cuda. For the CPU: --gpus 0."
@@ -218,8 +219,10 @@ def _check_heads(model):
 
 def _check_solver(cfg):
     solver = cfg.SOLVER
-    if any(later < earlier for earlier, later in itertools.pairwise(solver.STEPS)):
-        raise ConfigError(f"SOLVER.STEPS is {as_text(tuple(solver.STEPS))}; it must ascend.")
+    for name in ("STEPS", "STEP_FRACTIONS"):
+        steps = solver[name] or ()
+        if any(later < earlier for earlier, later in itertools.pairwise(steps)):
+            raise ConfigError(f"SOLVER.{name} is {as_text(tuple(steps))}; it must ascend.")
     if solver.NESTEROV and solver.OPTIMIZER.upper() == "SGD" and solver.MOMENTUM == 0:
         raise ConfigError("SOLVER.NESTEROV True needs a momentum; set SOLVER.MOMENTUM, say to 0.9.")
     if solver.LR_SCHEDULER_NAME == "WarmupCosineLR" and solver.BASE_LR_END > solver.BASE_LR:
@@ -242,7 +245,9 @@ def _check_test(cfg, defaults):
             "TEST.COCO_EVAL is faster_coco_eval, which is not installed: pip install "
             "faster-coco-eval, or set it to auto."
         )
-    check_optimization(cfg.TEST.OPTIMIZE, cfg.TEST.DTYPE, cfg.MODEL.DEVICE)
+    device = cfg.MODEL.DEVICE
+    # Another machine will choose, see load_config.
+    check_optimization(cfg.TEST.OPTIMIZE, cfg.TEST.DTYPE, "cuda" if device == "auto" else device)
     if cfg.TEST.AUG.ENABLED:
         require_augmentable(cfg)
         check_scale_ranges(cfg)

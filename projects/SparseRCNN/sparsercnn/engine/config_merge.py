@@ -14,6 +14,7 @@ from ..config_schema import rows
 from ..config_values import as_text
 from ..errors import ConfigError, abbreviate
 from ..yaml_files import parse_yaml, read_yaml
+from .imports import add_imported_keys
 from .overrides import convert
 
 __all__ = ["merge_file", "merge_opts", "merge_text"]
@@ -38,9 +39,17 @@ def merge_file(cfg, config_file, allow_unsafe):
     """
     if not config_file:
         raise ConfigError("No config file was given; use --config-file FILE.")
+    if str(config_file).endswith(".py"):
+        raise ConfigError(
+            f"{config_file} is a LazyConfig, a Python program, and is refused: a config here is "
+            "data, which can be checked, overridden by key and kept in checkpoints without running "
+            "code. Write its settings in YAML; code of your own belongs in a module that the key "
+            "IMPORT names (docs/own_models.md)."
+        )
     config_file = find_config(config_file)
     content = _read_with_bases(config_file, allow_unsafe)
     try:
+        add_imported_keys(cfg, content.get("IMPORT", ()))
         _merge_content(cfg, content, config_file)
     except (KeyError, ValueError, AssertionError, AttributeError) as error:
         raise ConfigError(f"{config_file}: {_explain(cfg, error)}") from error
@@ -147,6 +156,7 @@ def merge_text(cfg, text, source):
         if not isinstance(content, dict):
             raise ValueError("it is not a mapping of keys to values")
         _require_mapping_of_text(content)
+        add_imported_keys(cfg, content.get("IMPORT", ()), source)
         unknown = list(_take_unknown(content, cfg))
         if unknown:
             logging.getLogger(__name__).info(f"Left out of the config: {abbreviate(unknown)}.")

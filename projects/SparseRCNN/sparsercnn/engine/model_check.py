@@ -83,6 +83,8 @@ def _batch(cfg, num_images):
 
 def _memory(device):
     """Bytes of a device's memory; infinite if it cannot be known."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_properties(device).total_memory
