@@ -53,6 +53,6 @@ setup(
         ],
         # Its routes and checks are restricted by name (sparsercnn/serve/guard.py).
         "web": ["gradio>=6.31,<7", "fastapi", "uvicorn"],
-        "dev": ["sparsercnn[fast-eval,sweep]", "pytest", "ruff", "pre-commit", "POT"],
+        "dev": ["sparsercnn[fast-eval,sweep]", "pytest", "hypothesis", "ruff", "pre-commit", "POT"],
     },
 )

@@ -1,6 +1,8 @@
+import pickle
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from sparsercnn.errors import (
     CheckpointError,
@@ -9,6 +11,7 @@ from sparsercnn.errors import (
     DataError,
     ImageError,
     MediaError,
+    MissingFileError,
     NonFiniteError,
     SweepError,
     UserError,
@@ -80,3 +83,45 @@ def test_abbreviation_worked_by_hand():
     assert abbreviate([1, 2, 3, 4, 5, 6]) == "1, 2, 3, 4, 5, and 1 more"
     assert abbreviate(("a", "b", "c"), limit=1) == "a, and 2 more"
     assert abbreviate("abc", limit=2, separator="; ") == "a; b; and 1 more"
+
+
+class _Fails(torch.utils.data.Dataset):
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        try:
+            raise KeyError("of the cause")
+        except KeyError as cause:
+            raise self.error from cause
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("x.png: mend it"),
+        DataError("x.png: two lines\n  one\nMend it."),
+        ImageError("x.png: mend it"),
+        MissingFileError("x.png: Caught DataError in a trap"),
+        CheckpointError("x.pth: mend it"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_loading_process_does_not_change_the_message(error):
+    loader = torch.utils.data.DataLoader(_Fails(error), num_workers=1)
+    with pytest.raises(type(error)) as raised:
+        next(iter(loader))
+    assert type(raised.value) is type(error)
+    assert str(raised.value) == str(error) and raised.value.args == (str(error),)
+    assert "of the cause" in str(raised.value.__cause__), "the traceback is kept"
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(error)
+
+
+def test_a_missing_file_can_be_caught_in_two_ways():
+    error = MissingFileError("x.json is missing")
+    assert isinstance(error, DataError) and isinstance(error, FileNotFoundError)
+    assert str(error) == "x.json is missing"
+    assert repr(pickle.loads(pickle.dumps(error))) == repr(error)

@@ -118,7 +118,7 @@ def test_masks_are_asked_for_when_needed(loaded):
 def test_masks_by_run_length_need_their_format(loaded):
     def change(content):
         for annotation in content["annotations"]:
-            annotation["segmentation"] = {"size": [10, 10], "counts": [12, 5, 83]}
+            annotation["segmentation"] = {"size": [10, 20], "counts": [12, 5, 183]}
 
     records, name = loaded(change)
     assert leave_out_invalid(records, name, mask_format="bitmask")[1] == 0

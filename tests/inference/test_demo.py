@@ -180,3 +180,55 @@ def test_a_segmentor_writes_an_overlay_and_a_label_map(danet_cfg, tmp_path, flip
     np.testing.assert_array_equal(labels, segmentation.labels)
     results = json.loads((out / "detections.json").read_text())
     assert results == segmentation.to_dict() and results[0]["file_name"] == str(path)
+
+
+def test_pictures_of_extreme_shapes_are_drawn_or_reported(files, tmp_path, capsys, demo):
+    """Neither resizing, nor the model, nor drawing ends the run."""
+    os.makedirs(tmp_path / "in")
+    sizes = {"a.png": (60_000, 1), "b.png": (1, 60_000), "c.png": (70_000, 90), "d.png": (1, 1)}
+    sizes["e.png"] = (20_000, 90)  # enlarged by 4, it could not be drawn
+    for name, size in sizes.items():
+        Image.new("RGB", size).save(tmp_path / "in" / name)
+    arguments = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    assert run_demo(demo, files, *arguments) == 1
+    error = capsys.readouterr().err
+    for name in ("a.png", "b.png"):
+        assert f"in/{name}: An image of" in error
+    assert "in/c.png: A picture of 70000 x 90 pixels cannot be drawn" in error
+    assert "3 of 5 images could not be read" in error
+    assert sorted(os.listdir(tmp_path / "out")) == ["d.png", "detections.json", "e.png"]
+    assert Image.open(tmp_path / "out/e.png").size == (3 * 20_000, 3 * 90)
+
+
+def test_nothing_is_written_among_the_inputs(demo, files, write_picture, tmp_path, capsys):
+    path = write_picture("in/x.png")
+    others = {"in/x-2.png": b"of the user", "in/detections.json": b"{}"}
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    write_picture("in/predicted_labels/y.png")
+    labels = str(tmp_path / "in/predicted_labels/*.png")
+    before = sorted(tmp_path.rglob("in/**"))
+    for inputs, output in ((path, "in"), (path, "link"), (path, "in/../in/"), (labels, "in")):
+        arguments = ["--input", inputs, "--output", str(tmp_path / output)]
+        assert run_demo(demo, files, *arguments) == 2
+        error = capsys.readouterr().err
+        assert "is the folder of the input" in error and "Give another folder" in error
+    assert run_demo(demo, files, "--video-input", path, "--output", str(tmp_path / "in")) == 2
+    assert "is the folder of the input" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("in/**")) == before
+    assert all((tmp_path / name).read_bytes() == content for name, content in others.items())
+    # A folder inside that of the inputs is another one.
+    arguments = ["--input", path, "--output", str(tmp_path / "in/drawn")]
+    assert run_demo(demo, files, *arguments) == 0
+
+
+def test_postscript_and_a_pipe_are_reported(demo, files, write_picture, tmp_path, capsys):
+    write_picture("in/a.png")
+    (tmp_path / "in/b.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 10\n")
+    os.mkfifo(tmp_path / "in/pipe")
+    arguments = ["--input", str(tmp_path / "in"), str(tmp_path / "in/pipe")]
+    assert run_demo(demo, files, *arguments, "--output", str(tmp_path / "out")) == 1
+    error = capsys.readouterr().err
+    assert f"Cannot read {tmp_path}/in/b.png: it is damaged, or in none of the formats" in error
+    assert f"Cannot read {tmp_path}/in/pipe: it is a pipe" in error

@@ -189,7 +189,7 @@ def test_the_threshold_of_a_call_leaves_out_what_is_below(predictor, picture):
         (torch.zeros(3, 8, 8, dtype=torch.uint8), "cannot be a Tensor"),
         (None, "cannot be a NoneType"),
         ("nowhere.png", "Cannot read nowhere.png: .*No such file"),
-        (Path("/"), "Cannot read /: .*directory"),
+        (Path("/"), "Cannot read /: .*folder"),
         ([np.zeros((8, 8, 3), np.uint8), "gone.jpg"], "Cannot read gone.jpg"),
     ],
 )

@@ -16,6 +16,7 @@ __all__ = [
     "ExportError",
     "ImageError",
     "MediaError",
+    "MissingFileError",
     "NonFiniteError",
     "SweepError",
     "UserError",
@@ -45,7 +46,31 @@ _RAISED = re.compile(r"^([\w.]+): ", re.MULTILINE)
 
 
 class UserError(ValueError):
-    """An error that a user can correct; the message names file, key or value and the remedy."""
+    """An error that a user can correct; the message names file, key or value and the remedy.
+
+    A loading process hands an exception to the main process as its type and a text with its whole
+    traceback, from which PyTorch makes another exception of that type. This one takes its message
+    out of the text, so that it reads as it was raised; the text is kept as its cause.
+    """
+
+    def __init__(self, message="", *args):
+        text = str(message)
+        original = _raised_in_worker(type(self), text)
+        super().__init__(message if original is None else original, *args)
+        if original is not None:
+            self.__cause__ = RuntimeError(text)
+
+
+_IN_WORKER = re.compile(r"Caught \w+ in \w+ worker process \d+\.\nOriginal Traceback ")
+
+
+def _raised_in_worker(kind, text):
+    """The message of an exception of type `kind` in PyTorch's account of it; None: it is none."""
+    if not _IN_WORKER.match(text):
+        return None
+    # The last of a chain of exceptions is the one that was raised.
+    _, found, message = text.rpartition(f"\n{kind.__module__}.{kind.__qualname__}: ")
+    return message.rstrip("\n") if found else None
 
 
 class ConfigError(UserError):
@@ -58,6 +83,10 @@ class SweepError(ConfigError):
 
 class DataError(UserError):
     """A data set that cannot be used."""
+
+
+class MissingFileError(DataError, FileNotFoundError):
+    """A file or folder of a data set that does not exist."""
 
 
 class CheckpointError(UserError):

@@ -1,12 +1,48 @@
-"""Atomic writing of files, and locks on them."""
+"""Reading of regular files alone, atomic writing, and locks."""
 
 import contextlib
 import fcntl
 import json
 import os
+import stat
 import uuid
+from shutil import SpecialFileError
 
-__all__ = ["try_lock", "wait_for_lock", "write_atomically", "write_json"]
+__all__ = ["open_regular", "try_lock", "wait_for_lock", "write_atomically", "write_json"]
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def open_regular(path):
+    """Open a file for reading bytes, if it is one: a pipe would wait for somebody who writes, and
+    a device may never end.
+
+    Args:
+        path (str | Path): a local file, or a link to one.
+
+    Returns:
+        file: open.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file (:class:`shutil.SpecialFileError`).
+    """
+    # Without O_NONBLOCK, opening a pipe waits already.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "no file")
+            raise SpecialFileError(f"it is {kind}, and only regular files are read")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 @contextlib.contextmanager

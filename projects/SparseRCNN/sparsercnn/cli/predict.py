@@ -17,7 +17,7 @@ examples:
       --output drawn --opts MODEL.WEIGHTS output/quickstart/model_final.pth
   demo.py --config-file cfg.yaml --video-input street.mp4 --output drawn --opts MODEL.WEIGHTS w.pth
 
-exit status: 0 on success, 1 if some files could not be read, 2 if nothing could be done.
+exit status: 0 on success, 1 if some pictures were skipped, 2 if nothing could be done.
 """
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ..errors import DataError, abbreviate
 from ..files import write_atomically
+from .files import read_text
 from .label_map import read_label_map
 
 __all__ = ["NUM_IMAGES", "count_images", "make_train_ids", "missing_files"]
@@ -138,8 +139,7 @@ def _make_one(image, from_polygons, overwrite):
 def _draw(path):
     """Draw the polygons in their order; later ones cover earlier ones."""
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+        content = json.loads(read_text(path))
         canvas = Image.new("L", (content["imgWidth"], content["imgHeight"]), _IGNORED)
         drawing = ImageDraw.Draw(canvas)
         for item in content["objects"]:
@@ -147,7 +147,9 @@ def _draw(path):
             if train_id is not None and not item.get("deleted"):
                 corners = [tuple(corner) for corner in item["polygon"]]
                 drawing.polygon(corners, fill=train_id)
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except DataError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path} is not an annotation of Cityscapes: {error!r}") from error
     return canvas
 

@@ -5,6 +5,8 @@ import logging
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..errors import DataError, abbreviate
+from .coco_records import coco_records
+from .files import read_text
 
 __all__ = [
     "check_num_classes",
@@ -64,10 +66,9 @@ def read_class_names(path):
         list[str]: the names.
 
     Raises:
-        DataError: the file has no names, or a name twice.
+        DataError: the file cannot be read, has no names, or a name twice.
     """
-    with open(path, encoding="utf-8") as file:
-        names = [line.strip() for line in file if line.strip()]
+    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not names or len(set(names)) < len(names):
         raise DataError(f"{path}: must have one class per line, each only once; it has {names}.")
     return names
@@ -118,8 +119,9 @@ def require_registered(dataset_name):
 def _classes(dataset_name, kind):
     require_registered(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
-    if metadata.get(kind) is None and metadata.get("json_file"):
-        DatasetCatalog.get(dataset_name)  # detectron2 reads such classes from the file
+    in_file = metadata.get(kind) is None and metadata.get("json_file")
+    if in_file and coco_records(dataset_name) is None:  # otherwise they are in the metadata now
+        DatasetCatalog.get(dataset_name)
     classes = metadata.get(kind)
     return None if classes is None else list(classes)
 

@@ -1,24 +1,26 @@
 """COCO files, read once: what is read of them is kept for later starts and other processes."""
 
+import codecs
 import hashlib
 import io
 import json
 import logging
 import os
+import stat
 from functools import lru_cache
 
 import numpy as np
 
 from ..errors import DataError
 from ..files import wait_for_lock, write_atomically
-from .coco import read_coco
 from .coco_index import DAMAGED, CocoIndex, build_index
 from .coco_scan import IRREGULAR, scan_coco
-from .files import cache_folder, cache_folders
+from .coco_schema import read_coco
+from .files import cache_folder, cache_folders, read_bytes
 
 __all__ = ["completed_copy", "open_coco"]
 
-_VERSION = 1  # of what is kept: increasing it makes every machine read its files again
+_VERSION = 2  # of what is kept: increasing it makes every machine read its files again
 _WORTH_KEEPING = 16 * 2**20  # bytes; smaller files are read in a moment
 
 
@@ -38,9 +40,15 @@ def open_coco(path):
         the memory of this process.
 
     Raises:
-        FileNotFoundError, DataError: see :func:`~sparsercnn.data.coco.read_coco`.
+        MissingFileError, DataError: see :func:`~sparsercnn.data.coco_schema.read_coco`.
     """
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        read_coco(path)  # it says what is wrong
+        raise
+    if not stat.S_ISREG(status.st_mode):
+        read_bytes(path)
     return _open(path, status.st_size, status.st_mtime_ns)
 
 
@@ -110,7 +118,7 @@ def _keep(path, base):
         raise DataError(f"{path} was changed while it was read. Start again.")
     with write_atomically(f"{base}.jsonl", shared=True) as lines:
         index = build_index(scan, lines)
-    if scan.defaults:
+    if scan.defaults or scan.marked:
         _write_text(f"{base}.json", scan.completed_text())
     index.save(f"{base}.npz")  # last: it stands for the others
 
@@ -123,13 +131,19 @@ def _in_memory(path):
 
 
 def _scan(path):
-    with open(path, "rb") as file:
-        text = file.read()
+    text = read_bytes(path)
+    marked = text.startswith(codecs.BOM_UTF8)
     try:
         text = text.decode("utf-8-sig")  # a TextIOWrapper takes five times as long
-        return scan_coco(text)
+        scan = scan_coco(text)
     except IRREGULAR:
-        return scan_coco(json.dumps(read_coco(path)))  # which mostly says what is wrong
+        text = json.dumps(read_coco(path))  # which mostly says what is wrong
+        try:
+            scan = scan_coco(text)
+        except IRREGULAR as error:
+            raise DataError(f"{path}: not in COCO's format: {error}. Correct the file.") from error
+    scan.marked = marked
+    return scan
 
 
 def _write_text(path, text):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..files import write_atomically
+from .coco_scan import BROKEN
 
 __all__ = ["DAMAGED", "CocoIndex", "build_index"]
 
@@ -19,9 +20,6 @@ DAMAGED = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile)
 class CocoIndex:
     """N images in the order of their ids, and their M annotations, sorted by image and, within an
     image, in the order of the file.
-
-    As in detectron2, annotations of images that the file lacks do not count, and neither do those
-    with polygons of which none has three points.
     """
 
     # Bytes: json of each image, and a line feed. {"file_name", "height", "width", "image_id",
@@ -31,12 +29,11 @@ class CocoIndex:
     counts: np.ndarray  # (N,) annotations of each image
     categories: np.ndarray  # (M,) index into header["category_ids"]
     crowds: np.ndarray  # (M,) of bool
-    kinds: np.ndarray  # (M,) NO_MASK, POLYGON or BITMASK of `coco_scan`
+    kinds: np.ndarray  # (M,) NO_MASK, POLYGON, BITMASK or BROKEN of `coco_scan`
     suspicious: np.ndarray  # (M,) of bool: boxes to look at with `box_problem`
     images: np.ndarray  # bytes: the lines without annotations, as a list in json
     # "categories": as in the file; "category_ids": those that annotations use; "complete": whether
-    # the file has all of "iscrowd" and "area"; "without_image", "without_polygon": how many
-    # annotations do not count
+    # the file has all of "iscrowd" and "area"; "marked": whether it begins with a byte-order mark
     header: dict
 
     def save(self, path):
@@ -76,10 +73,8 @@ def build_index(scan, lines):
     """
     images = sorted(scan.content["images"], key=lambda image: image["id"])
     place = {image["id"]: n for n, image in enumerate(images)}
-    of_image = np.array([place.get(x, -1) for x in scan.image_ids], np.int64)
-    kinds = np.array([-1 if kind is None else kind for kind in scan.kinds], np.int8)
+    of_image = np.array([place[x] for x in scan.image_ids], np.int64)
     order = np.argsort(of_image, kind="stable")
-    order = order[(of_image[order] >= 0) & (kinds[order] >= 0)]
     counts = np.bincount(of_image[order], minlength=len(images))
 
     numbers, first, ends, position = order.tolist(), 0, [], 0
@@ -96,6 +91,11 @@ def build_index(scan, lines):
     number_of = {category_id: n for n, category_id in enumerate(category_ids)}
     sizes = np.array([(image["width"], image["height"]) for image in images], np.float64)
     boxes = np.frombuffer(scan.boxes).reshape(-1, 4)
+    kinds = np.array(scan.kinds, np.int8)
+    for number, (height, width) in scan.rle_sizes.items():
+        image = images[of_image[number]]
+        if (image["width"], image["height"]) != (width, height):
+            kinds[number] = BROKEN
     return CocoIndex(
         lines=None,
         ends=np.array(ends),
@@ -109,8 +109,7 @@ def build_index(scan, lines):
             "categories": scan.content["categories"],
             "category_ids": category_ids,
             "complete": not scan.defaults,
-            "without_image": int((of_image < 0).sum()),
-            "without_polygon": int(((of_image >= 0) & (kinds < 0)).sum()),
+            "marked": scan.marked,
         },
     )
 

@@ -14,14 +14,15 @@ from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 from torch.utils.data import ConcatDataset, Dataset
 
-from ..errors import DataError
-from .coco import load_coco
+from ..errors import DataError, MissingFileError
 from .coco_cache import open_coco
-from .coco_scan import BITMASK, NO_MASK, segmentation_of
+from .coco_scan import BITMASK, BROKEN, NO_MASK
+from .segmentations import clean
 
-__all__ = ["CocoFile", "CocoRecords", "as_dataset", "coco_records"]
+__all__ = ["CocoFile", "CocoRecords", "as_dataset", "coco_records", "load_coco"]
 
 _KEYS = ("iscrowd", "bbox", "keypoints", "category_id")  # as in detectron2's load_coco_json
+_EXTRA_KEYS = ("id", "category_name")
 _SOURCE = "coco_records"  # key of an outline: the CocoRecords, and the number of its record
 
 
@@ -40,9 +41,23 @@ class CocoFile:
         return load_coco(self.name, self.json_file, self.image_root)
 
     def check(self):
-        """Raise FileNotFoundError with the remedy, if there is one."""
+        """Raise MissingFileError with the remedy, if there is one."""
         if self.if_missing and not os.path.exists(self.json_file):
-            raise FileNotFoundError(f"{self.json_file} is missing; {self.if_missing}.")
+            raise MissingFileError(f"{self.json_file} is missing; {self.if_missing}.")
+
+
+def load_coco(name, json_file, image_root):
+    """Records of an annotation file, for a data set whose metadata has its classes.
+
+    Args:
+        name (str): the registered data set.
+        json_file (str): annotation file.
+        image_root (str): folder of the images.
+
+    Returns:
+        list[dict]: see :class:`CocoRecords`, with the "id" of annotations.
+    """
+    return list(_of_entry(name, json_file, image_root))
 
 
 def coco_records(name):
@@ -52,55 +67,57 @@ def coco_records(name):
         name (str): a registered data set.
 
     Returns:
-        CocoRecords: equal to ``DatasetCatalog.get(name)``. None if the function in the catalog is
-        neither a :class:`CocoFile` nor that of detectron2's ``register_coco_instances``, as for
-        "coco_2017_train", or if the file is not one that :func:`read_coco` accepts.
+        CocoRecords: None if the function in the catalog is neither a :class:`CocoFile` nor that of
+        detectron2's ``register_coco_instances``, as for "coco_2017_train"; and for "minival" of
+        COCO 2014.
 
     Raises:
-        FileNotFoundError: the file does not exist.
+        DataError: see :func:`~sparsercnn.data.coco_schema.read_coco`; or detectron2 cannot read
+            the file for evaluation.
     """
     load = DatasetCatalog[name]
     if isinstance(load, CocoFile):
         load.check()
-        index = _open(load.original or load.json_file, may_be_incomplete=load.original)
-        indices = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
-        return index and CocoRecords(index, load.image_root, indices, ("id", "category_name"))
+        return _of_entry(name, load.original or load.json_file, load.image_root)
     if getattr(load, "__qualname__", "") != "register_coco_instances.<locals>.<lambda>":
         return None
     location = inspect.getclosurevars(load).nonlocals
-    index = _open(location["json_file"])
-    if index is None:
-        return None
+    path = location["json_file"]
+    if "minival" in os.path.basename(path):
+        return None  # of COCO 2014: some ids occur twice, for which detectron2 has an exception
+    index = _open(path)
+    if index.header["marked"]:
+        raise DataError(
+            f"{path} begins with a byte-order mark, which detectron2's evaluation cannot read. "
+            "Save it without, or name it by an entry coco:ANNOTATIONS.json@IMAGE_DIR."
+        )
     categories = sorted(index.header["categories"], key=lambda category: category["id"])
     indices = {category["id"]: n for n, category in enumerate(categories)}
-    if not set(index.header["category_ids"]) <= indices.keys():
-        return None  # detectron2 has an error for this
     metadata = MetadataCatalog.get(name)
     metadata.thing_classes = [category["name"] for category in categories]
     metadata.thing_dataset_id_to_contiguous_id = indices
     return CocoRecords(index, location["image_root"], indices)
 
 
-def _open(path, may_be_incomplete=False):
+def _of_entry(name, path, image_root):
+    indices = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
+    return CocoRecords(_open(path), image_root, indices, _EXTRA_KEYS)
+
+
+def _open(path):
     path = PathManager.get_local_path(path)
-    try:
-        index = open_coco(path)
-    except DataError:  # detectron2 has errors of its own, and requires less of some fields
-        return None
-    if not (may_be_incomplete or index.header["complete"]):
-        return None  # its lines have fields that the records lack
-    logger = logging.getLogger(__name__)
-    logger.info(f"{path}: {len(index.ends)} images, {len(index.categories)} annotations.")
-    for reason in ("image", "polygon"):
-        number = index.header[f"without_{reason}"]
-        if number:
-            logger.warning(f"{path}: {number} annotations without a valid {reason} are left out.")
+    index = open_coco(path)
+    logging.getLogger(__name__).info(
+        f"{path}: {len(index.ends)} images, {len(index.categories)} annotations."
+    )
     return index
 
 
 class CocoRecords(Dataset):
-    """Records as detectron2's ``load_coco_json`` gives them; they can be changed by whoever gets
-    them.
+    """Records in detectron2's format; they can be changed by whoever gets them.
+
+    They are those of ``load_coco_json``, except for what that leaves out with a warning: without a
+    polygon of three points, annotations keep their box. See :func:`segmentations.clean`.
     """
 
     def __init__(self, index, image_root, indices, extra_keys=()):
@@ -130,12 +147,12 @@ class CocoRecords(Dataset):
                 f"{file}, line {number + 1} is damaged: {error}. Delete the file and start again."
             ) from error
         record["file_name"] = os.path.join(self.image_root, record["file_name"])
-        objects = ((x, segmentation_of(x)) for x in record["annotations"])
-        record["annotations"] = [self._object(*x) for x in objects if x[1] is not None]
+        record["annotations"] = [self._object(x) for x in record["annotations"]]
         return record
 
-    def _object(self, annotation, segmentation):
+    def _object(self, annotation):
         result = {key: annotation[key] for key in self.keys if key in annotation}
+        segmentation = clean(annotation.get("segmentation"))
         if segmentation:
             result["segmentation"] = segmentation
         if annotation.get("keypoints"):  # detectron2 counts from the corner of pixels
@@ -183,7 +200,7 @@ class CocoRecords(Dataset):
         known = np.array([x in self.indices for x in index.header["category_ids"]], bool)
         suspicious = index.suspicious | ~known[index.categories]
         if mask_format:
-            suspicious |= index.kinds == NO_MASK
+            suspicious |= (index.kinds == NO_MASK) | (index.kinds == BROKEN)
         if mask_format == "polygon":
             suspicious |= (index.kinds == BITMASK) & ~index.crowds
         images = np.repeat(np.arange(len(self)), index.counts)

@@ -1,27 +1,20 @@
 """Reading of a COCO file annotation by annotation, so that its polygons are never all in memory."""
 
 import json
+import math
 import re
 from array import array
 from dataclasses import dataclass, field
 
-import pycocotools.mask
+from .coco_schema import default_area
+from .segmentations import form_problem, is_harmless, mask_problem
 
-__all__ = [
-    "BITMASK",
-    "IRREGULAR",
-    "NO_MASK",
-    "POLYGON",
-    "Scan",
-    "scan_coco",
-    "segmentation_of",
-]
+__all__ = ["BITMASK", "BROKEN", "IRREGULAR", "NO_MASK", "POLYGON", "Scan", "scan_coco"]
 
 IRREGULAR = (ValueError, LookupError, TypeError, RecursionError, OverflowError)
 """Errors of :func:`scan_coco`."""
 
-NO_MASK, POLYGON, BITMASK = range(3)  # kinds of segmentations
-_KIND = {list: POLYGON, dict: BITMASK}
+NO_MASK, POLYGON, BITMASK, BROKEN = range(4)  # kinds of segmentations
 
 _skip_space = re.compile(r"[ \t\n\r]*").match
 _decode = json.JSONDecoder().raw_decode
@@ -45,8 +38,10 @@ class Scan:
     category_ids: list = field(default_factory=list)
     boxes: array = field(default_factory=lambda: array("d"))  # x, y, width, height of each
     crowds: list = field(default_factory=list)  # whether "iscrowd" is set
-    kinds: list = field(default_factory=list)  # of segmentations; None: see segmentation_of
+    kinds: list = field(default_factory=list)  # of segmentations
+    rle_sizes: dict = field(default_factory=dict)  # number of the annotation -> (height, width)
     defaults: dict = field(default_factory=dict)  # number of the annotation -> missing fields
+    marked: bool = False  # whether the file begins with a byte-order mark, which `text` lacks
 
     def annotations(self, numbers):
         """Texts (list[str]) of the annotations with these numbers, with "iscrowd" and "area"."""
@@ -60,7 +55,9 @@ class Scan:
         ]
 
     def completed_text(self):
-        """The file with "iscrowd" and "area" in all annotations."""
+        """The file with "iscrowd" and "area" in all annotations, without a byte-order mark."""
+        if not self.starts:
+            return self.text
         annotations = ", ".join(self.annotations(range(len(self.starts))))
         return f"{self.text[: self.starts[0]]}{annotations}{self.text[self.ends[-1] :]}"
 
@@ -101,23 +98,6 @@ def scan_coco(text):
     return scan
 
 
-def segmentation_of(annotation):
-    """The segmentation as detectron2's ``load_coco_json`` gives it.
-
-    Returns:
-        list[list[float]] or dict: polygons of three points or more, or compressed RLE; False if
-        there is none; None if it has no valid polygon, which leaves out the annotation.
-    """
-    segmentation = annotation.get("segmentation")
-    if not segmentation:
-        return False
-    if isinstance(segmentation, dict):
-        if isinstance(segmentation["counts"], list):
-            return pycocotools.mask.frPyObjects(segmentation, *segmentation["size"])
-        return segmentation
-    return [x for x in segmentation if len(x) % 2 == 0 and len(x) >= 6] or None
-
-
 def _expect(character, text, at):
     """The position of what follows this character, without the space around it."""
     at = _skip_space(text, at).end()
@@ -148,38 +128,93 @@ def _scan_annotations(scan, at):
 
 
 def _add(scan, annotation):
-    box = [_number(x) for x in annotation["bbox"]]
-    if len(box) != 4 or _number(annotation.get("ignore", 0)):
+    number = len(scan.ids)
+    box = _numbers(annotation["bbox"])
+    crowd = _number(annotation.get("iscrowd", 0))
+    area = _number(annotation.get("area", 0))
+    if (
+        len(box) != 4
+        or type(area) not in _NUMBER
+        or crowd not in (0, 1)
+        or not math.isfinite(area)
+        or area < 0
+        or _number(annotation.get("ignore", 0))
+    ):
         raise ValueError("not an annotation of COCO's format")
+    if "keypoints" in annotation:
+        _check_keypoints(annotation["keypoints"])
     scan.ids.append(annotation["id"])
     scan.image_ids.append(annotation["image_id"])
     scan.category_ids.append(annotation["category_id"])
     scan.boxes.extend(box)
-    scan.crowds.append(_number(annotation.get("iscrowd", 0)) != 0)
-    segmentation = segmentation_of(annotation)
-    scan.kinds.append(NO_MASK if segmentation is False else _KIND.get(type(segmentation)))
+    scan.crowds.append(crowd != 0)
+    scan.kinds.append(_kind(scan, annotation.get("segmentation")))
     if "iscrowd" not in annotation or "area" not in annotation:
-        defaults = {"iscrowd": 0, "area": max(0, box[2] * box[3])}
+        defaults = {"iscrowd": 0, "area": default_area(box)}
         missing = {key: value for key, value in defaults.items() if key not in annotation}
-        scan.defaults[len(scan.ids) - 1] = missing
+        scan.defaults[number] = missing
 
 
 def _number(value):
     return float(value) if type(value) is bytes else value
 
 
+def _numbers(values):
+    numbers = [float(x) if type(x) is bytes else x for x in values]
+    if type(values) is not list or not _NUMBER.issuperset(map(type, numbers)):
+        raise TypeError("not a list of numbers")
+    return numbers
+
+
+def _check_keypoints(points):
+    if points is None:
+        return
+    if not all(map(math.isfinite, _numbers(points))) or len(points) % 3:
+        raise ValueError("not keypoints of COCO's format")
+
+
+def _kind(scan, segmentation):
+    """The kind of the segmentation of the annotation that is being added."""
+    if segmentation is None or segmentation == [] or segmentation == {}:
+        return NO_MASK
+    if type(segmentation) is list:
+        kind = BROKEN
+        for polygon in segmentation:
+            if not is_harmless(polygon):
+                break
+            if len(polygon) >= 6 and len(polygon) % 2 == 0:
+                kind = POLYGON
+        else:
+            return kind
+    # The rare others are read once more, with their numbers.
+    segmentation = _decode(scan.text, scan.starts[-1])[0]["segmentation"]
+    if form_problem(segmentation):
+        raise ValueError("not a segmentation of COCO's format")
+    if mask_problem(segmentation):
+        return BROKEN
+    if type(segmentation) is list:
+        return POLYGON
+    scan.rle_sizes[len(scan.ids) - 1] = tuple(segmentation["size"])
+    return BITMASK
+
+
 def _check(scan):
-    """That the fields have their types and ids are unique, without a loop over annotations."""
+    """What needs all entries of a section, without a loop over annotations."""
     images, categories = scan.content["images"], scan.content["categories"]
     of_images = {"id": _ID, "file_name": {str}, "height": _NUMBER, "width": _NUMBER}
-    columns = [([x[key] for x in images], types) for key, types in of_images.items()]
-    columns += [([x[key] for x in categories], types) for key, types in _OF_CATEGORIES.items()]
-    columns += [(x, _ID) for x in (scan.ids, scan.image_ids, scan.category_ids)]
-    if not images or not categories or any(not set(map(type, x)) <= types for x, types in columns):
+    columns = {key: [x[key] for x in images] for key in of_images}
+    names, numbers = ([x[key] for x in categories] for key in ("name", "id"))
+    types = [(columns[key], of_images[key]) for key in of_images]
+    types += [(names, {str}), (numbers, {int})]
+    types += [(x, _ID) for x in (scan.ids, scan.image_ids, scan.category_ids)]
+    if not images or not categories or any(not set(map(type, x)) <= y for x, y in types):
         raise TypeError("a field is of another type")
-    for ids in (columns[0][0], columns[len(of_images)][0], scan.ids):
+    if any(len(set(map(type, x))) > 1 for x in (columns["id"], scan.ids)):
+        raise TypeError("ids are of different types")
+    for ids in (columns["id"], numbers, names, scan.ids):
         if len(set(ids)) < len(ids):
-            raise ValueError("an id is used twice")
-
-
-_OF_CATEGORIES = {"id": {int}, "name": {str}}
+            raise ValueError("an id or a name is used twice")
+    if not set(columns["id"]).issuperset(scan.image_ids):
+        raise ValueError("there is no image with this id")
+    if not all(map(math.isfinite, columns["width"] + columns["height"])):
+        raise ValueError("a size is not finite")

@@ -3,12 +3,12 @@
 import json
 import os
 
-from PIL import Image
 from tqdm import tqdm
 
 from ..errors import DataError
+from ..image_files import UNREADABLE, open_image
 from .coco import add_image, add_object, new_annotations
-from .files import write_json
+from .files import read_text, write_json
 from .validation import box_problem
 
 __all__ = ["convert_crowdhuman", "missing_files"]
@@ -45,20 +45,18 @@ def convert_crowdhuman(root, split):
         dict[str, int]: counts of "images", "persons", "ignored" and "left out" boxes.
 
     Raises:
-        DataError: a line is malformed.
-        OSError: an image is missing or cannot be read.
+        DataError: a file cannot be read, or a line is malformed.
     """
     path = os.path.join(root, f"annotation_{split}.odgt")
-    with open(path, encoding="utf-8") as file:
-        lines = [line for line in file if line.strip()]
+    # Not splitlines(): json may have other separators of lines in a string.
+    lines = [line for line in read_text(path).split("\n") if line.strip()]
     categories = [{"id": 1, "name": "person"}]
     content = new_annotations(f"CrowdHuman {split}, full bodies", categories)
     counts = {"images": 0, "persons": 0, "ignored": 0, "left out": 0}
     for number, line in enumerate(tqdm(lines, desc=f"CrowdHuman {split}"), start=1):
         name, objects = _parse(path, number, line)
         file_name = f"{name}.jpg"
-        with Image.open(os.path.join(root, f"CrowdHuman_{split}", file_name)) as image:
-            width, height = image.size
+        width, height = _size(os.path.join(root, f"CrowdHuman_{split}", file_name))
         add_image(content, number, file_name, width, height)
         counts["images"] += 1
         for box, is_ignored in objects:
@@ -73,6 +71,14 @@ def convert_crowdhuman(root, split):
     return counts
 
 
+def _size(path):
+    try:
+        with open_image(path) as image:
+            return image.size
+    except UNREADABLE as error:
+        raise DataError(f"{path} cannot be read: {error}. Unpack or download it again.") from error
+
+
 def _parse(path, number, line):
     """The name of the image, and ([x, y, width, height], is ignored) for each object."""
     try:
@@ -85,7 +91,7 @@ def _parse(path, number, line):
             is_ignored = item["tag"] != "person" or item.get("extra", {}).get("ignore", 0) == 1
             objects.append((box, is_ignored))
         return entry["ID"], objects
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path}, line {number}: not in CrowdHuman's format: {error!r}. Download it again."
         ) from error

@@ -1,13 +1,19 @@
 """Mapping of a data set's records to inputs of a detector."""
 
+import copy
 from importlib.util import find_spec
 
+import numpy as np
+import torch
 from detectron2.config import configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
-from .image_check import UNREADABLE, leave_out
+from ..errors import DataError
+from ..image_files import UNREADABLE, read_image
+from .image_check import leave_out
+from .label_map import read_label_map
 
 __all__ = ["SparseRCNNDatasetMapper", "build_train_augmentations"]
 
@@ -70,13 +76,36 @@ class SparseRCNNDatasetMapper(DatasetMapper):
             DataError: the image cannot be read, or does not have the annotated size.
         """
         try:
-            return super().__call__(dataset_dict)
+            return self._map(copy.deepcopy(dataset_dict))
         # Detectron2 raises ValueErrors for images of another size than annotated, and for masks.
         except UNREADABLE as error:
             self.num_skipped += 1
             note = f" ({self.num_skipped} times in this worker)"
             leave_out(dataset_dict, error, self.skip_invalid, note)
             return None
+
+    def _map(self, dataset_dict):
+        """Detectron2's mapping, with our reading of images and label maps."""
+        image = read_image(dataset_dict["file_name"], self.image_format)
+        utils.check_image_size(dataset_dict, image)
+        label_map = dataset_dict.pop("sem_seg_file_name", None)
+        labels = None if label_map is None else _read_labels(label_map)
+        augmented = T.AugInput(image, sem_seg=labels)
+        transforms = self.augmentations(augmented)
+        size = augmented.image.shape[:2]
+        pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
+        dataset_dict["image"] = torch.as_tensor(pixels)
+        if labels is not None:
+            dataset_dict["sem_seg"] = torch.as_tensor(augmented.sem_seg.astype(np.int64))
+        if self.proposal_topk is not None:
+            utils.transform_proposals(
+                dataset_dict, size, transforms, proposal_topk=self.proposal_topk
+            )
+        if not self.is_train:
+            dataset_dict.pop("annotations", None)
+        elif "annotations" in dataset_dict:
+            self._transform_annotations(dataset_dict, transforms, size)
+        return dataset_dict
 
     def _transform_annotations(self, dataset_dict, transforms, image_shape):
         if all(x.get("iscrowd", 0) for x in dataset_dict["annotations"]):
@@ -85,6 +114,13 @@ class SparseRCNNDatasetMapper(DatasetMapper):
             dataset_dict["instances"] = utils.annotations_to_instances([], image_shape)
         else:
             super()._transform_annotations(dataset_dict, transforms, image_shape)
+
+
+def _read_labels(path):
+    labels = read_label_map(path)
+    if labels.min() < 0 or labels.max() > 255:
+        raise DataError(f"its label map {path} holds values that are not from 0 to 255")
+    return labels.astype(np.uint8)  # the dtype that augmentations recognise as labels
 
 
 def build_train_augmentations(cfg):

@@ -1,13 +1,67 @@
-"""Folders of data sets and of files derived from them."""
+"""Text files of data sets, their folders, and files derived from them."""
 
+import codecs
 import contextlib
 import hashlib
 import json
 import os
 
-from ..files import write_atomically, write_json
+from ..errors import DataError, MissingFileError
+from ..files import open_regular, write_atomically, write_json
 
-__all__ = ["cache_folder", "cache_folders", "cache_json", "datasets_root", "write_json"]
+__all__ = [
+    "cache_folder",
+    "cache_folders",
+    "cache_json",
+    "datasets_root",
+    "read_bytes",
+    "read_text",
+    "write_json",
+]
+
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 begins with one of them, or a 0
+
+
+def read_bytes(path):
+    """
+    Args:
+        path (str): a local file.
+
+    Returns:
+        bytes: its content.
+
+    Raises:
+        MissingFileError: there is no such file.
+        DataError: it cannot be read, or is no regular file.
+    """
+    try:
+        with open_regular(path) as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingFileError(f"{path} does not exist. Correct the path.") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = os.strerror(error.errno) if getattr(error, "errno", None) else error
+        raise DataError(f"{path} cannot be read: {reason}. Give a readable file.") from error
+
+
+def read_text(path):
+    """
+    Args:
+        path (str): a local file in UTF-8, which may begin with a byte-order mark.
+
+    Returns:
+        str: its content, without the mark.
+
+    Raises:
+        DataError: see :func:`read_bytes`; or it is in another encoding.
+    """
+    content = read_bytes(path)
+    if content.startswith(_UTF_16) or b"\0" in content[:4]:
+        raise DataError(f"{path} is in UTF-16 or UTF-32. Save it in UTF-8.")
+    try:
+        return content.decode("utf-8-sig")  # a TextIOWrapper takes five times as long
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file in UTF-8: {error}. Save it in UTF-8.") from error
 
 
 def datasets_root():

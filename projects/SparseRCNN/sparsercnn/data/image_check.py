@@ -4,17 +4,10 @@ import logging
 import os
 from functools import cache
 
-from PIL import Image
-
 from ..errors import DataError
+from ..image_files import UNREADABLE, open_image, to_eight_bits, upright_size
 
-__all__ = ["UNREADABLE", "image_problem", "leave_out", "upright_size"]
-
-UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError)
-"""Errors that Pillow raises for files that are missing, damaged, of an unknown type or huge."""
-
-_EXIF_ORIENTATION = 0x0112
-_SIDEWAYS = (5, 6, 7, 8)
+__all__ = ["image_problem", "leave_out"]
 
 
 def image_problem(record):
@@ -56,21 +49,9 @@ def leave_out(record, error, skip_invalid, note=""):
 # Cached because evaluation is repeated during training.
 @cache
 def _upright_size(path, num_bytes, modified):
-    with Image.open(path) as image:
+    with open_image(path) as image:
         size = upright_size(image)
         image.draft("L", (1, 1))
         image.load()
+        to_eight_bits(image)
     return size
-
-
-def upright_size(image):
-    """
-    Args:
-        image (PIL.Image.Image): an opened image, not necessarily decoded.
-
-    Returns:
-        tuple[int, int]: width and height after rotation by its EXIF orientation.
-    """
-    width, height = image.size
-    sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
-    return (height, width) if sideways else (width, height)

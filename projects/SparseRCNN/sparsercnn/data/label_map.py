@@ -1,14 +1,14 @@
 """Label maps: image files of one channel that hold the class of each pixel."""
 
 import numpy as np
-from PIL import Image
 
 from ..errors import DataError, abbreviate
-from .image_check import UNREADABLE
+from ..image_files import UNREADABLE, open_image
 
 __all__ = ["label_map_problem", "read_label_map", "record_problem"]
 
-_ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16B")
+_ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
+_LOSSLESS = ("BMP", "GIF", "PNG", "PPM", "TIFF")  # JPEG would change the numbers
 
 
 def read_label_map(path):
@@ -24,11 +24,11 @@ def read_label_map(path):
         DataError: the file cannot be read, or has several channels.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path, _LOSSLESS) as image:
             mode = image.mode
             labels = np.array(image)
     except UNREADABLE as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {error}.") from error
     if mode not in _ONE_CHANNEL:
         raise DataError(
             f"{path} has channels {mode}, but a label map must have one channel of class numbers. "

@@ -6,9 +6,9 @@ import os
 from detectron2.data import DatasetCatalog
 
 from ..errors import DataError
-from .coco import load_coco, register_coco
+from .coco import register_coco
 from .coco_cache import completed_copy, open_coco
-from .coco_records import CocoFile
+from .coco_records import CocoFile, load_coco
 from .files import cache_json, datasets_root
 from .semseg import register_semseg
 from .voc import convert_voc, voc_class_names
@@ -27,7 +27,7 @@ def register_datasets(names):
         names (iterable[str]): as in DATASETS.TRAIN and DATASETS.TEST.
 
     Raises:
-        FileNotFoundError: an annotation file or split is missing.
+        MissingFileError: an annotation file or split is missing.
         DataError: an entry or an annotation file is malformed.
     """
     for name in names:
@@ -46,8 +46,9 @@ def _register_coco(name, location):
             f"'{name}': a COCO entry must have the form coco:ANNOTATIONS.json@IMAGE_DIR."
         )
     header = open_coco(path).header
-    # Fields that evaluation needs are added in a copy, never in the user's file.
-    json_file = path if header["complete"] else completed_copy(path)
+    # What evaluation needs is added, or a mark removed, in a copy, never in the user's file.
+    unchanged = header["complete"] and not header["marked"]
+    json_file = path if unchanged else completed_copy(path)
     load = CocoFile(name, json_file, image_root, original=path)
     categories = sorted(header["categories"], key=lambda category: category["id"])
     register_coco(name, load, json_file, image_root, categories, annotation_file=path)

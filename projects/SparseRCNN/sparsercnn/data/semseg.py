@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image
 from tqdm import tqdm
 
-from ..errors import DataError, abbreviate
+from ..errors import DataError, MissingFileError, abbreviate
+from ..image_files import UNREADABLE, open_image, upright_size
 from .classes import read_class_names
-from .image_check import UNREADABLE, upright_size
 from .label_map import read_label_map
 
 __all__ = ["IGNORE_LABEL", "load_semseg", "register_semseg", "semseg_class_names"]
@@ -33,7 +32,7 @@ def register_semseg(name, location):
 
     Raises:
         DataError: the entry is malformed, or see :func:`semseg_class_names`.
-        FileNotFoundError: a folder is missing.
+        MissingFileError: a folder is missing.
     """
     image_root, label_root = _split_location(name, location)
     class_names = semseg_class_names(label_root)
@@ -59,7 +58,7 @@ def _split_location(name, location):
     if existing:
         return existing[0]
     missing = [folder for folder in splits[-1] if not os.path.isdir(folder)]
-    raise FileNotFoundError(f"'{name}': there is no folder {' and no folder '.join(missing)}.")
+    raise MissingFileError(f"'{name}': there is no folder {' and no folder '.join(missing)}.")
 
 
 def semseg_class_names(label_root):
@@ -176,6 +175,6 @@ def _sizes(image, label):
 
 
 def _header_size(path):
-    with Image.open(path) as image:
+    with open_image(path) as image:
         # Without EXIF data in a PNG, Pillow would decode all pixels in search of it.
         return image.size if image.format == "PNG" else upright_size(image)

@@ -7,7 +7,8 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
 from ..errors import ConfigError, DataError
-from .image_check import UNREADABLE, leave_out
+from ..image_files import UNREADABLE, read_image
+from .image_check import leave_out
 from .label_map import label_map_problem, read_label_map
 from .semseg import IGNORE_LABEL
 
@@ -90,7 +91,7 @@ class SemSegDatasetMapper:
             return None
 
     def _map(self, dataset_dict):
-        image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
+        image = read_image(dataset_dict["file_name"], self.image_format)
         utils.check_image_size(dataset_dict, image)
         labels = self._read_labels(dataset_dict, image) if self.is_train else None
         augmented = T.AugInput(image, sem_seg=labels)

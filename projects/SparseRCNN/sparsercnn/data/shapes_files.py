@@ -13,7 +13,8 @@ from iopath.common.file_io import file_lock
 from PIL import Image
 
 from ..errors import DataError
-from .coco import add_image, add_object, load_coco, new_annotations, register_coco
+from .coco import add_image, add_object, new_annotations, register_coco
+from .coco_records import load_coco
 from .files import datasets_root, write_json
 from .shapes import CLASS_NAMES, draw_scene
 

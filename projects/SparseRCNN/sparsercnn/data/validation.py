@@ -8,6 +8,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ..errors import DataError, abbreviate
+from .segmentations import mask_problem
 
 __all__ = ["DataError", "box_problem", "leave_out_invalid"]
 
@@ -23,8 +24,8 @@ def leave_out_invalid(
 
     An image is invalid if its file is missing or its annotated size is not positive. An annotation
     is invalid if its box has no size, lies entirely outside of the image or is not finite, if its
-    category is unknown, or if it lacks a mask of the required format. A box that reaches partly
-    outside of the image is valid.
+    category is unknown, if "iscrowd" is neither 0 nor 1, or if it lacks a mask of the required
+    format or has one that cannot be drawn. A box that reaches partly outside of the image is valid.
 
     Args:
         records (list[dict]): in detectron2's format; not modified.
@@ -162,9 +163,15 @@ def _annotation_problem(annotation, record, metadata, mask_format):
     classes = metadata.get("thing_classes")
     if classes is not None and not 0 <= annotation["category_id"] < len(classes):
         return f"category_id {annotation['category_id']} is not from 0 to {len(classes) - 1}"
+    if annotation.get("iscrowd", 0) not in (0, 1):
+        return f"iscrowd must be 0 or 1; it is {annotation['iscrowd']!r}"
     segmentation = annotation.get("segmentation")
     if mask_format and not segmentation:
         return "it has no segmentation, which MODEL.MASK_ON needs"
+    if mask_format:
+        problem = mask_problem(segmentation, record.get("width"), record.get("height"))
+        if problem:
+            return problem
     by_run_length = isinstance(segmentation, dict) and not annotation.get("iscrowd", 0)
     if mask_format == "polygon" and by_run_length:
         return "its segmentation is RLE, which needs INPUT.MASK_FORMAT bitmask"

@@ -1,13 +1,14 @@
 """Conversion of object annotations in PASCAL VOC's layout to COCO's format."""
 
+import math
 import os
 from xml.etree import ElementTree
 
-from PIL import Image
-
-from ..errors import DataError
+from ..errors import DataError, MissingFileError, abbreviate
+from ..image_files import UNREADABLE, open_image
 from .classes import read_class_names
 from .coco import add_image, add_object, complete, new_annotations
+from .files import read_bytes, read_text
 from .validation import box_problem
 
 __all__ = ["convert_voc", "voc_class_names"]
@@ -65,7 +66,7 @@ def convert_voc(root, split, class_names):
         number of clipped boxes. Objects of other classes have category 0 and "category_name".
 
     Raises:
-        FileNotFoundError: the split or an annotation is missing.
+        MissingFileError: the split or an annotation is missing.
         DataError: an annotation cannot be read.
     """
     category_ids = {name: number for number, name in enumerate(class_names, start=1)}
@@ -99,7 +100,7 @@ def _to_coco(xmin, ymin, xmax, ymax):
 def _splits(root):
     folder = os.path.join(root, "ImageSets", "Main")
     if not os.path.isdir(folder):
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{folder} is missing: a voc: entry needs a folder with Annotations, ImageSets/Main "
             "and JPEGImages."
         )
@@ -110,15 +111,20 @@ def _splits(root):
 def _image_names(root, split):
     path = os.path.join(root, "ImageSets", "Main", f"{split}.txt")
     if not os.path.exists(path):
-        raise FileNotFoundError(f"{path} is missing; existing splits: {', '.join(_splits(root))}.")
-    with open(path, encoding="utf-8-sig") as file:
-        # In the original data set, lists for a single class have a second column.
-        names = [line.split()[0] for line in file if line.strip()]
+        raise MissingFileError(f"{path} is missing; existing splits: {', '.join(_splits(root))}.")
+    # In the original data set, lists for a single class have a second column.
+    names = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
     if not names:
         raise DataError(f"{path}: the file is empty.")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path}: {twice} is listed more than once; remove the duplicates.")
+    missing = [name for name in names if not os.path.exists(_annotation_path(root, name))]
+    if missing:
+        raise MissingFileError(
+            f"{path} names {abbreviate(missing)}, but {_annotation_path(root, missing[0])} does "
+            "not exist. Add the annotations, or remove these names."
+        )
     return names
 
 
@@ -144,8 +150,7 @@ class _TreeWithoutDoctype(ElementTree.TreeBuilder):
 
 
 def _parse(path):
-    with open(path, "rb") as file:
-        data = file.read()
+    data = read_bytes(path)
     try:
         parser = ElementTree.XMLParser(target=_TreeWithoutDoctype())
         return ElementTree.fromstring(data, parser=parser)
@@ -160,14 +165,14 @@ def _size(path, tree, image_path):
     texts = [tree.findtext(f"size/{key}", "0") for key in ("width", "height")]
     try:
         width, height = (int(float(text)) for text in texts)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise DataError(f"{path}: its size is given as {' x '.join(texts)}.") from error
     if (width > 0 and height > 0) or not os.path.exists(image_path):
         return width, height
     try:
-        with Image.open(image_path) as image:
+        with open_image(image_path) as image:
             return image.size
-    except OSError:
+    except UNREADABLE:
         return 0, 0  # the check of the data set reports or leaves out such an image
 
 
@@ -179,15 +184,22 @@ def _objects(path, tree):
         texts = [element.findtext(f"bndbox/{key}", "") for key in ("xmin", "ymin", "xmax", "ymax")]
         try:
             corners = [float(text) for text in texts]
-            is_difficult = int(element.findtext("difficult", "0").strip() or 0)
+            if not all(map(math.isfinite, corners)):
+                raise ValueError("not finite")
         except ValueError as error:
             raise DataError(
                 f"{path}: object number {number} ({name or 'without a name'}) needs numbers for "
-                f"xmin, ymin, xmax, ymax and difficult; it has {texts}."
+                f"xmin, ymin, xmax, ymax; it has {texts}."
             ) from error
+        difficult = element.findtext("difficult", "0").strip() or "0"
+        if difficult not in ("0", "1"):
+            raise DataError(
+                f"{path}: object number {number} ({name or 'without a name'}): difficult must be "
+                f"0 or 1; it is {difficult[:40]!r}."
+            )
         if not name:
             raise DataError(f"{path}: object number {number} has no name.")
-        result.append((name, corners, int(is_difficult != 0)))
+        result.append((name, corners, int(difficult)))
     return result
 
 

@@ -14,7 +14,9 @@ try:
 except ImportError:  # optional
     COCOeval_faster = None
 
-from ..errors import ConfigError
+from ..data.coco_schema import default_area
+from ..data.segmentations import clean, mask_problem
+from ..errors import ConfigError, DataError
 
 __all__ = ["COCOEvaluator", "evaluate_on_coco"]
 
@@ -41,8 +43,16 @@ class COCOEvaluator(Detectron2COCOEvaluator):
 
         Raises:
             ConfigError: the backend is unknown or not installed.
+            DataError: the annotation file is not json.
         """
-        super().__init__(dataset_name, tasks, distributed, output_dir, use_fast_impl=False)
+        try:
+            super().__init__(dataset_name, tasks, distributed, output_dir, use_fast_impl=False)
+        except json.JSONDecodeError as error:  # of a file that no loader has checked
+            path = self._metadata.json_file
+            raise DataError(f"{path}: malformed json: {error}. Correct the file.") from error
+        for x in self._coco_api.anns.values():  # what many files lack
+            x.setdefault("iscrowd", 0)
+            x.setdefault("area", default_area(x["bbox"]))
         self._eval_class = _eval_class(backend)
 
     def _eval_predictions(self, predictions, img_ids=None):
@@ -58,6 +68,8 @@ class COCOEvaluator(Detectron2COCOEvaluator):
             self._logger.info("Annotations are not available for evaluation.")
             return
         self._logger.info(f"Evaluating {', '.join(tasks)} with {self._eval_class.__module__} ...")
+        if "segm" in tasks:
+            self._prepare_masks()
         for task in tasks:
             coco_eval = None
             if results:
@@ -67,6 +79,24 @@ class COCOEvaluator(Detectron2COCOEvaluator):
             self._results[task] = self._derive_coco_results(
                 coco_eval, task, class_names=self._metadata.get("thing_classes")
             )
+
+    def _prepare_masks(self):
+        """Make the ground truth's masks those of training, and safe to draw.
+
+        pycocotools takes a polygon of two points for a box, and draws anything.
+        """
+        images = self._coco_api.imgs
+        for x in self._coco_api.anns.values():
+            x["segmentation"] = clean(x.get("segmentation"))
+            size = images[x["image_id"]]["width"], images[x["image_id"]]["height"]
+            problem = "it has no segmentation"
+            if x["segmentation"] is not None:
+                problem = mask_problem(x["segmentation"], *size)
+            if problem:
+                raise DataError(
+                    f"{self._metadata.json_file}: annotation id {x['id']}: {problem}. Correct it, "
+                    "or remove the annotation."
+                )
 
     def _restore_category_ids(self, results):
         """Replace contiguous class indices by the data set's own ids, in place."""

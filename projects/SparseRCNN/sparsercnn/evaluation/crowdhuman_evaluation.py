@@ -56,8 +56,7 @@ class CrowdHumanEvaluator(DatasetEvaluator):
         self._has_annotations = "annotations" in content  # missing in some test sets
         self._images = {image["id"]: _Annotated(image) for image in content["images"]}
         for x in content.get("annotations", ()):
-            if x["image_id"] in self._images:  # the loader and pycocotools ignore others too
-                self._images[x["image_id"]].add(x["bbox"], x.get("iscrowd", 0))
+            self._images[x["image_id"]].add(x["bbox"], x.get("iscrowd", 0))
         self.reset()
 
     def reset(self):

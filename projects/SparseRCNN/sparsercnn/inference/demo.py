@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..errors import ImageError, MediaError
 from ..files import write_json
 from .media import VideoWriter, Window, open_capture, plan_outputs, read_frames
-from .results import save_label_map
+from .results import LABELS_FOLDER, save_label_map
 
 __all__ = ["run_on_camera", "run_on_images", "run_on_video"]
 
@@ -22,7 +22,7 @@ _TITLE = "detections (q to quit)"
 
 
 def run_on_images(predictor, paths, output, threshold):
-    """Detect on image files; unreadable files are reported and skipped.
+    """Detect on image files; those that cannot be read, resized or drawn are reported and skipped.
 
     Args:
         predictor (Predictor): the model to run.
@@ -33,12 +33,14 @@ def run_on_images(predictor, paths, output, threshold):
         threshold (float): lowest score that is drawn and written.
 
     Returns:
-        list[str]: the files that could not be read.
+        list[str]: the files that were skipped.
 
     Raises:
-        MediaError: a window cannot be opened.
+        MediaError: a window cannot be opened, or an input is in the folder of the pictures.
     """
     failed = []
+    if output:
+        _refuse_folder_of_inputs(paths, output)
     targets = plan_outputs(paths, output) if output else paths
     with contextlib.ExitStack() as stack:
         window = None if output else stack.enter_context(Window(_TITLE))
@@ -47,15 +49,18 @@ def run_on_images(predictor, paths, output, threshold):
         for number, path in enumerate(bar, start=1):
             try:
                 found = predictor(path, threshold=threshold)
+                picture = found.plot()
             except ImageError as error:
-                tqdm.write(str(error), file=sys.stderr)
+                message = str(error)
+                message = message if path in message else f"{path}: {message}"
+                tqdm.write(message, file=sys.stderr)
                 failed.append(path)
                 continue
             results += found.to_dict(number)
             if output:
-                Image.fromarray(found.plot()).save(targets[number - 1])
+                Image.fromarray(picture).save(targets[number - 1])
                 save_label_map(found.output, targets[number - 1])
-            elif not window.show(found.plot(), wait=0):
+            elif not window.show(picture, wait=0):
                 break
     return failed
 
@@ -74,8 +79,11 @@ def run_on_video(predictor, path, output, threshold):
         int: number of frames.
 
     Raises:
-        MediaError: the video cannot be read, or the result cannot be written or shown.
+        MediaError: the video cannot be read, or the result cannot be written or shown, or the
+            video is in the folder of the result.
     """
+    if output:
+        _refuse_folder_of_inputs([path], output)
     with contextlib.ExitStack() as stack:
         capture = open_capture(path)
         stack.callback(capture.release)
@@ -126,6 +134,19 @@ def run_on_camera(predictor, threshold):
             found = predictor(frame, threshold=threshold, channels="BGR")
             if not window.show(found.plot(scale=1)):
                 return
+
+
+def _refuse_folder_of_inputs(paths, output):
+    """Raise MediaError if files would be written among the user's own, and perhaps over them."""
+    written = {os.path.realpath(x) for x in (output, os.path.join(output, LABELS_FOLDER))}
+    for path in paths:
+        if os.path.dirname(os.path.realpath(path)) in written or (
+            os.path.realpath(os.path.dirname(path)) in written
+        ):
+            raise MediaError(
+                f"--output {output} is the folder of the input {path}, where files could be "
+                "overwritten. Give another folder."
+            )
 
 
 @contextlib.contextmanager

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from detectron2.data import detection_utils
 
+from ..image_files import load_image
 from .results import above_threshold, coco_results
 
 __all__ = ["Detection", "Detections", "Region", "Segmentation", "make_result"]
@@ -59,7 +59,7 @@ class _Result(Sequence):
     def image(self):
         """ndarray: (H, W, 3), uint8, RGB."""
         if self._image is None:
-            return detection_utils.read_image(self.file_name, "RGB")
+            return load_image(self.file_name, "RGB")
         return self._image
 
     def plot(self, scale=None):

@@ -5,14 +5,19 @@ from detectron2.data.catalog import Metadata
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
 
+from ..errors import ImageError
+
 __all__ = ["draw_predictions", "readable_scale"]
+
+_LONGEST = 2**16 - 1  # pixels per side, of matplotlib and of JPEG
 
 
 def readable_scale(image):
     """Factor, 1 to 4, by which to enlarge a small picture (H, W, 3) so that captions do not hide
-    objects: up to 400 pixels on the shorter side.
+    objects: up to 400 pixels on the shorter side, and no more than can be drawn on the longer.
     """
-    return min(max(400 // min(image.shape[:2]), 1), 4)
+    shorter, longer = sorted(image.shape[:2])
+    return max(min(400 // shorter, _LONGEST // longer, 4), 1)
 
 
 def draw_predictions(image, predictions, labels, scale=1):
@@ -28,7 +33,16 @@ def draw_predictions(image, predictions, labels, scale=1):
 
     Returns:
         ndarray: (H * scale, W * scale, 3), uint8, RGB.
+
+    Raises:
+        ImageError: it would be too large for matplotlib.
     """
+    height, width = (scale * x for x in image.shape[:2])
+    if max(height, width) > _LONGEST:
+        raise ImageError(
+            f"A picture of {width} x {height} pixels cannot be drawn: the limit is {_LONGEST} "
+            "pixels per side. Cut the image into tiles."
+        )
     colors = colormap(rgb=True, maximum=1)
     metadata = Metadata()
     visualizer = Visualizer(image, metadata, scale=scale)

@@ -1,10 +1,10 @@
 """Images from memory, checked."""
 
 import numpy as np
-from detectron2.data import detection_utils
 from PIL import Image
 
 from ..errors import ImageError
+from ..image_files import UNREADABLE, to_eight_bits
 
 __all__ = ["as_pil"]
 
@@ -23,14 +23,19 @@ def as_pil(image, channels="RGB"):
         PIL.Image.Image: of any mode.
 
     Raises:
-        ImageError: it is something else, is empty, or has more pixels than Pillow reads from a
+        ImageError: it is something else, is empty or damaged, has pixels of 32 bits, or has more
+            pixels than Pillow reads from a
             file without suspecting a decompression bomb.
     """
     if channels not in ("RGB", "BGR"):
         raise ImageError(f"channels is '{channels}'; it must be RGB or BGR.")
     if isinstance(image, Image.Image):
         _check_size(image.size)
-        return detection_utils._apply_exif_orientation(image)
+        try:
+            image.load()
+            return to_eight_bits(image)
+        except UNREADABLE as error:
+            raise ImageError(f"An image of Pillow cannot be used: {error}.") from error
     if not isinstance(image, np.ndarray):
         raise ImageError(
             f"An image cannot be a {type(image).__name__}: give a path, an array of NumPy, an "

@@ -9,8 +9,8 @@ from detectron2.data import detection_utils
 from detectron2.data.transforms import AugInput, AugmentationList
 from PIL import Image
 
-from ..data.image_check import UNREADABLE
 from ..errors import ConfigError, ImageError
+from ..image_files import load_image
 from ..modeling import SparseRCNN
 from .class_names import ClassNames, choose_class_names
 from .detections import make_result
@@ -133,10 +133,7 @@ class Predictor:
         Raises:
             ImageError: the file cannot be read.
         """
-        try:
-            return detection_utils.read_image(str(path), format=self.input_format)
-        except UNREADABLE as error:
-            raise ImageError(f"Cannot read {path}: {error}") from error
+        return load_image(path, self.input_format)
 
     def from_bgr(self, image):
         """Convert an image as read by OpenCV to the model's channel order.

@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import torch
 from detectron2.config import configurable
-from detectron2.data.detection_utils import read_image
 from detectron2.layers import batched_nms
 from detectron2.modeling import DatasetMapperTTA
 from detectron2.structures import Boxes, Instances
@@ -15,6 +14,7 @@ from torchvision.ops import box_iou
 
 from ..config import detections_per_image
 from ..errors import ConfigError
+from ..image_files import load_image
 
 __all__ = ["SparseRCNNWithTTA", "check_scale_ranges", "soft_vote"]
 
@@ -78,7 +78,7 @@ class SparseRCNNWithTTA(nn.Module):
     def _read(self, dataset_dict):
         dataset_dict = copy.copy(dataset_dict)
         if "image" not in dataset_dict:
-            image = read_image(dataset_dict["file_name"], self.model.input_format)
+            image = load_image(dataset_dict["file_name"], self.model.input_format)
             dataset_dict["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         dataset_dict.setdefault("height", dataset_dict["image"].shape[1])
         dataset_dict.setdefault("width", dataset_dict["image"].shape[2])

@@ -8,14 +8,12 @@ import struct
 import cv2
 from PIL import Image
 
-from ..data.image_check import UNREADABLE
 from ..errors import ImageError, MediaError
+from ..image_files import FORMATS, UNREADABLE
 from ..inference.media import open_capture
 
 __all__ = ["Upload", "open_video"]
 
-# Those of the demo. Pillow knows more, of which some start other programs (EPS) and few are tested.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _DAMAGED = (*UNREADABLE, IndexError, KeyError, OverflowError, TypeError, struct.error)
 # Position and first bytes of mp4 and mov, webm and mkv, avi. OpenCV reads more, such as playlists,
 # which name other files of this machine or addresses.
@@ -68,7 +66,7 @@ class Upload:
         """
         name = self.name or "The file"
         try:
-            image = Image.open(io.BytesIO(self.content), formats=_FORMATS)
+            image = Image.open(io.BytesIO(self.content), formats=FORMATS)
             _check_pixels(name, image.size, limits)
             image.load()
         except ImageError:
@@ -77,7 +75,7 @@ class Upload:
             raise ImageError(_too_large(name, limits)) from error
         except Image.UnidentifiedImageError as error:
             raise ImageError(
-                f"{name} is not an image that can be read. Use one of: {', '.join(_FORMATS)}."
+                f"{name} is not an image that can be read. Use one of: {', '.join(FORMATS)}."
             ) from error
         except _DAMAGED as error:
             raise ImageError(f"{name} is damaged and cannot be read.") from error
