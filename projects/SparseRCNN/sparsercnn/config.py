@@ -202,6 +202,11 @@ def _add_solver_keys(cfg):
     # True: train with backbone, neck and stages compiled by torch.compile; needs a C++ compiler, on
     # GPUs Triton. Evaluation is not compiled.
     cfg.SOLVER.COMPILE = False
+    # Beside those of CHECKPOINT_PERIOD, model_latest.pth is overwritten when the last checkpoint is
+    # this many minutes old; 0: only before an evaluation, and when a signal ends the run.
+    cfg.SOLVER.CHECKPOINT_MINUTES = 0
+    # Checkpoints of CHECKPOINT_PERIOD that are kept, the newest; 0: all.
+    cfg.SOLVER.CHECKPOINT_MAX_TO_KEEP = 0
     # True: skip an iteration with a non-finite loss, with a warning. False: stop with a report.
     cfg.SOLVER.SKIP_NON_FINITE = False
 

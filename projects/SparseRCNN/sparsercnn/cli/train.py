@@ -31,6 +31,7 @@ from detectron2.utils import comm
 from ..data import check_num_classes, check_test_sets
 from ..engine.checkpoint import load_for_inference
 from ..engine.checkpoint_files import is_exported
+from ..engine.interruption import Stopped, pass_on, take_signals
 from ..engine.setup import argument_parser, setup
 from ..engine.trainer import Trainer
 from ..errors import ConfigError, run_program
@@ -39,9 +40,12 @@ from ..inference.loading import load_model
 
 def main(argv=None):
     """Run the program with `argv`, None for the arguments of the process; returns the exit
-    status."""
+    status: 75 if a signal has stopped a training, see docs/training.md."""
     try:
         return run_program(start, argument_parser(__doc__).parse_args(argv))
+    except Stopped as stopped:
+        print("\nStopped by a signal. --resume continues.", file=sys.stderr)
+        return stopped.code
     except KeyboardInterrupt:
         print("\nInterrupted. --resume continues from the last checkpoint.", file=sys.stderr)
         return 1
@@ -56,10 +60,31 @@ def run(args):
     Returns:
         dict: evaluation results, task -> metric -> value.
     """
+    if args.eval_only:
+        return evaluate(_set_up(args), args.allow_unsafe)
+    with take_signals():
+        return train(_set_up(args), args)
+
+
+def _set_up(args):
     cfg = setup(args)
     check_num_classes(cfg)
-    if args.eval_only:
-        return evaluate(cfg, args.allow_unsafe)
+    return cfg
+
+
+def train(cfg, args):
+    """Train as the config says, from the start or as ``--resume`` continues.
+
+    Args:
+        cfg (CfgNode): the whole config.
+        args (argparse.Namespace): `resume` and `allow_unsafe` are read.
+
+    Returns:
+        dict: results of the last evaluation; {} except on the main process.
+
+    Raises:
+        Stopped: a signal has ended it, after a checkpoint.
+    """
     if is_exported(cfg.MODEL.WEIGHTS):
         raise ConfigError(
             f"{cfg.MODEL.WEIGHTS} is an exported model, which cannot be trained: use --eval-only, "
@@ -97,11 +122,12 @@ def evaluate(cfg, allow_unsafe=False):
 
 def start(args):
     """Start all processes of a run on this machine, each with the `args` of :func:`run`."""
-    launch(
-        run,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    with pass_on():
+        launch(
+            run,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )

@@ -108,7 +108,7 @@ def _keep(path, base):
     scan = _scan(path)
     if not base.endswith(_name(path)):
         raise DataError(f"{path} was changed while it was read. Start again.")
-    with write_atomically(f"{base}.jsonl", shared=True) as lines:
+    with write_atomically(f"{base}.jsonl") as lines:
         index = build_index(scan, lines)
     if scan.defaults:
         _write_text(f"{base}.json", scan.completed_text())
@@ -133,7 +133,7 @@ def _scan(path):
 
 
 def _write_text(path, text):
-    with write_atomically(path, "w", shared=True) as file:
+    with write_atomically(path, "w") as file:
         file.write(text)
 
 

@@ -49,7 +49,8 @@ class BestCheckpointer(HookBase):
         if self.trainer.start_iter > 0 and os.path.isfile(self.record_file):
             with open(self.record_file) as file:
                 record = json.load(file)
-            if record["metric"] == self.metric:
+            # A run that was set back by hand does not know what it will find.
+            if record["metric"] == self.metric and record["iteration"] < self.trainer.start_iter:
                 self.best = record["value"]
 
     def after_step(self):

@@ -15,6 +15,7 @@ from ..errors import ConfigError
 from .checkpoint_files import find_weights, is_exported, read_metadata
 from .config_check import check_config
 from .config_merge import merge_file, merge_opts, merge_text
+from .run_folder import open_run_folder
 
 __all__ = [
     "ConfigError",
@@ -33,8 +34,14 @@ __all__ = [
 
 
 def argument_parser(epilog=None):
-    """detectron2's command line, with ``--allow-unsafe``; `epilog` is shown after the options."""
+    """detectron2's command line, with ``--allow-unsafe`` and ``--overwrite``; `epilog` is shown
+    after the options."""
     parser = default_argument_parser(epilog)
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start a new run in an OUTPUT_DIR that holds one, which is moved to a folder in it",
+    )
     add_unsafe_argument(parser)
     return parser
 
@@ -74,7 +81,7 @@ def add_opts_argument(parser, what="config overrides"):
 
 
 def setup(args):
-    """Load the config, check the devices, set up logging and seed, save the config to OUTPUT_DIR.
+    """Load the config, check the devices, open OUTPUT_DIR, save the config, start logs and seed.
 
     Args:
         args (argparse.Namespace): from :func:`argument_parser`. With ``--num-gpus 0``, a
@@ -85,7 +92,8 @@ def setup(args):
         CfgNode: the whole config, frozen.
 
     Raises:
-        ConfigError: see :func:`load_config`, :func:`load_model_config` and :func:`check_devices`.
+        ConfigError: see :func:`load_config`, :func:`load_model_config`, :func:`check_devices` and
+            :func:`~sparsercnn.engine.run_folder.open_run_folder`.
     """
     load = load_model_config if args.eval_only else load_config
     cfg = load(args.config_file, args.opts, allow_unsafe=args.allow_unsafe)
@@ -96,6 +104,12 @@ def setup(args):
     check_devices(cfg, args.num_gpus)
     if args.config_file:
         args.config_file = find_config(args.config_file)  # detectron2 logs the file
+    open_run_folder(
+        cfg.OUTPUT_DIR,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        training=not args.eval_only,
+    )
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sparsercnn")
     return cfg

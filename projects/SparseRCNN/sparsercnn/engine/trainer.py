@@ -1,5 +1,6 @@
 """The trainer: builds every part of a run from one config, with hooks and evaluation."""
 
+import contextlib
 import logging
 import os
 import re
@@ -12,19 +13,26 @@ from detectron2.engine.train_loop import TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
+from fvcore.nn.precise_bn import get_bn_modules
 
 from ..data import build_test_loader, build_train_loader
+from ..errors import abbreviate
 from ..evaluation import LOWER_IS_BETTER, build_evaluator
 from ..inference import prepare_for_inference
 from ..modeling import SparseRCNNWithTTA
 from ..modeling.activation_checkpoint import checkpoint_activations
 from ..modeling.compilation import compile_for_training
-from .checkpoint import SafeCheckpointer
+from .checkpoint import CheckpointError, SafeCheckpointer
 from .checkpoint_files import describe_run
 from .config_check import require_augmentable
 from .hooks import BestCheckpointer
+from .interruption import deferred
+from .run_folder import changed_keys
+from .run_hooks import Checkpoints, Evaluation, MetricsWriter, StopOnSignal
+from .serialization import read_torch_file
 from .solver import build_lr_scheduler, build_optimizer, scale_for_workers
 from .train_step import TrainStep
+from .weights_check import require_same_shapes
 
 __all__ = ["Trainer"]
 
@@ -82,8 +90,19 @@ class Trainer(DefaultTrainer):
 
         Args:
             resume (bool): False: always start from MODEL.WEIGHTS.
+
+        Raises:
+            CheckpointError: see :class:`SafeCheckpointer`; or weights have other shapes than in the
+                model.
         """
-        super().resume_or_load(resume=resume)
+        resumes = resume and self.checkpointer.has_checkpoint()
+        rest = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resumes:
+            # The checkpoint has the iteration that was done last.
+            self.start_iter = self.iter + 1
+            self._name_changes(rest)
+        elif self.checkpointer.incompatible is not None:
+            require_same_shapes(self.checkpointer.incompatible, self.cfg.MODEL.WEIGHTS)
         if self.start_iter == 0 or self.cfg.SEED < 0:
             return
         if hasattr(self._trainer.data_loader, "start_at"):
@@ -98,24 +117,70 @@ class Trainer(DefaultTrainer):
         Returns:
             OrderedDict: results of the last evaluation; {} except on the main process.
         """
-        if self.start_iter >= self.max_iter:
-            final = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
-            # It was killed between its last periodic checkpoint and this one.
-            if not os.path.exists(final):
-                self.checkpointer.save("model_final", iteration=self.max_iter - 1)
-        super().train()
+        if self.start_iter >= self.max_iter and comm.is_main_process():
+            self._complete_final()
+        with deferred():
+            super().train()
         return self._last_eval_results
 
+    def _complete_final(self):
+        """Write `model_final.pth` of a run that was killed just before, or while it did."""
+        path = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
+        iteration = None
+        if os.path.isfile(path):
+            with contextlib.suppress(CheckpointError):  # a damaged one is written anew
+                unsafe = self.checkpointer.allow_unsafe
+                iteration = read_torch_file(path, unsafe, mmap=True).get("iteration")
+        if iteration != self.start_iter - 1:  # of an earlier, shorter run
+            self.checkpointer.save("model_final", iteration=self.start_iter - 1)
+
+    def _name_changes(self, checkpoint):
+        meta = checkpoint.get("meta")
+        then = meta.get("config_yaml") if isinstance(meta, dict) else None
+        changed = changed_keys(then, self.checkpointer.metadata["config_yaml"]) if then else []
+        if changed:
+            logging.getLogger(__name__).warning(
+                f"From iteration {self.start_iter} on, the config is another one than before: "
+                f"{abbreviate(changed, limit=20)}."
+            )
+
+    def before_train(self):
+        super().before_train()
+        # What comes after the checkpoint in an iteration was interrupted unless there is its row.
+        writer = next(hook for hook in self._hooks if isinstance(hook, MetricsWriter))
+        is_complete = comm.all_gather(writer.last_row == self.start_iter - 1)[0]
+        if 0 < self.start_iter < self.max_iter and not is_complete:
+            self.iter = self.storage.iter = self.start_iter - 1
+            for hook in self._hooks:
+                if isinstance(hook, (hooks.EvalHook, BestCheckpointer, MetricsWriter)):
+                    hook.after_step()
+
+    def after_train(self):
+        # Without any iteration left, detectron2 counts one too many.
+        self.iter = min(self.iter, self.max_iter)
+        super().after_train()
+
     def build_hooks(self):
-        """Detectron2's hooks; after evaluation, also the best checkpoint and augmented testing."""
-        default = super().build_hooks()
-        extra = []
+        """Detectron2's hooks, those of :mod:`~sparsercnn.engine.run_hooks` in place of its own for
+        what a run writes; after evaluation, also the best checkpoint and augmented testing."""
+        period, solver = self.cfg.TEST.EVAL_PERIOD, self.cfg.SOLVER
+        built = [hooks.IterationTimer(), hooks.LRScheduler(), self._build_precise_bn()]
+        checkpoints = None
+        if comm.is_main_process():
+            checkpoints = Checkpoints(
+                self.checkpointer,
+                solver.CHECKPOINT_PERIOD,
+                minutes=solver.CHECKPOINT_MINUTES,
+                max_to_keep=solver.CHECKPOINT_MAX_TO_KEEP,
+                eval_period=period,
+            )
+        built += [checkpoints, StopOnSignal(checkpoints), Evaluation(period, self._evaluate)]
         metric, test_sets = self.cfg.TEST.BEST_METRIC, self.cfg.DATASETS.TEST
         if metric and test_sets and comm.is_main_process():
             # With several test sets, metrics are prefixed with the name of the set.
-            extra.append(
+            built.append(
                 BestCheckpointer(
-                    self.cfg.TEST.EVAL_PERIOD,
+                    period,
                     self.checkpointer,
                     metric,
                     aliases=[f"{test_sets[0]}/{metric}"],
@@ -123,10 +188,23 @@ class Trainer(DefaultTrainer):
                 )
             )
         if self.cfg.TEST.AUG.ENABLED:
-            extra.append(hooks.EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
-        is_evaluation = [isinstance(hook, hooks.EvalHook) for hook in default]
-        after_evaluation = is_evaluation.index(True) + 1
-        return default[:after_evaluation] + extra + default[after_evaluation:]
+            built.append(Evaluation(0, lambda: self.test_with_TTA(self.cfg, self.model)))
+        built.append(MetricsWriter(self.cfg.OUTPUT_DIR, eval_period=period))
+        return built
+
+    def _build_precise_bn(self):
+        precise_bn = self.cfg.TEST.PRECISE_BN
+        if not precise_bn.ENABLED or not get_bn_modules(self.model):
+            return None
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0  # it reads few images
+        loader = self.build_train_loader(cfg)
+        return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, precise_bn.NUM_ITER)
+
+    def _evaluate(self):
+        self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
 
     def state_dict(self):
         """The state dict of newer detectron2; version 0.6 leaves out the optimizer."""
