@@ -1,5 +1,6 @@
 """The folder of a run, OUTPUT_DIR: one process at a time has it, and runs do not mix in it."""
 
+import contextlib
 import fcntl
 import glob
 import itertools
@@ -26,6 +27,7 @@ __all__ = [
     "lock_folder",
     "move_run_aside",
     "open_run_folder",
+    "remove_latest",
 ]
 
 LATEST = "model_latest"  # without extension; written between the periodic ones, see hooks.py
@@ -75,6 +77,12 @@ def last_checkpoint(folder):
     name = numbered[-1] if numbered else f"{LATEST}.pth"
     path = os.path.join(folder, name)
     return path if os.path.isfile(path) else ""
+
+
+def remove_latest(folder):
+    """Delete the checkpoint between the periodic ones, when `model_final.pth` is there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(folder, f"{LATEST}.pth"))
 
 
 def open_run_folder(folder, *, resume=False, overwrite=False, training=True):

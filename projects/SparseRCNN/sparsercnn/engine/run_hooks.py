@@ -5,7 +5,6 @@ asks for it, its evaluation, the best checkpoint, its row in `metrics.json`. A r
 does from this list what is missing of the checkpoint's iteration: all of it if there is no row.
 """
 
-import contextlib
 import logging
 import os
 import re
@@ -17,7 +16,7 @@ from detectron2.utils.events import JSONWriter, TensorboardXWriter
 
 from .interruption import Stopped, at_once
 from .metrics_file import drop_rows
-from .run_folder import LATEST, find_checkpoints
+from .run_folder import LATEST, find_checkpoints, remove_latest
 
 __all__ = ["Checkpoints", "Evaluation", "MetricsWriter", "StopOnSignal"]
 
@@ -61,8 +60,7 @@ class Checkpoints(HookBase):
             self._remove_old()
         if is_last:
             self._save("model_final")
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(os.path.join(self.checkpointer.save_dir, f"{LATEST}.pth"))
+            remove_latest(self.checkpointer.save_dir)
             return
         waited = time.monotonic() - self._saved_time
         is_evaluated = self.eval_period > 0 and done % self.eval_period == 0
@@ -181,9 +179,10 @@ class MetricsWriter(hooks.PeriodicWriter):
                 writer._last_write = self.last_row
 
     def after_step(self):
-        super().after_step()
         done = self.trainer.iter + 1
-        if self.eval_period > 0 and done % self.eval_period == 0:
+        periods = (self._period, self.eval_period or self._period, self.trainer.max_iter)
+        # Once: detectron2's printer divides by the iterations since it was last called.
+        if any(done % period == 0 for period in periods):
             for writer in self._writers:
                 writer.write()
         self._completed = self.trainer.iter

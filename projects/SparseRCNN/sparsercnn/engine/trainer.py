@@ -27,7 +27,7 @@ from .checkpoint_files import describe_run
 from .config_check import require_augmentable
 from .hooks import BestCheckpointer
 from .interruption import deferred
-from .run_folder import changed_keys
+from .run_folder import changed_keys, remove_latest
 from .run_hooks import Checkpoints, Evaluation, MetricsWriter, StopOnSignal
 from .serialization import read_torch_file
 from .solver import build_lr_scheduler, build_optimizer, scale_for_workers
@@ -133,6 +133,7 @@ class Trainer(DefaultTrainer):
                 iteration = read_torch_file(path, unsafe, mmap=True).get("iteration")
         if iteration != self.start_iter - 1:  # of an earlier, shorter run
             self.checkpointer.save("model_final", iteration=self.start_iter - 1)
+        remove_latest(self.cfg.OUTPUT_DIR)
 
     def _name_changes(self, checkpoint):
         meta = checkpoint.get("meta")
@@ -149,7 +150,7 @@ class Trainer(DefaultTrainer):
         # What comes after the checkpoint in an iteration was interrupted unless there is its row.
         writer = next(hook for hook in self._hooks if isinstance(hook, MetricsWriter))
         is_complete = comm.all_gather(writer.last_row == self.start_iter - 1)[0]
-        if 0 < self.start_iter < self.max_iter and not is_complete:
+        if 0 < self.start_iter <= self.max_iter and not is_complete:
             self.iter = self.storage.iter = self.start_iter - 1
             for hook in self._hooks:
                 if isinstance(hook, (hooks.EvalHook, BestCheckpointer, MetricsWriter)):
