@@ -14,7 +14,7 @@ import traceback
 
 import pytest
 import torch
-import torch.utils.tensorboard  # noqa: F401, once, and not in each of the processes
+import torch.utils.tensorboard  # here, and not anew in each of the processes
 from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY

@@ -134,7 +134,8 @@ def read_weights(path, allow_unsafe=False):
     """The weights in a file, without optimizer state and other known entries.
 
     Args:
-        path (str): a ``.pth``, ``.pkl`` or ``.safetensors`` file that holds a dict of weights, possibly nested.
+        path (str): a ``.pth``, ``.pkl`` or ``.safetensors`` file that holds a dict of weights,
+            possibly nested.
         allow_unsafe (bool): load any pickle, which may run code.
 
     Returns:

@@ -190,7 +190,7 @@ class MetricsWriter(hooks.PeriodicWriter):
     def after_train(self):
         latest = self.trainer.storage.latest().values()
         # A row says that its iteration is complete, with evaluation: not after a failure in that.
-        is_over = self.trainer.iter + 1 >= self.trainer.max_iter
+        is_over = self.trainer.iter >= self.trainer.max_iter
         if is_over or max((iteration for _, iteration in latest), default=-1) <= self._completed:
             super().after_train()
             return

@@ -159,6 +159,9 @@ class Trainer(DefaultTrainer):
     def after_train(self):
         # Without any iteration left, detectron2 counts one too many.
         self.iter = min(self.iter, self.max_iter)
+        if self.iter < self.max_iter:  # it would evaluate after a failure in the last iteration
+            evaluating = (hooks.EvalHook, BestCheckpointer)
+            self._hooks = [hook for hook in self._hooks if not isinstance(hook, evaluating)]
         super().after_train()
 
     def build_hooks(self):
