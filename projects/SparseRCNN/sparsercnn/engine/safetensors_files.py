@@ -66,6 +66,12 @@ def write_safetensors(file, weights, meta):
     file.write(save({k: v.detach().cpu().clone() for k, v in weights.items()}, texts))
 
 
+def _as_saved(content):
+    """A dict whose keys are all numbers, which json writes as texts."""
+    numbers = all(key.isascii() and key.isdigit() and len(key) < 19 for key in content)
+    return {int(key): value for key, value in content.items()} if numbers else content
+
+
 def _require_package(path):
     try:
         require_extra("safetensors", "safetensors")
