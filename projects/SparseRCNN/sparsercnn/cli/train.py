@@ -22,6 +22,7 @@ r"""Train or evaluate any model of this project.
 Keys and values at the end of the line override the config.
 """
 
+import contextlib
 import sys
 
 from detectron2.engine import launch
@@ -122,7 +123,8 @@ def evaluate(cfg, allow_unsafe=False):
 
 def start(args):
     """Start all processes of a run on this machine, each with the `args` of :func:`run`."""
-    with pass_on():
+    is_parent = args.num_gpus * args.num_machines > 1
+    with pass_on() if is_parent else contextlib.nullcontext():
         launch(
             run,
             args.num_gpus,
