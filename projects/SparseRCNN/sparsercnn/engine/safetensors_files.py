@@ -36,7 +36,7 @@ def read_safetensors(path, weights=True):
         with safe_open(path, framework="pt") as file:
             texts = file.metadata() or {}
             model = {name: file.get_tensor(name) for name in file.keys()} if weights else {}  # noqa: SIM118, it is no dict
-        meta = json.loads(texts[_META]) if _META in texts else None
+        meta = json.loads(texts.get(_META, "null"), object_hook=_as_saved)
     except OSError:
         raise
     except (SafetensorError, ValueError, RecursionError, AttributeError) as error:
