@@ -45,7 +45,8 @@ $(STAMP):
 	@touch $@
 
 quickstart: env
-	$(RUN) projects/SparseRCNN/train_net.py --num-gpus 0 --config-file $(CONFIG) OUTPUT_DIR $(OUTPUT)
+	$(RUN) projects/SparseRCNN/train_net.py --num-gpus 0 --overwrite --config-file $(CONFIG) \
+		OUTPUT_DIR $(OUTPUT)
 	$(RUN) demo/demo.py --config-file $(CONFIG) \
 		--input $$(ls $${DETECTRON2_DATASETS:-datasets}/shapes/val/*.png | head -n 6) \
 		--output $(OUTPUT)/demo --confidence-threshold 0.5 \

@@ -36,6 +36,7 @@ setup(
         "headless": ["opencv-python-headless"],
         "gui": ["opencv-python"],
         "fast-eval": ["faster-coco-eval>=1.6"],
+        "safetensors": ["safetensors>=0.4"],
         "export": [
             "onnx>=1.17",
             "onnxscript>=0.5",
@@ -53,6 +54,13 @@ setup(
         ],
         # Its routes and checks are restricted by name (sparsercnn/serve/guard.py).
         "web": ["gradio>=6.31,<7", "fastapi", "uvicorn"],
-        "dev": ["sparsercnn[fast-eval,sweep]", "pytest", "hypothesis", "ruff", "pre-commit", "POT"],
+        "dev": [
+            "sparsercnn[fast-eval,safetensors,sweep]",
+            "pytest",
+            "hypothesis",
+            "ruff",
+            "pre-commit",
+            "POT",
+        ],
     },
 )

@@ -3,19 +3,18 @@ from pathlib import Path
 
 import pytest
 
-from sparsercnn.files import try_lock, write_atomically
+from sparsercnn.files import remove_leftovers, try_lock, write_atomically
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("mode,old,new", [("w", "alt", "größer"), ("wb", b"\0", b"\1\2")])
-def test_the_file_changes_when_the_block_ends(tmp_path, shared, mode, old, new):
+def test_the_file_changes_when_the_block_ends(tmp_path, mode, old, new):
     path = tmp_path / "a.json"
     path.write_bytes(old if mode == "wb" else old.encode())
-    with write_atomically(str(path), mode, shared) as file:
+    with write_atomically(str(path), mode) as file:
         file.write(new)
         file.flush()
         assert path.read_bytes() == (old if mode == "wb" else old.encode())
@@ -23,13 +22,12 @@ def test_the_file_changes_when_the_block_ends(tmp_path, shared, mode, old, new):
     assert names(tmp_path) == ["a.json"]
 
 
-@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, shared, error):
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
     path = tmp_path / "a.json"
 
     def write_half():
-        with write_atomically(str(path), "w", shared) as file:
+        with write_atomically(str(path), "w") as file:
             file.write("half of")
             raise error
 
@@ -55,8 +53,8 @@ def test_a_failed_replacement_leaves_no_temporary(tmp_path, monkeypatch):
 
 def test_writers_that_share_a_path_have_files_of_their_own(tmp_path):
     path = str(tmp_path / "a")
-    with write_atomically(path, "w", shared=True) as one:
-        with write_atomically(path, "w", shared=True) as other:
+    with write_atomically(path, "w") as one:
+        with write_atomically(path, "w") as other:
             assert one.name != other.name
             one.write("first")
             other.write("second")
@@ -65,13 +63,16 @@ def test_writers_that_share_a_path_have_files_of_their_own(tmp_path):
     assert names(tmp_path) == ["a"]
 
 
-def test_what_a_killed_process_left_is_written_over(tmp_path):
-    (tmp_path / "a.tmp").write_text("half of a file, longer than the new one")
-    with write_atomically(str(tmp_path / "a"), "w") as file:
-        assert names(tmp_path) == ["a.tmp"]
-        file.write("new")
-    assert (tmp_path / "a").read_text() == "new"
-    assert names(tmp_path) == ["a"]
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
+    kept = ["a", "a.tmp", "mine.0123.tmp", f"{'0' * 32}.tmp"]
+    for name in kept:
+        (tmp_path / name).touch()
+
+    writer = write_atomically(str(tmp_path / "a"), "w")
+    writer.__enter__()  # and killed here
+    assert len(names(tmp_path)) == len(kept) + 1
+    remove_leftovers(str(tmp_path))
+    assert names(tmp_path) == sorted(kept)
 
 
 def test_a_missing_folder_is_an_error(tmp_path):

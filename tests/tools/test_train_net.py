@@ -2,10 +2,14 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
+import torch
 from PIL import Image
 
 from sparsercnn.data.crowdhuman import convert_crowdhuman
@@ -13,19 +17,17 @@ from sparsercnn.data.crowdhuman import convert_crowdhuman
 
 @pytest.fixture
 def train_net(squares, repository):
-    def run(*arguments):
+    def run(*arguments, wait=True):
         script = repository / "projects" / "SparseRCNN" / "train_net.py"
         command = [sys.executable, script, "--num-gpus", "0", "--config-file", "tiny.yaml"]
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         environment["OMP_NUM_THREADS"] = "1"
-        return subprocess.run(
-            [*map(str, command), *arguments],
-            cwd=squares,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        command = [*map(str, command), *arguments]
+        options = {"cwd": squares, "env": environment, "text": True}
+        if wait:
+            return subprocess.run(command, capture_output=True, timeout=300, **options)
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, start_new_session=True, **streams, **options)
 
     return run
 
@@ -91,3 +93,48 @@ def test_a_mistake_ends_with_one_line(train_net):
     assert run.returncode == 2
     assert "error: MODEL.SparseRCNN.NUM_CLASSES is 3" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_run_is_refused_resumed_with_another_config_or_moved_aside(train_net, squares):
+    short = ("SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()")
+    assert train_net(*short).returncode == 0
+    run = train_net(*short)
+    assert run.returncode == 2 and "error: OUTPUT_DIR out holds a run: model_final" in run.stderr
+    run = train_net("--resume", "SOLVER.BASE_LR", "0.5", "SOLVER.MAX_ITER", "2", *short[2:])
+    assert run.returncode == 0, run.stderr
+    changed = re.search("From iteration 1 on, the config is another one.*", run.stdout)[0]
+    assert (
+        "SOLVER.BASE_LR" in changed and "-> 0.5" in changed and "SOLVER.MAX_ITER 1 -> 2" in changed
+    )
+    run = train_net("--overwrite", *short)
+    assert run.returncode == 0, run.stderr
+    assert (squares / "out/previous_1/model_final.pth").exists()
+    assert torch.load(squares / "out/model_final.pth", weights_only=True)["iteration"] == 0
+
+    # Another number of proposals: a new training would adapt the weights, these do not.
+    other = ("MODEL.SparseRCNN.NUM_PROPOSALS", "9", "MODEL.WEIGHTS", "out/model_final.pth")
+    for options in (["--eval-only"], ["--resume"]):
+        run = train_net(*options, *other)
+        assert run.returncode == 2, run.stderr
+        line = run.stderr.splitlines()[-1]
+        assert line.startswith("error:") and "Traceback" not in line
+        assert "init_proposal_boxes.weight is (6, 4) in the file and (9, 4) in the model" in line
+        assert "MODEL.SparseRCNN.NUM_PROPOSALS" in line
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_all_processes_leaves_a_checkpoint(train_net, squares, number):
+    options = ["SOLVER.MAX_ITER", "100000", "DATALOADER.NUM_WORKERS", "2", "DATASETS.TEST", "()"]
+    process = train_net(*options, "SOLVER.CHECKPOINT_PERIOD", "2", wait=False)
+    while not (squares / "out/last_checkpoint").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, number)  # as a cluster does it: loading processes, too
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    assert "Stopped by a signal. --resume continues." in errors and "Traceback" not in errors
+    last = (squares / "out/last_checkpoint").read_text()
+    iteration = torch.load(squares / "out" / last, weights_only=True)["iteration"]
+    run = train_net("--resume", *options[2:], "SOLVER.MAX_ITER", str(iteration + 2))
+    assert run.returncode == 0, run.stderr
+    assert f"Starting training from iteration {iteration + 1}" in run.stdout

@@ -646,6 +646,16 @@ TABLE = {
             "skip an iteration with a non-finite loss, with a warning. False: stop with a report",
         ),
         "SOLVER.CHECKPOINT_PERIOD": THEIRS(ITERATIONS, "iterations between checkpoints"),
+        "SOLVER.CHECKPOINT_MINUTES": OWN(
+            0.0,
+            WEIGHT,
+            "beside those of CHECKPOINT_PERIOD, model_latest.pth is overwritten when the last "
+            "checkpoint is this many minutes old; 0: only before an evaluation, and when a signal "
+            "ends the run",
+        ),
+        "SOLVER.CHECKPOINT_MAX_TO_KEEP": OWN(
+            0, COUNT_OR_NONE, "checkpoints of CHECKPOINT_PERIOD that are kept, the newest; 0: all"
+        ),
         "SOLVER.CHECKPOINT_EPOCHS": OWN(None, OPTIONAL_EPOCHS, "sets CHECKPOINT_PERIOD, in epochs"),
         "SOLVER.PATIENCE": OWN(
             0,

@@ -4,12 +4,21 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import stat
 import uuid
 from shutil import SpecialFileError
 
-__all__ = ["open_regular", "try_lock", "wait_for_lock", "write_atomically", "write_json"]
+__all__ = [
+    "open_regular",
+    "remove_leftovers",
+    "try_lock",
+    "wait_for_lock",
+    "write_atomically",
+    "write_json",
+]
 
+_LEFTOVER = re.compile(r".+\.[0-9a-f]{32}\.tmp")
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -46,23 +55,21 @@ def open_regular(path):
 
 
 @contextlib.contextmanager
-def write_atomically(path, mode="wb", shared=False):
+def write_atomically(path, mode="wb"):
     """Open a temporary file that replaces `path` when the block ends without an error.
 
     Readers of `path` see the complete old or the complete new file, even after a crash. The name
-    of the temporary file ends in ``.tmp``, so that nothing mistakes it for a checkpoint.
+    of the temporary file is unique, since other processes may write `path` at the same time, and
+    ends in ``.tmp``, so that nothing mistakes it for a checkpoint.
 
     Args:
         path (str): a local file, existing or not, in an existing folder.
         mode (str): "wb" or "w".
-        shared (bool): True: the temporary file gets a unique name, since other processes may write
-            `path` at the same time. False: its name is derived from `path`, and a run repeated
-            after a kill overwrites the leftover.
 
     Yields:
         file: the open temporary file.
     """
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp" if shared else f"{path}.tmp"
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
@@ -75,6 +82,18 @@ def write_atomically(path, mode="wb", shared=False):
         raise
 
 
+def remove_leftovers(folder):
+    """Delete what killed processes have left of :func:`write_atomically`.
+
+    Args:
+        folder (str): one that no other process writes to.
+    """
+    for name in os.listdir(folder):
+        if _LEFTOVER.fullmatch(name):
+            with contextlib.suppress(OSError):  # of others; it is only in the way
+                os.remove(os.path.join(folder, name))
+
+
 def write_json(path, content, indent=None):
     """Write `content` to `path`, all at once. Many processes may write the same path at once.
 
@@ -84,7 +103,7 @@ def write_json(path, content, indent=None):
         indent (int): see :func:`json.dumps`.
     """
     text = json.dumps(content, indent=indent)
-    with write_atomically(path, "w", shared=True) as file:
+    with write_atomically(path, "w") as file:
         file.write(text)
 
 

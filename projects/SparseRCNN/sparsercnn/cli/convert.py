@@ -1,4 +1,5 @@
-"""Convert weights of mmdetection, torchvision or timm to this project's names, or back.
+"""Convert weights of mmdetection, torchvision or timm to this project's names, or back; or its own
+checkpoints to the format safetensors.
 
 If no rule covers some weights, an error names them all and nothing is written.
 """
@@ -14,6 +15,7 @@ examples:
   convert.py --from mmdetection sparse_rcnn_r50_fpn_1x_coco.pth sparse_rcnn.pth
   convert.py --from mmdetection cascade_msca_adp.pth cascade.pth
   convert.py --from mmdetection any_detector.pth backbone.pth --only backbone. neck.
+  convert.py --from sparsercnn model_final.pth model.safetensors
   convert.py --from mmdetection --reverse model_final.pth for_mmdetection.pth
 """
 
@@ -23,8 +25,8 @@ def get_parser():
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", help="a .pth or .pkl file")
-    parser.add_argument("target", help="the .pth file to write, for MODEL.WEIGHTS")
+    parser.add_argument("source", help="a .pth, .pkl or .safetensors file")
+    parser.add_argument("target", help="the .pth or .safetensors file to write, for MODEL.WEIGHTS")
     parser.add_argument(
         "--from",
         dest="layout",
@@ -84,5 +86,5 @@ def run(args):
     print(f"{args.target}: {len(result.weights)} weights")
     for reason, number in result.dropped.items():
         print(f"left out: {number} ({reason})")
-    if not args.reverse:
+    if not args.reverse and LAYOUTS[args.layout].settings:
         print(f"The config must have these settings, for {LAYOUTS[args.layout].settings}")

@@ -22,6 +22,9 @@ r"""Train or evaluate any model of this project.
 Keys and values at the end of the line override the config.
 """
 
+import contextlib
+import sys
+
 from detectron2.engine import launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
@@ -29,6 +32,7 @@ from detectron2.utils import comm
 from ..data import check_num_classes, check_test_sets
 from ..engine.checkpoint import load_for_inference
 from ..engine.checkpoint_files import is_exported
+from ..engine.interruption import Stopped, pass_on, take_signals
 from ..engine.setup import argument_parser, check_gpus_here, setup
 from ..engine.trainer import Trainer
 from ..errors import ConfigError, parse_arguments, run_program
@@ -37,10 +41,14 @@ from ..inference.loading import load_model
 
 def main(argv=None):
     """Run the program with `argv`, None for the arguments of the process; returns the exit
-    status."""
+    status: 75 if a signal has stopped a training, see docs/training.md."""
     args = parse_arguments(argument_parser(__doc__), argv)
     interrupted = "Interrupted. --resume continues from the last checkpoint."
-    return run_program(start, args, on_interrupt=interrupted)
+    try:
+        return run_program(start, args, on_interrupt=interrupted)
+    except Stopped as stopped:
+        print("\nStopped by a signal. --resume continues.", file=sys.stderr)
+        return stopped.code
 
 
 def run(args):
@@ -52,10 +60,31 @@ def run(args):
     Returns:
         dict: evaluation results, task -> metric -> value.
     """
+    if args.eval_only:
+        return evaluate(_set_up(args), args.allow_unsafe)
+    with take_signals():
+        return train(_set_up(args), args)
+
+
+def _set_up(args):
     cfg = setup(args)
     check_num_classes(cfg)
-    if args.eval_only:
-        return evaluate(cfg, args.allow_unsafe)
+    return cfg
+
+
+def train(cfg, args):
+    """Train as the config says, from the start or as ``--resume`` continues.
+
+    Args:
+        cfg (CfgNode): the whole config.
+        args (argparse.Namespace): `resume` and `allow_unsafe` are read.
+
+    Returns:
+        dict: results of the last evaluation; {} except on the main process.
+
+    Raises:
+        Stopped: a signal has ended it, after a checkpoint.
+    """
     if is_exported(cfg.MODEL.WEIGHTS):
         raise ConfigError(
             f"{cfg.MODEL.WEIGHTS} is an exported model, which cannot be trained: use --eval-only, "
@@ -94,11 +123,13 @@ def evaluate(cfg, allow_unsafe=False):
 def start(args):
     """Start all processes of a run on this machine, each with the `args` of :func:`run`."""
     check_gpus_here(args.num_gpus)  # now, not when all processes have started
-    launch(
-        run,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    is_parent = args.num_gpus * args.num_machines > 1
+    with pass_on() if is_parent else contextlib.nullcontext():
+        launch(
+            run,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )

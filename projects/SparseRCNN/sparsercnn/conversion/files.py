@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
+from ..engine.checkpoint_files import read_metadata
+from ..engine.safetensors_files import is_safetensors, read_safetensors, write_safetensors
 from ..engine.serialization import read_pickle, read_torch_file
 from ..errors import ConversionError
 from ..files import write_atomically
 from .mmdetection import mmdetection_rules
 from .resnet import CLASSIFIER, COUNTERS, resnet_rules
-from .rules import convert
+from .rules import Rule, convert
 
 __all__ = ["LAYOUTS", "Layout", "convert_file", "read_weights"]
 
@@ -37,6 +39,7 @@ class Layout:
     rules: Callable[..., list]
     settings: str  # of the config, which a model with such weights needs
     section: str | None = None  # key of the weights in files; None: a file holds only weights
+    keeps_metadata: bool = False  # config, class names and versions, as in our checkpoints
 
 
 def _image_classifier(names, backbone, mask_stage, wanted=None):
@@ -47,8 +50,13 @@ def _mmdetection(names, backbone, mask_stage, wanted=None):
     return mmdetection_rules(names, mask_stage, wanted)
 
 
+def _ours(names, backbone, mask_stage, wanted=None):
+    return [Rule("{rest}", "{rest}")]
+
+
 # The plain ResNets and ResNeXts of timm have torchvision's names.
 LAYOUTS = {
+    "sparsercnn": Layout(_ours, "", section="model", keeps_metadata=True),
     "mmdetection": Layout(_mmdetection, _MMDETECTION, section="state_dict"),
     "torchvision": Layout(_image_classifier, f"such a backbone:\n{_SETTINGS_RGB}"),
     "timm": Layout(_image_classifier, f"such a backbone:\n{_SETTINGS_RGB}"),
@@ -78,9 +86,10 @@ def convert_file(
     """Convert a weight file to one for our models, ``{"model": weights}``.
 
     Args:
-        source (str): a ``.pth`` or ``.pkl`` file.
-        target (str): the ``.pth`` file to write.
-        layout (str): the code base of the weights, a name in LAYOUTS.
+        source (str): a ``.pth``, ``.pkl`` or ``.safetensors`` file.
+        target (str): the ``.pth`` or ``.safetensors`` file to write.
+        layout (str): the code base of the weights, a name in LAYOUTS; "sparsercnn" for a checkpoint
+            of this project, whose metadata is kept.
         backbone (str): prefix of our backbone's names: "backbone.bottom_up." with a neck,
             "backbone." without. Only used by layouts of image classifiers.
         mask_stage (int): the mask head of a cascade to convert, 0 to 2, for a model with a single
@@ -93,7 +102,7 @@ def convert_file(
         Converted: the written weights, and the number of weights left out by reason.
 
     Raises:
-        CheckpointError: the source is damaged or refused as unsafe.
+        CheckpointError: the source is damaged or refused as unsafe, or a package is missing.
         ConversionError: the file has no weights, weights that no rule covers, or other unknown
             content. Nothing is written.
         OSError: a file cannot be read or written.
@@ -111,9 +120,13 @@ def convert_file(
     if len(kept) < len(weights):
         result.dropped["not selected"] += len(weights) - len(kept)
     section = LAYOUTS[layout].section if reverse else "model"
+    meta = read_metadata(source, allow_unsafe) if LAYOUTS[layout].keeps_metadata else {}
     data = {section: result.weights} if section else result.weights
     with write_atomically(target) as file:
-        torch.save(data, file)
+        if is_safetensors(target):
+            write_safetensors(file, result.weights, meta)
+        else:
+            torch.save({**data, **({"meta": meta} if meta else {})}, file)
     return result
 
 
@@ -121,7 +134,8 @@ def read_weights(path, allow_unsafe=False):
     """The weights in a file, without optimizer state and other known entries.
 
     Args:
-        path (str): a ``.pth`` or ``.pkl`` file that holds a dict of weights, possibly nested.
+        path (str): a ``.pth``, ``.pkl`` or ``.safetensors`` file that holds a dict of weights,
+            possibly nested.
         allow_unsafe (bool): load any pickle, which may run code.
 
     Returns:
@@ -130,6 +144,8 @@ def read_weights(path, allow_unsafe=False):
     Raises:
         ConversionError: the file has unknown entries.
     """
+    if is_safetensors(path):
+        return read_safetensors(path)["model"]
     read = read_pickle if os.path.splitext(path)[1] == ".pkl" else read_torch_file
     data = read(path, allow_unsafe)
     section = next((key for key in _WEIGHTS if isinstance(data.get(key), dict)), None)

@@ -131,7 +131,7 @@ def _make_one(image, from_polygons, overwrite):
         if label_ids.max() >= _NUM_LABEL_IDS:
             raise DataError(f"{path}: {label_ids.max()} is not a label id of Cityscapes (0 to 33).")
         train_ids = Image.fromarray(_BY_ID[label_ids])
-    with write_atomically(target, shared=True) as file:
+    with write_atomically(target) as file:
         train_ids.save(file, format="png")
     return "written"
 

@@ -116,7 +116,7 @@ def _keep(path, base):
     scan = _scan(path)
     if not base.endswith(_name(path)):
         raise DataError(f"{path} was changed while it was read. Start again.")
-    with write_atomically(f"{base}.jsonl", shared=True) as lines:
+    with write_atomically(f"{base}.jsonl") as lines:
         index = build_index(scan, lines)
     if scan.defaults or scan.marked:
         _write_text(f"{base}.json", scan.completed_text())
@@ -147,7 +147,7 @@ def _scan(path):
 
 
 def _write_text(path, text):
-    with write_atomically(path, "w", shared=True) as file:
+    with write_atomically(path, "w") as file:
         file.write(text)
 
 

@@ -39,7 +39,7 @@ class CocoIndex:
     def save(self, path):
         """Write all but the lines to a file."""
         header = _to_bytes(self.header)
-        with write_atomically(path, shared=True) as file:
+        with write_atomically(path) as file:
             np.savez(file, header=header, **{name: getattr(self, name) for name in _ARRAYS})
 
     @classmethod

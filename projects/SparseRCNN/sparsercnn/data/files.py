@@ -86,7 +86,7 @@ def cache_json(label, content):
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     path = os.path.join(cache_folder(), f"{label}-{digest}.json")
     if not os.path.exists(path):
-        with write_atomically(path, "w", shared=True) as file:
+        with write_atomically(path, "w") as file:
             file.write(text)
     return path
 

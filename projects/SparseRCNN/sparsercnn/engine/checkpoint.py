@@ -1,28 +1,28 @@
 """Checkpoints: written atomically, read without running code, checked for completeness."""
 
 import os
+import shutil
 from urllib.parse import urlparse
 
-import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from fvcore.common.checkpoint import Checkpointer
+from fvcore.common.checkpoint import Checkpointer, _strip_prefix_if_present
 
-from ..errors import CheckpointError, abbreviate
+from ..errors import CheckpointError
 from ..files import write_atomically
+from .plain_content import contiguous, num_bytes, plain
+from .run_folder import last_checkpoint
+from .safetensors_files import is_safetensors, read_safetensors
 from .serialization import read_pickle, read_torch_file
+from .weights_check import (
+    require_all_weights,
+    require_finite,
+    require_same_types,
+    require_tensors,
+    take_other_shapes,
+)
 
-__all__ = ["CheckpointError", "SafeCheckpointer", "load_for_inference", "require_all_weights"]
-
-# Key that sets the first dimension of a weight, for the error message on a mismatch.
-_KEY_OF_WEIGHT = {
-    "class_logits.": "MODEL.SparseRCNN.NUM_CLASSES",
-    "init_proposal_": "MODEL.SparseRCNN.NUM_PROPOSALS",
-    "box_predictor.": "MODEL.ROI_HEADS.NUM_CLASSES",
-    "sem_seg_head.predictor.": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
-    ".predictor.": "MODEL.ROI_HEADS.NUM_CLASSES",  # of a mask head, shared or one per stage
-}
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.Size, torch.dtype)
+__all__ = ["CheckpointError", "SafeCheckpointer", "load_for_inference"]
 
 
 class _TorchFiles(Checkpointer):
@@ -33,7 +33,21 @@ class _TorchFiles(Checkpointer):
     """
 
     def _load_file(self, f):
+        if is_safetensors(f):
+            return read_safetensors(f)
         return read_torch_file(f, allow_unsafe=self.allow_unsafe, mmap=self._model_only)
+
+    def _load_model(self, checkpoint):
+        # fvcore finds the owner of a weight of another shape by its name, and ends in an
+        # AttributeError where a state dict has an older name; and it casts all types.
+        weights, state = checkpoint["model"], self.model.state_dict()
+        self._convert_ndarray_to_tensor(weights)
+        _strip_prefix_if_present(weights, "module.")
+        require_same_types(state, weights, self._path)
+        shapes = take_other_shapes(state, weights)
+        require_finite(state, weights, self._path)
+        incompatible = super()._load_model(checkpoint)
+        return incompatible._replace(incorrect_shapes=shapes)
 
 
 class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
@@ -72,7 +86,9 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
         self.allow_unsafe = allow_unsafe
         self.metadata = dict(metadata or {})
         self.incompatible = None
+        self._path = ""  # of the file that is being loaded
         self._model_only = False
+        self._resuming = False
 
     def save(self, name, *, tag_last=True, **kwargs):
         """Write ``{save_dir}/{name}.pth``; if interrupted, an older file of that name is kept.
@@ -81,6 +97,9 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
             name (str): file name without extension.
             tag_last (bool): make this the checkpoint that ``--resume`` starts from.
             kwargs: further plain values and tensors to save.
+
+        Raises:
+            CheckpointError: it cannot be written, such as on a full disk; older ones are whole.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -89,7 +108,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
             data["meta"] = self.metadata
         data.update(kwargs)
         unsafe = []
-        data = {key: _plain(value, key, unsafe) for key, value in data.items()}
+        data = {key: plain(value, key, unsafe) for key, value in data.items()}
         if unsafe:
             self.logger.warning(
                 f"{name}.pth will load only with --allow-unsafe: it holds {'; '.join(unsafe)}."
@@ -97,10 +116,28 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
         basename = f"{name}.pth"
         path = os.path.join(self.save_dir, basename)
         self.logger.info(f"Saving checkpoint to {path}")
-        with write_atomically(path) as file:
-            torch.save({"model": _contiguous(self.model.state_dict()), **data}, file)
+        content = {"model": contiguous(self.model.state_dict()), **data}
+        try:
+            with write_atomically(path) as file:
+                torch.save(content, file)
+        except (OSError, RuntimeError) as error:
+            # PyTorch makes another error of it.
+            reason = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(reason, OSError):
+                raise
+            raise CheckpointError(self._advice_on_space(path, content, reason)) from error
         if tag_last:
             self.tag_last_checkpoint(basename)
+
+    def _advice_on_space(self, path, content, error):
+        needed, free = num_bytes(content), shutil.disk_usage(self.save_dir).free
+        kept = os.path.basename(self.get_checkpoint_file())
+        whole = f" {kept} is whole: --resume continues from it." if kept else ""
+        return (
+            f"{path} cannot be written: {error.strerror or error}. It needs about "
+            f"{needed / 2**20:,.1f} MiB, and {free / 2**20:,.1f} MiB are free on its disk.{whole} "
+            "Make room there; SOLVER.CHECKPOINT_MAX_TO_KEEP limits how many checkpoints are kept."
+        )
 
     def tag_last_checkpoint(self, last_filename_basename):
         """Record the name of the file in `save_dir` that ``--resume`` starts from."""
@@ -118,10 +155,12 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
             dict: the unused content of the file, including "meta".
 
         Raises:
-            CheckpointError: the file is missing, damaged, or refused as unsafe.
+            CheckpointError: the file is missing, damaged, or refused as unsafe; or it has weights
+                that are not finite, or of another type than the model's.
         """
         if path:
             self.local_file(path)
+        self._path = path
         # Without the optimizer's state, two thirds of a training checkpoint need not be read.
         self._model_only = checkpointables is not None and not checkpointables
         try:
@@ -132,7 +171,34 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
             advice = self._other_checkpoints(path)
             raise CheckpointError(f"{error} {advice}".rstrip(), damaged=True) from error
 
+    def resume_or_load(self, path, *, resume=True):
+        """Load the last checkpoint of `save_dir` with everything in it, or else the weights at
+        `path`; see :meth:`Checkpointer.resume_or_load`.
+
+        Raises:
+            CheckpointError: as :meth:`load`; or the checkpoint to resume from lacks weights of the
+                model, or has them in other shapes.
+        """
+        self._resuming = resume and self.has_checkpoint()
+        try:
+            return super().resume_or_load(path, resume=resume)
+        finally:
+            self._resuming = False
+
+    def has_checkpoint(self):
+        """Whether there is a checkpoint to resume from."""
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self):
+        """See :func:`~sparsercnn.engine.run_folder.last_checkpoint`."""
+        return last_checkpoint(self.save_dir)
+
     def _load_file(self, filename):
+        content = self._read(filename)
+        require_tensors(content.get("model"), self._path)
+        return content
+
+    def _read(self, filename):
         if filename.endswith(".pkl"):
             return self._from_model_zoo(read_pickle(filename, self.allow_unsafe))
         if filename.endswith(".pyth"):  # pycls
@@ -162,6 +228,8 @@ class SafeCheckpointer(DetectionCheckpointer, _TorchFiles):
 
     def _load_model(self, checkpoint):
         self.incompatible = super()._load_model(checkpoint)
+        if self._resuming:  # before the optimizer, whose state is of the same shapes
+            require_all_weights(self.model, self.incompatible, self._path)
         return self.incompatible
 
     def local_file(self, path):
@@ -225,70 +293,3 @@ def load_for_inference(model, path, allow_unsafe=False):
     require_all_weights(checkpointer.model, checkpointer.incompatible, path)
     meta = extra.get("meta")
     return meta if isinstance(meta, dict) else {}
-
-
-def require_all_weights(model, incompatible, path):
-    """Raise CheckpointError unless all weights of a model were loaded.
-
-    Args:
-        model (nn.Module): after loading.
-        incompatible: see :class:`SafeCheckpointer`.
-        path (str): the file, for the message.
-    """
-    mismatched = {key for key, *_ in incompatible.incorrect_shapes}
-    missing = [k for k in incompatible.missing_keys if k not in mismatched]
-    # A parameter with two names is loaded if either name is in the file.
-    state = model.state_dict(keep_vars=True)
-    loaded = {id(v) for k, v in state.items() if k not in mismatched and k not in missing}
-    missing = [k for k in missing if id(state.get(k)) not in loaded]
-    problems = [
-        f"{key} is {in_file} in the file and {in_model} in the model"
-        + _advice(key, in_file, in_model)
-        for key, in_file, in_model in incompatible.incorrect_shapes
-    ]
-    if missing:
-        problems.append(f"the file lacks {abbreviate(missing)}")
-    if problems:
-        raise CheckpointError(
-            f"{path} does not fit the model: {abbreviate(problems, separator='; ')}. Check that "
-            "--config-file is the config that the weights were trained with."
-        )
-
-
-def _advice(key, in_file, in_model):
-    config_key = next((v for k, v in _KEY_OF_WEIGHT.items() if k in key), None)
-    if config_key is None or in_file[:1] == in_model[:1] or in_file[1:] != in_model[1:]:
-        return ""
-    return f" (set by {config_key})"
-
-
-def _contiguous(state_dict):
-    """The state dict, whose metadata is kept, with all tensors laid out in memory in the order of
-    their dimensions, whatever the model trained with: programs that read raw memory expect it."""
-    for name, value in state_dict.items():
-        if isinstance(value, torch.Tensor):
-            state_dict[name] = value.contiguous()
-    return state_dict
-
-
-def _plain(value, where, unsafe):
-    """Convert subclasses of containers and numpy scalars to plain values of the same content, and
-    tensors to contiguous ones.
-
-    A line for each value that will be refused on loading is added to `unsafe`.
-    """
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, torch.Tensor):
-        return value.detach().contiguous()
-    if isinstance(value, dict):
-        return {
-            _plain(k, where, unsafe): _plain(v, f"{where}.{k}", unsafe) for k, v in value.items()
-        }
-    if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
-        items = [_plain(v, f"{where}.{i}", unsafe) for i, v in enumerate(value)]
-        return items if isinstance(value, list) else tuple(items)
-    numeric_array = isinstance(value, np.ndarray) and value.dtype.kind in "biufc"
-    if not isinstance(value, _PLAIN) and not numeric_array:
-        unsafe.append(f"{where} ({type(value).__module__}.{type(value).__qualname__})")
-    return value

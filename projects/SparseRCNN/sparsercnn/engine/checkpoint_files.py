@@ -10,6 +10,8 @@ from torch import nn
 from ..data.classes import describe_dataset
 from ..errors import CheckpointError
 from .checkpoint import SafeCheckpointer
+from .run_folder import last_checkpoint
+from .safetensors_files import is_safetensors, read_safetensors
 from .serialization import read_pickle, read_torch_file
 
 __all__ = ["describe_run", "find_weights", "is_exported", "read_metadata"]
@@ -63,7 +65,9 @@ def read_metadata(path, allow_unsafe=False):
         metadata = load_exported(path).metadata
         return {**metadata.classes, "config_yaml": metadata.config}
     local_path = SafeCheckpointer(nn.Module(), allow_unsafe=allow_unsafe).local_file(path)
-    if local_path.endswith(".pkl"):
+    if is_safetensors(local_path):
+        content = read_safetensors(local_path, weights=False)
+    elif local_path.endswith(".pkl"):
         content = read_pickle(local_path, allow_unsafe)
     else:
         content = read_torch_file(local_path, allow_unsafe, mmap=True)
@@ -83,12 +87,7 @@ def find_weights(folder):
     Raises:
         CheckpointError: there is none.
     """
-    names = list(_IN_ORDER)
-    last = os.path.join(folder, "last_checkpoint")
-    if os.path.isfile(last):
-        with open(last, encoding="utf-8") as file:
-            names.append(file.read().strip())
-    paths = [os.path.join(folder, name) for name in names]
+    paths = [*(os.path.join(folder, name) for name in _IN_ORDER), last_checkpoint(folder)]
     path = next(filter(os.path.isfile, paths), None)
     if path is None:
         raise CheckpointError(

@@ -56,7 +56,8 @@ class BestCheckpointer(HookBase):
         if self.trainer.start_iter > 0 and os.path.isfile(self.record_file):
             with open(self.record_file) as file:
                 record = json.load(file)
-            if record["metric"] == self.metric:
+            # A run that was set back by hand does not know what it will find.
+            if record["metric"] == self.metric and record["iteration"] < self.trainer.start_iter:
                 self.best, self.best_iter = record["value"], record["iteration"]
 
     def after_step(self):
@@ -161,5 +162,5 @@ class EarlyStopping(HookBase):
                 f"{best.best_iter + 1}, saved as {_FILE_NAME} (SOLVER.PATIENCE)."
             )
         self.stopped = True
-        self.trainer.max_iter = iteration + 1  # for what comes after the last iteration
+        self.trainer.max_iter = self.trainer.iter = iteration + 1  # as after the last iteration
         raise StopTraining

@@ -1,9 +1,13 @@
-"""Reading `metrics.json`, which detectron2 writes during a training."""
+"""`metrics.json`, of which a training writes a line at a time."""
 
 import contextlib
 import json
+import os
+from pathlib import Path
 
-__all__ = ["read_metrics"]
+from ..files import write_atomically
+
+__all__ = ["drop_rows", "read_metrics"]
 
 
 def read_metrics(folder):
@@ -18,14 +22,39 @@ def read_metrics(folder):
     Returns:
         list[dict]: in the order of their "iteration"; empty if there is no such file.
     """
-    path = folder / "metrics.json"
     rows = {}
+    for row in _lines(folder / "metrics.json"):
+        row = {key: x for key, x in row.items() if isinstance(x, int | float)}
+        # Losses and evaluation of an iteration can be in rows of their own.
+        rows.setdefault(row["iteration"], {}).update(row)
+    return [rows[iteration] for iteration in sorted(rows)]
+
+
+def drop_rows(folder, start):
+    """Remove rows that a resumed run will write again, and a line that is not complete.
+
+    Args:
+        folder (str): OUTPUT_DIR of a training that is not being written.
+        start (int): iteration from which on it is done again.
+
+    Returns:
+        int: the last iteration that is left; -1 if there is none.
+    """
+    path = Path(folder) / "metrics.json"
+    if not path.exists():
+        return -1
+    kept = [row for row in _lines(path) if row["iteration"] < start]
+    text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in kept)
+    if text != path.read_text(encoding="utf-8", errors="replace"):
+        with write_atomically(os.fspath(path), "w") as file:
+            file.write(text)
+    return max((row["iteration"] for row in kept), default=-1)
+
+
+def _lines(path):
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     for line in text.splitlines():
         with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
             if isinstance(row, dict) and isinstance(row.get("iteration"), int):
-                row = {key: x for key, x in row.items() if isinstance(x, int | float)}
-                # Losses and evaluation of an iteration can be in rows of their own.
-                rows.setdefault(row["iteration"], {}).update(row)
-    return [rows[iteration] for iteration in sorted(rows)]
+                yield row

@@ -6,7 +6,7 @@ from ..config_schema import rows
 from ..config_values import as_text
 from ..errors import ConfigError
 
-__all__ = ["as_argument", "convert", "flatten", "parse_overrides"]
+__all__ = ["as_argument", "convert", "differences", "flatten", "parse_overrides"]
 
 
 def flatten(node, prefix=""):
@@ -16,6 +16,12 @@ def flatten(node, prefix=""):
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def differences(then, now):
+    """Lines "KEY OLD -> NEW" (list[str]) for what differs between two dicts of dotted keys."""
+    keys = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
+    return [f"{key} {then.get(key)!r} -> {now.get(key)!r}" for key in keys]
 
 
 def parse_overrides(overrides, defaults):

@@ -1,31 +1,23 @@
 """Reading weight files without running code that they contain."""
 
-import _codecs
 import contextlib
 import inspect
-import io
 import os
 import pickle
 import re
-import types
 import zipfile
-from collections import OrderedDict
 
-import numpy as np
 import torch
-from torch._utils import _rebuild_parameter, _rebuild_tensor_v2
 
 from ..errors import CheckpointError
+from .pickles import RefusedGlobal, load_plain_pickle
+from .plain_arrays import stand_ins
 
 __all__ = ["CheckpointError", "read_pickle", "read_torch_file"]
 
-# The functions that numpy's pickles call; their module depends on the version of numpy.
-_reconstruct_array = np.zeros(0).__reduce__()[0]
-_reconstruct_scalar = np.float64(0).__reduce__()[0]
-
-
-class _RefusedGlobal(pickle.UnpicklingError):
-    """A pickle refers to a name that is not allowed; the argument is that name."""
+# A gigantic model has about 1 MiB; from there, a file can make Python objects of many times its
+# size.
+_MAX_PICKLE = 64 * 2**20
 
 
 def read_torch_file(path, allow_unsafe=False, mmap=False):
@@ -49,9 +41,11 @@ def read_torch_file(path, allow_unsafe=False, mmap=False):
     if mmap and is_zip and "mmap" in inspect.signature(torch.load).parameters:
         options["mmap"] = True
     try:
+        if is_zip and not allow_unsafe:
+            _check_archive(path)
         with contextlib.nullcontext() if allow_unsafe else _numpy_allowed():
             data = torch.load(path, **options)
-    except OSError:
+    except (OSError, CheckpointError):
         raise
     except pickle.UnpicklingError as error:
         refused = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
@@ -68,12 +62,11 @@ def read_pickle(path, allow_unsafe=False):
 
     Arguments, return value and errors are those of :func:`read_torch_file`.
     """
-    unpickler = pickle.Unpickler if allow_unsafe else _RestrictedUnpickler
     with open(path, "rb") as file:
         try:
-            # The older zoos were written by Python 2; latin1 keeps its bytes unchanged.
-            data = unpickler(file, encoding="latin1").load()
-        except _RefusedGlobal as error:
+            # latin1: see load_plain_pickle.
+            data = pickle.load(file, encoding="latin1") if allow_unsafe else load_plain_pickle(file)
+        except RefusedGlobal as error:
             raise _refusal(path, str(error)) from error
         except OSError:
             raise
@@ -82,60 +75,32 @@ def read_pickle(path, allow_unsafe=False):
     return _require_dict(path, data)
 
 
-def _load_storage(data):
-    """``torch.storage._load_from_bytes``, for a pickled tensor, restricted to safe content."""
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-
-
-def _allowed_globals():
-    allowed = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): _codecs.encode,  # bytes in protocol 2
-        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor_v2,
-        ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-        ("torch.storage", "_load_from_bytes"): _load_storage,
-    }
-    # numpy 2 renamed `numpy.core`; a file contains the name from the numpy that wrote it.
-    for core in ("numpy.core", "numpy._core"):
-        allowed[f"{core}.multiarray", "_reconstruct"] = _reconstruct_array
-        allowed[f"{core}.multiarray", "scalar"] = _reconstruct_scalar
-        allowed[f"{core}.numeric", "_frombuffer"] = _array_from_buffer
-    for plain in (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set):
-        allowed["builtins", plain.__name__] = allowed["__builtin__", plain.__name__] = plain
-    return allowed
-
-
-def _array_from_buffer(data, dtype, shape, order):
-    """Rebuild an array as pickle protocol 5 does."""
-    return np.frombuffer(data, dtype=dtype).reshape(shape, order=order)
-
-
-class _RestrictedUnpickler(pickle.Unpickler):
-    """Allows arrays, tensors and plain values, and refuses everything else."""
-
-    _allowed = _allowed_globals()
-
-    def find_class(self, module, name):
-        try:
-            found = self._allowed[module, name]
-        except KeyError:
-            raise _RefusedGlobal(f"{module}.{name}") from None
-        if isinstance(found, types.FunctionType):
-            # A pickle may set attributes on the function: return a disposable wrapper.
-            return lambda *args: found(*args)
-        return found
+def _check_archive(path):
+    """Refuse an archive that takes far more memory than it has on the disk."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    # PyTorch compresses nothing: together they are smaller than the file.
+    unpacked, on_disk = sum(x.file_size for x in entries), os.path.getsize(path)
+    if unpacked > on_disk:
+        raise CheckpointError(
+            f"{path} is refused: it would unpack to {unpacked:,} bytes from {on_disk:,}, and "
+            "checkpoints of PyTorch are not compressed. If you trust the author of the file, load "
+            "it with --allow-unsafe (allow_unsafe=True)."
+        )
+    for entry in entries:
+        if entry.filename.endswith("data.pkl") and entry.file_size > _MAX_PICKLE:
+            raise CheckpointError(
+                f"{path} is refused: its data.pkl, which names the tensors, has "
+                f"{entry.file_size:,} bytes, and no more than {_MAX_PICKLE:,} are read. If you "
+                "trust the author of the file, load it with --allow-unsafe (allow_unsafe=True)."
+            )
 
 
 def _numpy_allowed():
     """Context in which `weights_only` also allows numeric arrays and scalars."""
     if not hasattr(torch.serialization, "safe_globals"):  # before torch 2.5
         return contextlib.nullcontext()
-    dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefdFD"}
-    return torch.serialization.safe_globals(
-        [_reconstruct_array, _reconstruct_scalar, np.ndarray, np.dtype, *dtypes]
-    )
+    return torch.serialization.safe_globals(list(stand_ins().values()))
 
 
 def _refusal(path, what):

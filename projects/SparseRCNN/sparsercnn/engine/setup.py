@@ -20,6 +20,7 @@ from .config_check import check_batch, check_config
 from .config_merge import merge_file, merge_opts, merge_text
 from .imports import add_imported_keys, import_modules, imports_of
 from .model_check import check_model
+from .run_folder import open_run_folder
 
 __all__ = [
     "ConfigError",
@@ -44,8 +45,14 @@ _AUTO = "auto"
 
 
 def argument_parser(epilog=None):
-    """detectron2's command line, with ``--allow-unsafe``; `epilog` is shown after the options."""
+    """detectron2's command line, with ``--allow-unsafe`` and ``--overwrite``; `epilog` is shown
+    after the options."""
     parser = default_argument_parser(epilog)
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start a new run in an OUTPUT_DIR that holds one, which is moved to a folder in it",
+    )
     add_unsafe_argument(parser)
     add_import_argument(parser)
     return parser
@@ -111,7 +118,7 @@ def add_opts_argument(parser, what="config overrides"):
 
 
 def setup(args):
-    """Load the config, check the devices, set up logging and seed, save the config to OUTPUT_DIR.
+    """Load the config, check the devices, open OUTPUT_DIR, save the config, start logs and seed.
 
     Args:
         args (argparse.Namespace): from :func:`argument_parser`. With ``--num-gpus 0``, a
@@ -122,7 +129,8 @@ def setup(args):
         CfgNode: the whole config, frozen.
 
     Raises:
-        ConfigError: see :func:`load_config`, :func:`load_model_config` and :func:`check_devices`.
+        ConfigError: see :func:`load_config`, :func:`load_model_config`, :func:`check_devices` and
+            :func:`~sparsercnn.engine.run_folder.open_run_folder`.
     """
     import_modules(getattr(args, "imports", None) or ())  # this process may not have parsed them
     load = load_model_config if args.eval_only else load_config
@@ -141,6 +149,12 @@ def setup(args):
         _require_writable(cfg.OUTPUT_DIR)
     if args.config_file:
         args.config_file = find_config(args.config_file)  # detectron2 logs the file
+    open_run_folder(
+        cfg.OUTPUT_DIR,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        training=not args.eval_only,
+    )
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sparsercnn")
     logging.getLogger(__name__).info(f"Device: {cfg.MODEL.DEVICE}.")

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import ConfigError, NonFiniteError
 from .accumulation import MicroBatchWeights
+from .interruption import requested
 from .non_finite import IterationRecord, NonFiniteReport, random_state
 from .solver import build_gradient_clipper, match_memory_format
 
@@ -33,6 +34,10 @@ class TrainStep(SimpleTrainer):
     model divides its losses by; otherwise, a warning is logged at the start.
 
     The host waits for the device once per iteration, for losses and gradient norm together.
+
+    Attributes:
+        stop_requested (bool): after an iteration, whether any worker has been asked to stop, see
+            :mod:`~sparsercnn.engine.interruption`; the same on all workers.
     """
 
     @configurable
@@ -91,6 +96,7 @@ class TrainStep(SimpleTrainer):
         self.output_dir = output_dir
         self.seed = seed
         self.average = average
+        self.stop_requested = False
         self.num_skipped = 0
         self._skipped_in_a_row = 0
         self._batch_iterator = None
@@ -252,17 +258,21 @@ class TrainStep(SimpleTrainer):
         """
         num_workers = comm.get_world_size()
         losses = (iteration.losses * iteration.weights).sum(0)
-        # One slot per worker makes a maximum of the data times out of a sum.
-        data_times = losses.new_zeros(num_workers)
-        data_times[comm.get_rank()] = iteration.data_time
-        metrics = torch.cat([losses / num_workers, data_times])
+        # One slot per worker makes a maximum of the data times out of a sum. The last slot counts
+        # the workers that were asked to stop.
+        slots = losses.new_zeros(num_workers + 1)
+        slots[comm.get_rank()] = iteration.data_time
+        if requested():
+            slots[-1] = 1
+        metrics = torch.cat([losses / num_workers, slots])
         if num_workers > 1:
             torch.distributed.all_reduce(metrics)
         metrics = torch.cat([metrics, iteration.grad_norm.to(metrics).reshape(1)])
         values = metrics.tolist()  # the one wait for the device
         num_losses = len(iteration.names)
         losses = dict(zip(iteration.names, values[:num_losses], strict=True))
-        return losses, values[-1], max(values[num_losses:-1])
+        self.stop_requested = values[-2] > 0
+        return losses, values[-1], max(values[num_losses:-2])
 
     def _update_weights(self):
         if self.grad_scaler is None:

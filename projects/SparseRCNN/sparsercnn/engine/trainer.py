@@ -13,9 +13,10 @@ from detectron2.engine.train_loop import TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
+from fvcore.nn.precise_bn import get_bn_modules
 
 from ..data import build_test_loader, build_train_loader
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError, abbreviate
 from ..evaluation import LOWER_IS_BETTER, build_evaluator
 from ..inference import prepare_for_inference
 from ..modeling import SparseRCNNWithTTA
@@ -25,7 +26,11 @@ from ..modeling.freezing import freeze
 from .checkpoint_files import describe_run, read_metadata
 from .config_check import require_augmentable
 from .hooks import BestCheckpointer, EarlyStopping, StopTraining
+from .interruption import deferred
+from .run_folder import changed_keys, remove_latest
+from .run_hooks import Checkpoints, Evaluation, MetricsWriter, StopOnSignal
 from .schedule import schedule_in_iterations
+from .serialization import read_torch_file
 from .solver import build_lr_scheduler, build_optimizer, scale_for_workers
 from .train_step import TrainStep
 from .training_checkpoint import TrainingCheckpointer
@@ -94,6 +99,9 @@ class Trainer(DefaultTrainer):
 
         Args:
             resume (bool): False: always start from MODEL.WEIGHTS.
+
+        Raises:
+            CheckpointError: see :class:`TrainingCheckpointer`.
         """
         self._load(resume)
         if self.start_iter == 0 or self.cfg.SEED < 0:
@@ -107,12 +115,17 @@ class Trainer(DefaultTrainer):
 
     def _load(self, resume):
         with_rates = self.cfg.SOLVER.NEW_LAYERS_MULTIPLIER != 1
-        if with_rates and resume and self.checkpointer.has_checkpoint():
+        resumes = resume and self.checkpointer.has_checkpoint()
+        if with_rates and resumes:
             path = self.checkpointer.get_checkpoint_file()
             # Before its moments are loaded, which follow the groups.
             self._set_rates_of_new(read_metadata(path, self.checkpointer.allow_unsafe).get(_NEW))
-        super().resume_or_load(resume=resume)
-        if with_rates and self.start_iter == 0:
+        rest = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resumes:
+            # The checkpoint has the iteration that was done last.
+            self.start_iter = self.iter + 1
+            self._name_changes(rest)
+        elif with_rates:
             self._set_rates_of_new(self.checkpointer.new_weights)
 
     def _set_rates_of_new(self, names):
@@ -128,25 +141,76 @@ class Trainer(DefaultTrainer):
         Returns:
             OrderedDict: results of the last evaluation; {} except on the main process.
         """
-        if self.start_iter >= self.max_iter:
-            final = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
-            # It was killed between its last periodic checkpoint and this one.
-            if not os.path.exists(final):
-                self.checkpointer.save("model_final", iteration=self.max_iter - 1)
+        if self.start_iter >= self.max_iter and comm.is_main_process():
+            self._complete_final()
         try:
-            super().train()
+            with deferred():
+                super().train()
         except StopTraining:
             self.checkpointer.save("model_final", iteration=self.max_iter - 1)
+            if comm.is_main_process():
+                remove_latest(self.cfg.OUTPUT_DIR)
         return self._last_eval_results
 
+    def _complete_final(self):
+        """Write `model_final.pth` of a run that was killed just before, or while it did."""
+        path = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
+        iteration = None
+        if os.path.isfile(path):
+            with contextlib.suppress(CheckpointError):  # a damaged one is written anew
+                unsafe = self.checkpointer.allow_unsafe
+                iteration = read_torch_file(path, unsafe, mmap=True).get("iteration")
+        if iteration != self.start_iter - 1:  # of an earlier, shorter run
+            self.checkpointer.save("model_final", iteration=self.start_iter - 1)
+        remove_latest(self.cfg.OUTPUT_DIR)
+
+    def _name_changes(self, checkpoint):
+        meta = checkpoint.get("meta")
+        then = meta.get("config_yaml") if isinstance(meta, dict) else None
+        changed = changed_keys(then, self.checkpointer.metadata["config_yaml"]) if then else []
+        if changed:
+            logging.getLogger(__name__).warning(
+                f"From iteration {self.start_iter} on, the config is another one than before: "
+                f"{abbreviate(changed, limit=20)}."
+            )
+
+    def before_train(self):
+        super().before_train()
+        # What comes after the checkpoint in an iteration was interrupted unless there is its row.
+        writer = next(hook for hook in self._hooks if isinstance(hook, MetricsWriter))
+        is_complete = comm.all_gather(writer.last_row == self.start_iter - 1)[0]
+        if 0 < self.start_iter <= self.max_iter and not is_complete:
+            self.iter = self.storage.iter = self.start_iter - 1
+            afterwards = (hooks.EvalHook, BestCheckpointer, EarlyStopping, MetricsWriter)
+            for hook in self._hooks:
+                if isinstance(hook, afterwards):
+                    hook.after_step()
+
+    def after_train(self):
+        # Without any iteration left, detectron2 counts one too many.
+        self.iter = min(self.iter, self.max_iter)
+        if self.iter < self.max_iter:  # it would evaluate after a failure in the last iteration
+            evaluating = (hooks.EvalHook, BestCheckpointer)
+            self._hooks = [hook for hook in self._hooks if not isinstance(hook, evaluating)]
+        super().after_train()
+
     def build_hooks(self):
-        """Detectron2's hooks; after evaluation, also the best checkpoint, early stopping and
-        augmented testing."""
-        default = super().build_hooks()
-        evaluation = [isinstance(hook, hooks.EvalHook) for hook in default].index(True)
-        period = self.cfg.TEST.EVAL_PERIOD
-        default[evaluation] = hooks.EvalHook(period, self._evaluate)
-        extra, best = [], None
+        """Detectron2's hooks, those of :mod:`~sparsercnn.engine.run_hooks` in place of its own for
+        what a run writes; after evaluation, also the best checkpoint, early
+        stopping and augmented testing."""
+        period, solver = self.cfg.TEST.EVAL_PERIOD, self.cfg.SOLVER
+        built = [hooks.IterationTimer(), hooks.LRScheduler(), self._build_precise_bn()]
+        checkpoints = None
+        if comm.is_main_process():
+            checkpoints = Checkpoints(
+                self.checkpointer,
+                solver.CHECKPOINT_PERIOD,
+                minutes=solver.CHECKPOINT_MINUTES,
+                max_to_keep=solver.CHECKPOINT_MAX_TO_KEEP,
+                eval_period=period,
+            )
+        built += [checkpoints, StopOnSignal(checkpoints), Evaluation(period, self._evaluate)]
+        best = None
         metric, test_sets = self.cfg.TEST.BEST_METRIC, self.cfg.DATASETS.TEST
         if metric and test_sets and comm.is_main_process():
             best = BestCheckpointer(
@@ -158,24 +222,36 @@ class Trainer(DefaultTrainer):
                 raw_names=_of_raw_weights(metric, test_sets[0]),
                 lower_is_better=metric.rpartition("/")[2] in LOWER_IS_BETTER,
             )
-            extra.append(best)
+            built.append(best)
         if self.cfg.SOLVER.PATIENCE > 0:
             if not (metric and test_sets and period > 0):
                 raise ConfigError(
                     f"SOLVER.PATIENCE {self.cfg.SOLVER.PATIENCE} needs evaluations: set "
                     "DATASETS.TEST, TEST.BEST_METRIC, and TEST.EVAL_PERIOD or TEST.EVAL_EPOCHS."
                 )
-            extra.append(EarlyStopping(self.cfg.SOLVER.PATIENCE, period, best))
+            built.append(EarlyStopping(self.cfg.SOLVER.PATIENCE, period, best))
         if self.cfg.TEST.AUG.ENABLED:
-            extra.append(hooks.EvalHook(0, self._test_augmented))
-        return default[: evaluation + 1] + extra + default[evaluation + 1 :]
+            built.append(Evaluation(0, self._test_augmented))
+        built.append(MetricsWriter(self.cfg.OUTPUT_DIR, eval_period=period))
+        return built
+
+    def _build_precise_bn(self):
+        precise_bn = self.cfg.TEST.PRECISE_BN
+        if not precise_bn.ENABLED or not get_bn_modules(self.model):
+            return None
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0  # it reads few images
+        loader = self.build_train_loader(cfg)
+        return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, precise_bn.NUM_ITER)
 
     def _evaluate(self):
         """Results of :meth:`test`; an early end does not repeat the evaluation that led to it."""
-        if self._evaluated_at != self.iter:
+        iteration = min(self.iter, self.max_iter - 1)
+        if self._evaluated_at != iteration:
             test = self.test if self.average is None else self._test_both
             self._last_eval_results = test(self.cfg, self.model)
-            self._evaluated_at = self.iter
+            self._evaluated_at = iteration
         return self._last_eval_results
 
     def _test_both(self, cfg, model):

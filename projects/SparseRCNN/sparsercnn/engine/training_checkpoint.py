@@ -7,7 +7,8 @@ from fvcore.common.checkpoint import _strip_prefix_if_present
 
 from ..errors import CheckpointError
 from .adaptation import adapt_weights, describe_loading
-from .checkpoint import SafeCheckpointer, require_all_weights
+from .checkpoint import SafeCheckpointer
+from .weights_check import require_all_weights, require_same_types
 
 __all__ = ["TrainingCheckpointer"]
 
@@ -41,7 +42,6 @@ class TrainingCheckpointer(SafeCheckpointer):
         super().__init__(model, save_dir, **options, **checkpointable)
         self.average = average
         self.new_weights = []
-        self._path = ""
 
     def save(self, name, *, raw=False, **kwargs):
         """:meth:`SafeCheckpointer.save`; `raw`: the model's own weights are the file's "model"."""
@@ -59,7 +59,6 @@ class TrainingCheckpointer(SafeCheckpointer):
             CheckpointError: also, with all `checkpointables`, if the file does not have all weights
                 of the model, and without them, if it has none that fits.
         """
-        self._path = path
         rest = super().load(path, checkpointables)
         part = rest.get(_PART)
         if checkpointables is None and self.average is None and part and part["num_updates"]:
@@ -86,6 +85,7 @@ class TrainingCheckpointer(SafeCheckpointer):
             self._convert_ndarray_to_tensor(saved)
             _strip_prefix_if_present(saved, "module.")
             meta = meta if isinstance(meta, dict) else {}
+            require_same_types(own, saved, self._path)
             adapted = adapt_weights(own, saved, self.metadata, meta)
             saved.update({name: x.value for name, x in adapted.items()})
         incompatible = super()._load_model(checkpoint)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import yaml
 
 from ..engine.metrics_file import read_metrics
-from ..engine.overrides import flatten
-from ..errors import SweepError
+from ..engine.overrides import differences, flatten
+from ..errors import SweepError, abbreviate
 from ..files import try_lock, write_atomically
 from ..yaml_files import parse_yaml
 
@@ -131,11 +131,9 @@ def configs_then_and_now(run):
 def require_same_config(run):
     """Raise SweepError if the run's folder holds a run of another config."""
     old, new = configs_then_and_now(run)
-    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    if keys:
-        differences = ", ".join(f"{k} {old.get(k)!r} -> {new.get(k)!r}" for k in keys[:5])
-        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+    changed = differences(old, new)
+    if changed:
         raise SweepError(
-            f"{run.folder} holds a run of another config: {differences}{more}. Give the sweep "
+            f"{run.folder} holds a run of another config: {abbreviate(changed)}. Give the sweep "
             "another --output, or delete that folder."
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 import submitit
 import torch
 
+from ..engine.interruption import EXIT_STATUS
 from ..engine.metrics_file import read_metrics
 from ..files import write_json
 from .run_folder import FAILURE, RESULT, claim, note_config
@@ -64,6 +65,8 @@ class Worker:
             evaluations = [row for row in rows if self.metric in row]
             if status == 0 and evaluations:
                 write_json(run.folder / RESULT, _result(evaluations[-1], usage), indent=1)
+                return
+            if status == EXIT_STATUS:  # a signal has stopped it, and it can go on
                 return
             if status is None:
                 error = f"stopped after {hours:g} hours, as told"
@@ -120,7 +123,7 @@ def _wait(pid, hours):
 
 
 def _stop(process):
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # which leaves a checkpoint
     try:
         process.wait(timeout=20)
     except subprocess.TimeoutExpired:
