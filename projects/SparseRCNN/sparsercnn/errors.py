@@ -11,6 +11,7 @@ __all__ = [
     "ImageError",
     "MediaError",
     "NonFiniteError",
+    "ProcessError",
     "SweepError",
     "UserError",
     "abbreviate",
@@ -72,6 +73,11 @@ class MediaError(UserError):
 
 class NonFiniteError(UserError, FloatingPointError):
     """A loss or a gradient that is not finite; the message names the images."""
+
+
+class ProcessError(UserError):
+    """A process of a run, or one that loads its data, that was killed, stands still or did not
+    come."""
 
 
 def abbreviate(items, limit=5, separator=", "):

@@ -15,22 +15,27 @@ r"""Train or evaluate any model of this project.
     python projects/SparseRCNN/train_net.py --num-gpus 8 --config-file $CONFIG --eval-only \
         MODEL.WEIGHTS output/model_final.pth
 
-    # on the CPU, in minutes
+    # on the CPU, in minutes; the same in two processes
     python projects/SparseRCNN/train_net.py --num-gpus 0 \
         --config-file configs/quickstart/sparsercnn.yaml
+    python projects/SparseRCNN/train_net.py --num-processes 2 \
+        --config-file configs/quickstart/sparsercnn.yaml
+
+    # started by torchrun or srun, which are found; see docs/training.md
+    torchrun --nproc-per-node 8 projects/SparseRCNN/train_net.py --config-file $CONFIG
 
 Keys and values at the end of the line override the config.
 """
 
 import sys
 
-from detectron2.engine import launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from ..data import check_num_classes, check_test_sets
 from ..engine.checkpoint import load_for_inference
 from ..engine.checkpoint_files import is_exported
+from ..engine.processes import check_processes, run_processes
 from ..engine.setup import argument_parser, setup
 from ..engine.trainer import Trainer
 from ..errors import ConfigError, run_program
@@ -57,6 +62,7 @@ def run(args):
         dict: evaluation results, task -> metric -> value.
     """
     cfg = setup(args)
+    check_processes(cfg)
     check_num_classes(cfg)
     if args.eval_only:
         return evaluate(cfg, args.allow_unsafe)
@@ -96,12 +102,6 @@ def evaluate(cfg, allow_unsafe=False):
 
 
 def start(args):
-    """Start all processes of a run on this machine, each with the `args` of :func:`run`."""
-    launch(
-        run,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    """Start all processes of a run on this machine, or join those that torchrun or srun started,
+    each with the `args` of :func:`run`."""
+    run_processes(run, args)

@@ -9,7 +9,14 @@ from ..errors import ConfigError
 from ..inference import check_optimization
 from ..modeling.segmentation.sem_seg_inference import check_sem_seg_test
 
-__all__ = ["ConfigError", "check_config", "check_gpus", "check_model", "require_augmentable"]
+__all__ = [
+    "ConfigError",
+    "check_batch",
+    "check_config",
+    "check_gpus",
+    "check_model",
+    "require_augmentable",
+]
 
 _ATTENTION_FPN = "build_resnet_attention_fpn_backbone"
 _DILATED = "build_dilated_resnet_backbone"
@@ -58,10 +65,24 @@ def check_gpus(cfg, num_gpus):
             f"it gets {num_gpus} GPUs, and MODEL.DEVICE is {cfg.MODEL.DEVICE}. For GPUs: --opts "
             "MODEL.DEVICE cuda. For the CPU: --gpus 0."
         )
-    # With REFERENCE_WORLD_SIZE the batch follows the number of GPUs.
+    check_batch(cfg, num_gpus, "GPUs")
+
+
+def check_batch(cfg, number, what):
+    """Raise ConfigError if a batch cannot be shared.
+
+    Args:
+        cfg (CfgNode): the whole config.
+        number (int): of processes.
+        what (str): name of those, for the message.
+    """
+    # With REFERENCE_WORLD_SIZE the batch follows the number of processes.
     batch = cfg.SOLVER.IMS_PER_BATCH
-    if cfg.SOLVER.REFERENCE_WORLD_SIZE == 0 and batch % num_gpus:
-        raise ConfigError(f"SOLVER.IMS_PER_BATCH {batch} cannot be shared by {num_gpus} GPUs.")
+    if cfg.SOLVER.REFERENCE_WORLD_SIZE == 0 and batch % number:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH {batch} cannot be shared by {number} {what}. Set it to a "
+            f"multiple of {number}."
+        )
 
 
 def check_model(cfg):

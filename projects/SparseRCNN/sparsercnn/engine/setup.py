@@ -15,6 +15,7 @@ from ..errors import ConfigError
 from .checkpoint_files import find_weights, is_exported, read_metadata
 from .config_check import check_config
 from .config_merge import merge_file, merge_opts, merge_text
+from .processes import add_process_arguments
 
 __all__ = [
     "ConfigError",
@@ -33,8 +34,10 @@ __all__ = [
 
 
 def argument_parser(epilog=None):
-    """detectron2's command line, with ``--allow-unsafe``; `epilog` is shown after the options."""
+    """detectron2's command line, with ``--allow-unsafe`` and the options of
+    :func:`~sparsercnn.engine.processes.add_process_arguments`; `epilog` is shown after them."""
     parser = default_argument_parser(epilog)
+    add_process_arguments(parser)
     add_unsafe_argument(parser)
     return parser
 
@@ -112,7 +115,7 @@ def check_devices(cfg, num_gpus=1):
         if num_gpus > 1:
             raise ConfigError(
                 f"--num-gpus {num_gpus} needs MODEL.DEVICE cuda, but MODEL.DEVICE is "
-                f"{cfg.MODEL.DEVICE}. On the CPU only one process runs: use --num-gpus 0."
+                f"{cfg.MODEL.DEVICE}. On the CPU: --num-gpus 0, or --num-processes {num_gpus}."
             )
         return
     if not torch.cuda.is_available():

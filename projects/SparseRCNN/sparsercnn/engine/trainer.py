@@ -54,10 +54,10 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
-        on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
-        model = create_ddp_model(
-            model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {})
-        )
+        on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
+        # Not the local rank: a launcher may show each process its own GPU alone.
+        device_ids = [torch.cuda.current_device()] if on_gpu else None
+        model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
         self._trainer = TrainStep(cfg, model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SafeCheckpointer(
