@@ -13,8 +13,8 @@ __all__ = [
     "Place",
     "check_machines",
     "find_place",
-    "has_restarted",
     "meeting_point",
+    "num_restarts",
 ]
 
 LAUNCHERS = ("auto", "torchrun", "slurm", "none")
@@ -74,11 +74,11 @@ def find_place(launcher="auto", environment=None):
     return place
 
 
-def has_restarted(environment=None):
-    """Whether torchrun (``--max-restarts``) or SLURM (a job queued again) starts this job not for
-    the first time, so that its run is to be resumed."""
+def num_restarts(environment=None):
+    """How often torchrun (``--max-restarts``) or SLURM (a job queued again) has started this job
+    anew; if it has, its run is to be resumed."""
     environment = os.environ if environment is None else environment
-    return any(_integer(environment, name, 0) > 0 for name in _RESTARTS)
+    return max(_integer(environment, name, 0) for name in _RESTARTS)
 
 
 def check_machines(num_machines, machine_rank, url):

@@ -18,7 +18,7 @@ from detectron2.utils import comm
 
 from ..errors import ConfigError, ProcessError, UserError
 from .config_check import check_batch
-from .launchers import LAUNCHERS, Place, check_machines, find_place, has_restarted, meeting_point
+from .launchers import LAUNCHERS, Place, check_machines, find_place, meeting_point, num_restarts
 
 __all__ = ["add_process_arguments", "check_processes", "run_processes"]
 
@@ -72,7 +72,7 @@ def run_processes(function, args):
         UserError: what a process raised.
         SystemExit: with the status of a process that ended with one of its own.
     """
-    args.resume = args.resume or has_restarted()
+    args.resume = args.resume or num_restarts() > 0
     place = _place_of_launcher(args)
     if place is not None:
         _call(function, args, place, _backend(args))
@@ -340,14 +340,19 @@ def _join(place, backend, args):
         # With a GPU for each task, SLURM shows each process its own alone.
         torch.cuda.set_device(place.local_rank % found)
     if place.url == "env://":
-        dist.init_process_group(backend, init_method="env://", timeout=_ANSWER)
+        store = next(dist.rendezvous("env://", timeout=_ANSWER))[0]
     else:
         store = _meet(place, args.join_timeout)
         store.set_timeout(_ANSWER)
-        store = dist.PrefixStore("run", store)
-        sizes = {"rank": place.rank, "world_size": place.world_size}
-        dist.init_process_group(backend, store=store, timeout=_ANSWER, **sizes)
-    _group_by_machine(place.machine)
+    # On one machine, torchrun may keep its store when it restarts, with addresses of processes that
+    # are gone. On several it makes a new one, and each machine counts its own restarts.
+    alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+    store = dist.PrefixStore(f"run_{num_restarts() if alone else 0}", store)
+    sizes = {"rank": place.rank, "world_size": place.world_size}
+    dist.init_process_group(backend, store=store, timeout=_ANSWER, **sizes)
+    machines, restarted = zip(*comm.all_gather((place.machine, num_restarts() > 0)), strict=True)
+    args.resume = args.resume or any(restarted)
+    _group_by_machine(machines, place.machine)
     if args.num_gpus not in (0, 1, comm.get_local_size()):
         raise ConfigError(
             f"--num-gpus is {args.num_gpus}, and {comm.get_local_size()} processes have been "
@@ -403,9 +408,13 @@ def _meet(place, seconds):
     return store
 
 
-def _group_by_machine(machine):
-    """Tell detectron2 which processes are on this machine, as its own launch function does."""
-    machines = comm.all_gather(machine)
+def _group_by_machine(machines, machine):
+    """Tell detectron2 which processes are on this machine, as its own launch function does.
+
+    Args:
+        machines (sequence[int]): number of the machine, by rank.
+        machine (int): that of this process.
+    """
     for number in sorted(set(machines)):
         group = dist.new_group([rank for rank, x in enumerate(machines) if x == number])
         if number == machine:
