@@ -205,7 +205,9 @@ def main(folder):
         except UserError as error:
             errors[number] = [type(error).__name__, str(error)]
     alone = {
-        "losses": {number: {name: first_losses(name, number) for name in CASES} for number in (2, 3)},
+        "losses": {
+            number: {name: first_losses(name, number) for name in CASES} for number in (2, 3)
+        },
         "trained": train(folder, "whole", 4),
         "evaluated": evaluate(folder),
     }

@@ -218,6 +218,13 @@ def _add_data_and_test_keys(cfg):
     # False: stop with an error that names the first ones.
     cfg.DATASETS.SKIP_INVALID = False
 
+    # Seconds to wait for a batch of the loading processes before the run stops with the images that
+    # they are at. 0: without limit.
+    cfg.DATALOADER.TIMEOUT = 600.0
+    # How often a training starts its loading processes anew after one was killed or stood still,
+    # which changes no batch. 0: it stops.
+    cfg.DATALOADER.RESTARTS = 0
+
     # Detections kept per image. -1: unset, which means NUM_PROPOSALS for Sparse R-CNN, as in the
     # original; with detectron2's default of 100, a 100 set by the user could not be recognised.
     # Detectron2's own models take -1 as "no limit"; `sparsercnn.engine.setup.load_config` restores

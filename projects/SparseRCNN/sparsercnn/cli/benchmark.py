@@ -6,9 +6,11 @@ from ..benchmark import (
     aggregation,
     detector,
     evaluation,
+    evaluation_memory,
     interaction,
     matcher,
     position_attention,
+    soak,
     startup,
 )
 from ..errors import run_program
@@ -18,9 +20,11 @@ BENCHMARKS = {
     "aggregation": aggregation,
     "detector": detector,
     "evaluation": evaluation,
+    "evaluation_memory": evaluation_memory,
     "interaction": interaction,
     "matcher": matcher,
     "position_attention": position_attention,
+    "soak": soak,
     "startup": startup,
 }
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import traceback
+import uuid
 import warnings
 from dataclasses import replace
 from multiprocessing import connection
@@ -340,14 +341,11 @@ def _join(place, backend, args):
         # With a GPU for each task, SLURM shows each process its own alone.
         torch.cuda.set_device(place.local_rank % found)
     if place.url == "env://":
-        store = next(dist.rendezvous("env://", timeout=_ANSWER))[0]
+        store = _new_part(next(dist.rendezvous("env://", timeout=_ANSWER))[0], place)
     else:
         store = _meet(place, args.join_timeout)
         store.set_timeout(_ANSWER)
-    # On one machine, torchrun may keep its store when it restarts, with addresses of processes that
-    # are gone. On several it makes a new one, and each machine counts its own restarts.
-    alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
-    store = dist.PrefixStore(f"run_{num_restarts() if alone else 0}", store)
+        store = dist.PrefixStore("run", store)
     sizes = {"rank": place.rank, "world_size": place.world_size}
     dist.init_process_group(backend, store=store, timeout=_ANSWER, **sizes)
     machines, restarted = zip(*comm.all_gather((place.machine, num_restarts() > 0)), strict=True)
@@ -406,6 +404,30 @@ def _meet(place, seconds):
             )
         time.sleep(0.05)
     return store
+
+
+def _new_part(store, place):
+    """The part of torchrun's store that the processes of this start alone have.
+
+    torchrun keeps its store when it restarts processes, with the addresses of those that are gone.
+    So rank 0 makes up a name, and gives it to each of the others until that has confirmed it.
+    """
+    own = uuid.uuid4().hex
+    if place.rank > 0:
+        store.set(f"greeting/{place.rank}", own)
+        name = store.get(f"answer/{own}").decode()  # waits for it
+        store.set(f"confirmed/{name}/{place.rank}", "")
+        return dist.PrefixStore(name, store)
+    deadline = time.monotonic() + _ANSWER.total_seconds()
+    missing = list(range(1, place.world_size))
+    while missing := [i for i in missing if not store.check([f"confirmed/{own}/{i}"])]:
+        for rank in missing:
+            if store.check([f"greeting/{rank}"]):
+                store.set(f"answer/{store.get(f'greeting/{rank}').decode()}", own)
+        if time.monotonic() > deadline:
+            raise ProcessError(f"Rank {', '.join(map(str, missing))} of torchrun did not come.")
+        time.sleep(0.05)
+    return dist.PrefixStore(own, store)
 
 
 def _group_by_machine(machines, machine):
