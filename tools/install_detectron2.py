@@ -3,10 +3,10 @@
 
 The registry has no detectron2 under that name. A detectron2 that imports is left alone, and one
 whose C++ extension was compiled for another PyTorch is reported. Where there is none, a source
-archive of v0.6, pinned by its SHA-256, is downloaded by pip, which runs nothing in it, every module
-of the package is compared with the SHA-256 list of the official v0.6 tag, the changes that current libraries need
-(``detectron2_wheel/fixups.py``) are made, and the result is installed as the pure-Python wheel
-``detectron2 0.6``.
+archive of v0.6, pinned by its SHA-256, is downloaded by pip, which runs nothing in it; every module
+of the package is compared with the SHA-256 list of the official v0.6 tag, the changes that current
+libraries need (``detectron2_wheel/fixups.py``) are made, and the result is installed as the
+pure-Python wheel ``detectron2 0.6``.
 
 What the list does not cover, and the hash of the archive alone vouches for: the files below
 ``detectron2/model_zoo/configs``, the three projects below ``detectron2/projects``, and the licence.

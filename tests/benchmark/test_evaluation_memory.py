@@ -2,7 +2,6 @@
 
 import argparse
 
-
 from sparsercnn.benchmark import evaluation_memory
 
 

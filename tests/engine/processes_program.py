@@ -1,7 +1,7 @@
 """What tests/engine/test_processes.py runs: all systems, in processes that each start once.
 
-``python processes_program.py FOLDER`` makes FOLDER/results.json: losses of the first steps, and what
-evaluations saw, by name of the case and by number of processes.
+``python processes_program.py FOLDER`` makes FOLDER/results_N.json for N of 1, 2, 3: losses of the
+first steps by name of the case, and what evaluations saw.
 """
 
 import json
@@ -30,7 +30,8 @@ SIZE = 32
 
 _SGD = ["SOLVER.OPTIMIZER", "SGD", "SOLVER.BASE_LR", "0.01", "MODEL.RESNETS.NORM", "FrozenBN"]
 _TINY = [
-    *_SGD, "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.FPN.NORM", "", "MODEL.SparseRCNN.HIDDEN_DIM", "32",
+    *_SGD, "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.FPN.NORM", "",
+    "MODEL.SparseRCNN.HIDDEN_DIM", "32",
     "MODEL.SparseRCNN.NHEADS", "4", "MODEL.SparseRCNN.DIM_FEEDFORWARD", "64",
     "MODEL.SparseRCNN.DIM_DYNAMIC", "8", "MODEL.SparseRCNN.NUM_HEADS", "2",
     "MODEL.SparseRCNN.NUM_PROPOSALS", "6",
@@ -50,7 +51,8 @@ _CASCADE = [
 ]  # fmt: skip
 _DANET = [
     *_SGD, "SOLVER.BASE_LR", "0.001", "MODEL.RESNETS.STEM_OUT_CHANNELS", "8",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS", "8", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "16", "MODEL.SEM_SEG_HEAD.NORM", "FrozenBN",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS", "8", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "16",
+    "MODEL.SEM_SEG_HEAD.NORM", "FrozenBN",
 ]  # fmt: skip
 
 # Name -> config and options. With "like accumulation", one process takes the parts of the other

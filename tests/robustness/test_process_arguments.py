@@ -27,7 +27,7 @@ CASES = [
     (f"--num-machines 2 --machine-rank 2 --dist-url {URL}", {}, "--machine-rank is 2; with"),
     (f"--num-machines 2 --machine-rank -1 --dist-url {URL}", {}, "--machine-rank is -1; with"),
     ("--join-timeout nan --num-gpus 0", {}, "--join-timeout is nan; it must be 0 or more"),
-    ("--launcher torchrun", {}, "torchrun's RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
+    ("--launcher torchrun", {}, "torchrun's RANK, WORLD_SIZE, LOCAL_RANK, "),
     ("", {**TORCHRUN, "RANK": "2"}, "The launcher gave this process rank 2 "),
     ("", {**TORCHRUN, "WORLD_SIZE": "two"}, "WORLD_SIZE in the environment is 'two', not a number"),
     ("--num-processes 2", TORCHRUN, "2 processes have been started by a launcher, and --num-proc"),
