@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch.distributed as dist
 
 from sparsercnn.cli import train
 from sparsercnn.engine.launchers import Place
@@ -46,15 +47,17 @@ def test_it_is_told_in_one_line(arguments, environment, line, monkeypatch, capsy
     assert error.startswith(f"error: {line}") and error.count("\n") == 1
 
 
-def test_machines_that_do_not_fit_each_other_are_told(tmp_path):
-    """Two with one rank, another number of machines, and one that waits in vain."""
-    place = Place(rank=0, world_size=2, local_rank=0, machine=0, url=f"file://{tmp_path}/store")
-    with pytest.raises(ProcessError, match="Rank 1 of 2 did not come to file.* within 1 seconds"):
+def test_machines_that_do_not_fit_each_other_are_told():
+    """One that waits in vain, two with one rank, another number of machines, a wrong address."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    url = f"tcp://127.0.0.1:{store.port}"
+    place = Place(rank=0, world_size=2, local_rank=0, machine=0, url=url)
+    with pytest.raises(ProcessError, match="Rank 1 of 2 did not come to tcp.* within 1 seconds"):
         _meet(place, 1)
     with pytest.raises(ProcessError, match="Two processes have rank 0 of 2"):
         _meet(place, 1)
     with pytest.raises(ProcessError, match="Rank 2 was told of 3 processes, and another one of 2"):
         _meet(replace(place, rank=2, world_size=3), 1)
-    nobody = replace(place, rank=1, url="tcp://127.0.0.1:9")
-    with pytest.raises(ProcessError, match="Rank 1 of 2 does not reach the others"):
-        _meet(nobody, 1)
+    with pytest.raises(ProcessError, match="Rank 1 of 2 does not reach the others at tcp.*:9"):
+        _meet(replace(place, rank=1, url="tcp://127.0.0.1:9"), 1)
+    assert _meet(replace(place, rank=1), 1).check(["rank/0", "rank/1"])
