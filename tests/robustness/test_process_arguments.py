@@ -16,11 +16,11 @@ TORCHRUN |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29401"}
 
 # Arguments, environment, what the line begins with.
 CASES = [
-    ("--num-gpus 2", {}, "--num-gpus 2 with --num-machines 1: PyTorch finds 0 usable GPUs"),
+    ("--num-gpus 2", {}, "--num-gpus 2 is too many: there are 0 GPUs"),
     ("--num-gpus -1", {}, "--num-gpus is -1; it must be 0 or more"),
     ("--num-processes -2", {}, "--num-processes is -2; it must be 0 or more"),
     ("--num-processes 2 --num-gpus 2", {}, "--num-processes 2 is for the CPU and --num-gpus 2"),
-    (f"--num-machines 2 --dist-url {URL}", {}, "--num-gpus 1 with --num-machines 2: PyTorch finds"),
+    (f"--num-machines 2 --dist-url {URL}", {}, "--num-gpus 1 is too many: there are 0 GPUs"),
     ("--num-machines 2 --num-gpus 0", {}, "--dist-url auto is not a place to meet"),
     ("--num-machines 2 --num-gpus 0 --dist-url x", {}, "--dist-url x is not a place to meet"),
     ("--num-machines 2 --num-gpus 0 --dist-url tcp://a:b", {}, "--dist-url tcp://a:b is not a"),

@@ -145,9 +145,8 @@ def _require_gpus(args):
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if args.num_gpus > found:
         raise ConfigError(
-            f"--num-gpus {args.num_gpus} with --num-machines {args.num_machines}: PyTorch finds "
-            f"{found} usable GPUs on this machine. For the CPU: --num-gpus 0, with --num-processes "
-            "for several processes."
+            f"--num-gpus {args.num_gpus} is too many: there are {found} GPUs on this machine. For "
+            "the CPU: --num-gpus 0, with --num-processes for several processes."
         )
 
 
