@@ -289,6 +289,7 @@ def test_two_nodes_start_one_run_that_meets_on_the_first(load, slurm, monkeypatc
         of_slurm = {"SLURM_JOB_ID": "41", "SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS": "2"}
         of_slurm |= {"SLURM_NODEID": str(node), "SLURM_PROCID": str(node), "SLURM_LOCALID": "0"}
         of_slurm |= {"SLURM_JOB_NODELIST": "gpu[03-04]", "SLURM_STEP_NUM_TASKS": "2"}
+        of_slurm["SUBMITIT_EXECUTOR"] = "slurm"  # set by submitit in the batch script
         for name, value in of_slurm.items():
             monkeypatch.setenv(name, value)
         Worker(sweep.runs, sweep.metric, sweep.resources)()
