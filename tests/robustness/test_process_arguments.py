@@ -6,8 +6,8 @@ import pytest
 import torch.distributed as dist
 
 from sparsercnn.cli import train
+from sparsercnn.engine.joining import meet
 from sparsercnn.engine.launchers import Place
-from sparsercnn.engine.processes import _meet
 from sparsercnn.errors import ProcessError
 
 URL = "tcp://127.0.0.1:29400"
@@ -53,11 +53,11 @@ def test_machines_that_do_not_fit_each_other_are_told():
     url = f"tcp://127.0.0.1:{store.port}"
     place = Place(rank=0, world_size=2, local_rank=0, machine=0, url=url)
     with pytest.raises(ProcessError, match="Rank 1 of 2 did not come to tcp.* within 1 seconds"):
-        _meet(place, 1)
+        meet(place, 1)
     with pytest.raises(ProcessError, match="Two processes have rank 0 of 2"):
-        _meet(place, 1)
+        meet(place, 1)
     with pytest.raises(ProcessError, match="Rank 2 was told of 3 processes, and another one of 2"):
-        _meet(replace(place, rank=2, world_size=3), 1)
+        meet(replace(place, rank=2, world_size=3), 1)
     with pytest.raises(ProcessError, match="Rank 1 of 2 does not reach the others at tcp.*:9"):
-        _meet(replace(place, rank=1, url="tcp://127.0.0.1:9"), 1)
-    assert _meet(replace(place, rank=1), 1).check(["rank/0", "rank/1"])
+        meet(replace(place, rank=1, url="tcp://127.0.0.1:9"), 1)
+    assert meet(replace(place, rank=1), 1).check(["rank/0", "rank/1"])
