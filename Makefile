@@ -21,7 +21,12 @@ PYTHON_CHECK := import sys; found = sys.version_info[:2]; \
 	"Name another one: make PYTHON=python3.11 VENV=new_folder ..." \
 	% ((sys.executable,) + found + (sys.platform,)))
 
-.PHONY: help env quickstart test lint bench lock
+# Tools that look at the packages; in an environment of their own, so that they add none.
+AUDIT := $(VENV)/audit
+AUDIT_STAMP := $(AUDIT)/.installed-$(shell sha256sum requirements/audit.txt | cut -c 1-16)
+SBOM := output/sbom.cdx.json
+
+.PHONY: help env quickstart test lint bench audit sbom lock
 
 help:
 	@echo "make env         install into VENV=$(VENV), with PYTHON=$(PYTHON)"
@@ -29,6 +34,8 @@ help:
 	@echo "make test        run the tests"
 	@echo "make lint        check style and formatting"
 	@echo "make bench       measure speed and memory"
+	@echo "make audit       look for known vulnerabilities in requirements/lock.txt"
+	@echo "make sbom        write a bill of materials (CycloneDX) to $(SBOM)"
 	@echo "make lock        renew requirements/*.txt from requirements/*.in, with UV=$(UV)"
 
 env: $(STAMP)
@@ -62,9 +69,24 @@ lint: env
 bench: env
 	$(RUN) tools/benchmark.py
 
+$(AUDIT_STAMP): $(STAMP)
+	$(RUN) -m venv $(AUDIT)
+	@rm -f $(AUDIT)/.installed-*
+	$(AUDIT)/bin/python -m pip install --no-deps --require-hashes -r requirements/audit.txt
+	@touch $@
+
+# --strict: a package that could not be looked up is a failure, not a silent pass.
+audit: $(AUDIT_STAMP)
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/lock.txt
+
+sbom: $(AUDIT_STAMP)
+	@mkdir -p $(dir $(SBOM))
+	$(AUDIT)/bin/cyclonedx-py environment --output-reproducible --output-file $(SBOM) $(RUN)
+
 # build.txt follows lock.txt: torch limits the version of setuptools.
 COMPILE := pip compile --quiet --universal --python-version 3.10 --generate-hashes \
 	--no-emit-index-url --no-python-downloads --custom-compile-command "make lock"
 lock:
 	$(UV) $(COMPILE) requirements/requirements.in requirements/build.in -o requirements/lock.txt
 	$(UV) $(COMPILE) -c requirements/lock.txt requirements/build.in -o requirements/build.txt
+	$(UV) $(COMPILE) requirements/audit.in -o requirements/audit.txt

@@ -123,20 +123,31 @@ def make_input(make_instances):
 
 @pytest.fixture
 def squares(tmp_path):
-    """A folder of four images of one bright square each, their annotations, and tiny.yaml."""
+    """See :func:`write_squares`."""
+    return write_squares(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def make_squares():
+    """:func:`write_squares`, for fixtures of a wider scope than a test."""
+    return write_squares
+
+
+def write_squares(folder):
+    """Make a folder of four images of one bright square each, their annotations, and tiny.yaml."""
     images, annotations = [], []
     for i in range(4):
         pixels = np.zeros((64, 64, 3), np.uint8)
         pixels[10 : 30 + i, 10:40] = 255
-        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        Image.fromarray(pixels).save(folder / f"{i}.png")
         images.append({"id": i, "file_name": f"{i}.png", "height": 64, "width": 64})
         box = [10, 10, 30, 20 + i]
         annotations.append({"id": i + 1, "image_id": i, "category_id": 1 + i % 2, "bbox": box})
         annotations[-1].update(area=box[2] * box[3], iscrowd=0)
     categories = [{"id": 1, "name": "odd"}, {"id": 2, "name": "even"}]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    (tmp_path / "squares.json").write_text(json.dumps(content))
+    (folder / "squares.json").write_text(json.dumps(content))
     base = REPOSITORY / "configs" / "quickstart" / "Base-R18.yaml"
-    data = f"coco:{tmp_path}/squares.json@{tmp_path}"
-    (tmp_path / "tiny.yaml").write_text(TINY.format(base=base, data=data))
-    return tmp_path
+    data = f"coco:{folder}/squares.json@{folder}"
+    (folder / "tiny.yaml").write_text(TINY.format(base=base, data=data))
+    return folder

@@ -3,10 +3,10 @@
 
 The registry has no detectron2 under that name. A detectron2 that imports is left alone, and one
 whose C++ extension was compiled for another PyTorch is reported. Where there is none, a source
-archive of v0.6, pinned by its SHA-256, is downloaded with pip, every module of the package is
-compared with the SHA-256 list of the official v0.6 tag, the changes that current libraries need
-(``detectron2_wheel/fixups.py``) are made, and the result is installed as the pure-Python wheel
-``detectron2 0.6``.
+archive of v0.6, pinned by its SHA-256, is downloaded by pip, which runs nothing in it; every module
+of the package is compared with the SHA-256 list of the official v0.6 tag, the changes that current
+libraries need (``detectron2_wheel/fixups.py``) are made, and the result is installed as the
+pure-Python wheel ``detectron2 0.6``.
 
 What the list does not cover, and the hash of the archive alone vouches for: the files below
 ``detectron2/model_zoo/configs``, the three projects below ``detectron2/projects``, and the licence.
@@ -171,18 +171,50 @@ def check_lock(lock: Path) -> None:
 
 
 def download_sdist(directory: Path) -> Path:
-    """Download the pinned archive into ``directory`` with pip, which checks its hash.
+    """Download the pinned archive into ``directory``, without running anything in it.
 
-    pip runs the archive's setup.py to learn its name; that one imports torch and setuptools.
+    ``pip download`` would run the archive's setup.py to learn its name. So pip finds the archive,
+    with the index, proxies and certificates of its configuration, and only its bytes are fetched.
+    :func:`read_sdist` compares their hash.
 
     Raises:
-        InstallError: pip failed.
+        InstallError: there is no such archive, or it cannot be fetched; or pip has changed.
     """
-    requirements = directory / "requirements.txt"
-    requirements.write_text(f"{SDIST_REQUIREMENT} --hash=sha256:{SDIST_SHA256}\n")
-    options = ["--no-deps", "--no-build-isolation", "--no-binary=:all:", "--require-hashes"]
-    _pip("download", *options, f"--dest={directory}", f"--requirement={requirements}")
-    return next(directory.glob("*.tar.gz"))
+    name, _, version = SDIST_REQUIREMENT.partition("==")
+    try:
+        from pip._internal.commands import create_command
+
+        # Not a public interface: the pip of requirements/build.txt has it.
+        command = create_command("download")
+        options, _ = command.parse_args(["--no-deps", "--no-binary=:all:"])
+        with command.main_context():
+            session = command.get_default_session(options)
+            finder = command._build_package_finder(options, session)
+            links = [x.link for x in finder.find_all_candidates(name) if str(x.version) == version]
+            content = _fetch(session, links[0]) if links else None
+    except (ImportError, AttributeError, TypeError) as error:
+        raise InstallError(
+            f"this pip has changed ({error}). Install the pinned one: {sys.executable} -m pip "
+            "install --no-deps --require-hashes -r requirements/build.txt"
+        ) from error
+    except Exception as error:  # pip's own classes, of the network and the index
+        raise InstallError(f"{SDIST_REQUIREMENT} cannot be downloaded: {error}") from error
+    if content is None:
+        raise InstallError(
+            f"pip finds no source archive of {SDIST_REQUIREMENT}. Check its index "
+            f"({sys.executable} -m pip config list), or the network."
+        )
+    path = directory / links[0].filename
+    path.write_bytes(content)
+    return path
+
+
+def _fetch(session, link) -> bytes:
+    if link.is_file:
+        return Path(link.file_path).read_bytes()
+    response = session.get(link.url_without_fragment)
+    response.raise_for_status()
+    return response.content
 
 
 def read_sdist(path: Path, sha256: str = SDIST_SHA256) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
@@ -21,10 +22,11 @@ from sparsercnn.engine.interruption import (
     Stopped,
     at_once,
     deferred,
-    pass_on,
     requested,
     take_signals,
 )
+from sparsercnn.engine.processes import run_processes
+from sparsercnn.engine.setup import argument_parser
 from sparsercnn.engine.train_step import TrainStep
 
 
@@ -65,11 +67,9 @@ class Mean(nn.Module):
         return {"loss": self.layer(batch[0]["value"]).square().mean()}
 
 
-def _rank(rank, folder, signalled):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
-    )
+def _rank(args):
+    folder, signalled = Path(args.opts[0]), args.opts[1]
+    rank = comm.get_rank()
     model = nn.parallel.DistributedDataParallel(Mean())
     step = TrainStep(
         model,
@@ -109,5 +109,4 @@ def test_all_processes_stop_after_the_same_iteration(tmp_path, signalled):
 
 
 if __name__ == "__main__":
-    with pass_on():
-        torch.multiprocessing.spawn(_rank, (Path(sys.argv[1]), sys.argv[2]), nprocs=2)
+    run_processes(_rank, argument_parser().parse_args(["--num-processes", "2", *sys.argv[1:]]))

@@ -216,7 +216,7 @@ def test_a_full_disk_is_said_at_the_start(tmp_path, monkeypatch):
 def test_a_batch_that_the_processes_cannot_share():
     cfg = setup.get_config(QUICK, ["SOLVER.IMS_PER_BATCH", "3"])
     with pytest.raises(ConfigError, match="IMS_PER_BATCH 3 cannot be shared by 2"):
-        setup.check_batch(cfg, 2)
+        setup.check_batch(cfg, 2, "processes")
 
 
 def test_a_missing_extra_is_an_error_of_the_user(capsys):

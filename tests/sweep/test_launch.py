@@ -14,10 +14,13 @@ import torch
 import yaml
 from submitit import SlurmJob
 
+from sparsercnn.engine.processes import _place_of_launcher
+from sparsercnn.engine.setup import argument_parser
 from sparsercnn.sweep import SweepError, load_sweep
 from sparsercnn.sweep.launch import dry_run, launch
 from sparsercnn.sweep.results import format_status, read_runs, seconds_left
 from sparsercnn.sweep.run_folder import claim, read_state
+from sparsercnn.sweep.worker import Worker
 
 CONTENT = {
     "base": "tiny.yaml",
@@ -270,6 +273,43 @@ def test_a_dry_run_for_slurm_has_the_resources(load, slurm):
     assert {x for x in text.splitlines() if "#SBATCH" in x} <= set(script.splitlines())
     assert re.search(r"\nsrun .*--cpus-per-task=40 ", script)
     assert "\n# each job: srun --cpus-per-task=40\n" in text
+
+
+def test_two_nodes_start_one_run_that_meets_on_the_first(load, slurm, monkeypatch):
+    """srun starts one task on each node, each of which starts its processes."""
+    resources = {"cluster": "slurm", "nodes": 2, "gpus": 4, "cpus": 8}
+    axes = {"MODEL.SparseRCNN.NUM_HEADS": [1]}
+    sweep = load("nodes", axes=axes, overrides=ON_GPUS, resources=resources)
+    assert launch(sweep, wait=False) == 0
+    script = (slurm / "script_41").read_text()
+    for line in ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=4", "--cpus-per-task=8"):
+        assert f"#SBATCH {line}\n" in script
+    commands = []
+    popen = subprocess.Popen
+
+    def note(command, env, **options):
+        commands.append((command, env))
+        return popen(["true"], env=env, **options)
+
+    monkeypatch.setattr("sparsercnn.sweep.worker.subprocess.Popen", note)
+    for node in (0, 1):
+        of_slurm = {"SLURM_JOB_ID": "41", "SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS": "2"}
+        of_slurm |= {"SLURM_NODEID": str(node), "SLURM_PROCID": str(node), "SLURM_LOCALID": "0"}
+        of_slurm |= {"SLURM_JOB_NODELIST": "gpu[03-04]", "SLURM_STEP_NUM_TASKS": "2"}
+        of_slurm["SUBMITIT_EXECUTOR"] = "slurm"  # set by submitit in the batch script
+        for name, value in of_slurm.items():
+            monkeypatch.setenv(name, value)
+        Worker(sweep.runs, sweep.metric, sweep.resources)()
+    urls = set()
+    for node, (command, environment) in enumerate(commands):
+        args = argument_parser().parse_args(command[4:])
+        assert (args.num_machines, args.machine_rank, args.num_gpus) == (2, node, 4)
+        assert args.resume and environment["OMP_NUM_THREADS"] == "2"
+        # The tasks of srun are not the processes of the run: what the command line says counts.
+        assert _place_of_launcher(args) is None
+        urls.add(args.dist_url)
+    assert len(commands) == 2 and len(urls) == 1
+    assert re.fullmatch(r"tcp://gpu03:2\d{4}|tcp://gpu03:3\d{4}", urls.pop())
 
 
 def test_slurm_gets_an_array_once(load, slurm, capsys):

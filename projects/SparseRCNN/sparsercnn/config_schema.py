@@ -523,6 +523,18 @@ TABLE = {
             "False: stop with an error that names the first ones",
         ),
         "DATALOADER.NUM_WORKERS": THEIRS(Whole(0, 512), "processes that read images, per GPU"),
+        "DATALOADER.TIMEOUT": OWN(
+            600.0,
+            WEIGHT,
+            "seconds to wait for a batch of these processes before the run stops with the images "
+            "that they are at; 0: without limit",
+        ),
+        "DATALOADER.RESTARTS": OWN(
+            0,
+            COUNT_OR_NONE,
+            "how often a training starts them anew after one was killed or stood still, which "
+            "changes no batch; 0: it stops",
+        ),
         "DATALOADER.ASPECT_RATIO_GROUPING": THEIRS(
             FLAG, "wide images and tall ones in batches of their own"
         ),

@@ -178,7 +178,8 @@ class Registered(_Values):
 class Device(_Values):
     """The name of a device, as torch has it."""
 
-    allowed = "auto, cpu, cuda, or one GPU such as cuda:0"
+    names = "cpu, cuda, or one GPU such as cuda:0"
+    allowed = f"auto, {names}"
     type = "str"
 
     def accepts(self, value):

@@ -18,6 +18,7 @@ __all__ = [
     "MediaError",
     "MissingFileError",
     "NonFiniteError",
+    "ProcessError",
     "SweepError",
     "UserError",
     "abbreviate",
@@ -127,6 +128,11 @@ class MediaError(UserError):
 
 class NonFiniteError(UserError, FloatingPointError):
     """A loss or a gradient that is not finite; the message names the images."""
+
+
+class ProcessError(UserError):
+    """A process of a run, or one that loads its data, that was killed, stands still or did not
+    come."""
 
 
 def abbreviate(items, limit=5, separator=", "):

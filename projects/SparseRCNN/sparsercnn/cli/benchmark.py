@@ -6,9 +6,11 @@ from ..benchmark import (
     aggregation,
     detector,
     evaluation,
+    evaluation_memory,
     interaction,
     matcher,
     position_attention,
+    soak,
     startup,
 )
 from ..engine.setup import check_device
@@ -19,9 +21,11 @@ BENCHMARKS = {
     "aggregation": aggregation,
     "detector": detector,
     "evaluation": evaluation,
+    "evaluation_memory": evaluation_memory,
     "interaction": interaction,
     "matcher": matcher,
     "position_attention": position_attention,
+    "soak": soak,
     "startup": startup,
 }
 

@@ -15,25 +15,29 @@ r"""Train or evaluate any model of this project.
     python projects/SparseRCNN/train_net.py --num-gpus 8 --config-file $CONFIG --eval-only \
         MODEL.WEIGHTS output/model_final.pth
 
-    # on the CPU, in minutes
+    # on the CPU, in minutes; the same in two processes
     python projects/SparseRCNN/train_net.py --num-gpus 0 \
         --config-file configs/quickstart/sparsercnn.yaml
+    python projects/SparseRCNN/train_net.py --num-processes 2 \
+        --config-file configs/quickstart/sparsercnn.yaml
+
+    # started by torchrun or srun, which are found; see docs/training.md
+    torchrun --nproc-per-node 8 projects/SparseRCNN/train_net.py --config-file $CONFIG
 
 Keys and values at the end of the line override the config.
 """
 
-import contextlib
 import sys
 
-from detectron2.engine import launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from ..data import check_num_classes, check_test_sets
 from ..engine.checkpoint import load_for_inference
 from ..engine.checkpoint_files import is_exported
-from ..engine.interruption import Stopped, pass_on, take_signals
-from ..engine.setup import argument_parser, check_gpus_here, setup
+from ..engine.interruption import EXIT_STATUS, take_signals
+from ..engine.processes import check_processes, run_processes
+from ..engine.setup import argument_parser, setup
 from ..engine.trainer import Trainer
 from ..errors import ConfigError, parse_arguments, run_program
 from ..inference.loading import load_model
@@ -46,9 +50,11 @@ def main(argv=None):
     interrupted = "Interrupted. --resume continues from the last checkpoint."
     try:
         return run_program(start, args, on_interrupt=interrupted)
-    except Stopped as stopped:
+    except SystemExit as end:
+        if end.code != EXIT_STATUS:
+            raise
         print("\nStopped by a signal. --resume continues.", file=sys.stderr)
-        return stopped.code
+        return EXIT_STATUS
 
 
 def run(args):
@@ -68,6 +74,7 @@ def run(args):
 
 def _set_up(args):
     cfg = setup(args)
+    check_processes(cfg)
     check_num_classes(cfg)
     return cfg
 
@@ -121,15 +128,6 @@ def evaluate(cfg, allow_unsafe=False):
 
 
 def start(args):
-    """Start all processes of a run on this machine, each with the `args` of :func:`run`."""
-    check_gpus_here(args.num_gpus)  # now, not when all processes have started
-    is_parent = args.num_gpus * args.num_machines > 1
-    with pass_on() if is_parent else contextlib.nullcontext():
-        launch(
-            run,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+    """Start all processes of a run on this machine, or join those that torchrun or srun started,
+    each with the `args` of :func:`run`."""
+    run_processes(run, args)

@@ -28,6 +28,7 @@ from .dataset_mapper import SparseRCNNDatasetMapper
 from .files import cache_json
 from .image_check import image_problem
 from .label_map import record_problem
+from .loading_processes import MappedSamples, NotedSamples, WatchedLoader
 from .semseg_mapper import SemSegDatasetMapper
 from .train_loader import TrainLoader
 from .validation import leave_out_invalid
@@ -67,6 +68,8 @@ def build_train_loader(cfg):
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         is_wide=_are_wide(records),
         images_per_epoch=_images_per_epoch(cfg, records),
+        timeout=cfg.DATALOADER.TIMEOUT,
+        num_restarts=cfg.DATALOADER.RESTARTS,
     )
 
 
@@ -103,11 +106,11 @@ def build_test_loader(cfg, name):
         _match_ground_truth(name, records, num_left_out, cfg.MODEL.MASK_ON)
     if all("annotations" in record for record in records):
         _print_histogram(records, [name])
-    return build_detection_test_loader(
-        as_dataset(records),
-        mapper=_build_mapper(cfg, is_train=False),
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-    )
+    num_workers = cfg.DATALOADER.NUM_WORKERS
+    noted = NotedSamples(as_dataset(records), num_workers)
+    samples = MappedSamples(noted, _build_mapper(cfg, is_train=False))
+    loader = build_detection_test_loader(samples, mapper=None, num_workers=num_workers)
+    return WatchedLoader(loader, noted, cfg.DATALOADER.TIMEOUT)
 
 
 def check_test_sets(cfg):

@@ -1,6 +1,7 @@
 """An endless training loader with batches determined by a seed, which can start at any batch."""
 
 import itertools
+import logging
 import random
 
 import numpy as np
@@ -8,6 +9,9 @@ import torch
 from detectron2.data import build_detection_train_loader
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
+
+from ..errors import ProcessError
+from .loading_processes import NotedSamples, watch
 
 __all__ = ["TrainLoader"]
 
@@ -35,6 +39,8 @@ class TrainLoader:
         num_workers,
         is_wide=None,
         images_per_epoch=None,
+        timeout=0.0,
+        num_restarts=0,
     ):
         """
         Args:
@@ -51,6 +57,9 @@ class TrainLoader:
                 from the records when it is needed.
             images_per_epoch (int): of all workers together, for schedules in epochs; None: all
                 records.
+            timeout (float): seconds to wait for a batch of the loading processes; 0: no limit.
+            num_restarts (int): how often, in all, the loading processes are started anew after one
+                was killed or stood still. The batches are the same.
         """
         self.dataset = dataset
         self.mapper = mapper
@@ -61,6 +70,8 @@ class TrainLoader:
         self.num_workers = num_workers
         self.is_wide = is_wide
         self.images_per_epoch = len(dataset) if images_per_epoch is None else images_per_epoch
+        self.timeout = timeout
+        self.num_restarts = num_restarts
         self._num_skipped = 0
 
     def start_at(self, num_batches):
@@ -76,15 +87,39 @@ class TrainLoader:
         Raises:
             RuntimeError: batches are to be skipped, but this detectron2 distributes samples among
                 loading processes in a way that does not repeat.
+            ProcessError: a loading process was killed or stands still, and `num_restarts` are done;
+                see :func:`~sparsercnn.data.loading_processes.watch`.
         """
+        return self._restarting(self._start(self._num_skipped), self._num_skipped)
+
+    def _restarting(self, batches, num_done):
+        while True:
+            try:
+                for batch in batches:
+                    num_done += 1
+                    yield batch
+                return
+            except ProcessError as error:
+                if self.num_restarts < 1:
+                    raise
+                self.num_restarts -= 1
+                logging.getLogger(__name__).warning(
+                    f"{error} They are started anew, {self.num_restarts} times are left."
+                )
+            batches = self._start(num_done)
+
+    def _start(self, num_skipped):
+        """An iterator over the batches after the first `num_skipped`."""
         places = _Places(self.sampler)
-        if self._num_skipped > 0:
+        if num_skipped > 0:
             order = self._order_in_a_round()
-            num_back, begun = self._num_skipped * self._batch_size, []
+            num_back, begun = num_skipped * self._batch_size, []
             if self.aspect_ratio_grouping:
-                num_back, begun = self._skip_grouped(order)
+                num_back, begun = self._skip_grouped(order, num_skipped)
             places = _Places(self.sampler, order, num_back, begun)
-        return iter(self._build(_SeededSamples(self.dataset, self.mapper, self.seed), places))
+        noted = NotedSamples(self.dataset, self.num_workers)
+        samples = _SeededSamples(noted, self.mapper, self.seed)
+        return watch(self._build(samples, places), noted, self.timeout)
 
     def _build(self, dataset, places):
         return build_detection_train_loader(
@@ -133,7 +168,7 @@ class TrainLoader:
             )
         return order
 
-    def _skip_grouped(self, order):
+    def _skip_grouped(self, order, num_skipped):
         """The state of the groups when the last skipped batch is complete.
 
         Each sample joins the group of its kind, and a full group is a batch. Samples that have come
@@ -156,7 +191,7 @@ class TrainLoader:
         if is_wide is None:
             records = (self.dataset[i] for i in range(len(self.dataset)))
             is_wide = [record["width"] > record["height"] for record in records]
-        num_left = self._num_skipped
+        num_left = num_skipped
         places = _reordered(enumerate(self.sampler), order)
         for num_back, (position, index) in enumerate(places, start=1):
             group = groups[is_wide[index]]
@@ -204,19 +239,20 @@ class _NumberedSamples(Dataset):
 class _SeededSamples(Dataset):
     """Samples with augmentations seeded by their position in the random order."""
 
-    def __init__(self, dataset, mapper, seed):
-        self.dataset = dataset
+    def __init__(self, noted, mapper, seed):
+        self.noted = noted
         self.mapper = mapper
         self.seed = seed
         self.rank = comm.get_rank()  # unknown in the loading processes
 
     def __len__(self):
-        return len(self.dataset)
+        return len(self.noted)
 
     def __getitem__(self, place):
         position, index = place
         _seed_generators(self.seed, self.rank, position)
-        return self.mapper(self.dataset[index])
+        with self.noted.noted(index):
+            return self.mapper(self.noted.dataset[index])
 
 
 def _seed_generators(*numbers):

@@ -74,19 +74,20 @@ def check_config(cfg, defaults):
     _check_test(cfg, defaults)
 
 
-def check_batch(cfg, num_processes):
-    """Raise ConfigError if the images of a batch cannot be shared by the processes of a training.
+def check_batch(cfg, number, what):
+    """Raise ConfigError if a batch cannot be shared.
 
     Args:
         cfg (CfgNode): the whole config.
-        num_processes (int): of all nodes together.
+        number (int): of processes.
+        what (str): name of those, for the message.
     """
     # With REFERENCE_WORLD_SIZE the batch follows the number of processes.
     batch = cfg.SOLVER.IMS_PER_BATCH
-    if cfg.SOLVER.REFERENCE_WORLD_SIZE == 0 and batch % num_processes:
+    if cfg.SOLVER.REFERENCE_WORLD_SIZE == 0 and batch % number:
         raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH {batch} cannot be shared by {num_processes} GPUs; set it to a "
-            "multiple of them."
+            f"SOLVER.IMS_PER_BATCH {batch} cannot be shared by {number} {what}. Set it to a "
+            f"multiple of {number}."
         )
 
 
@@ -104,7 +105,7 @@ def check_gpus(cfg, num_gpus):
             f"it gets {num_gpus} GPUs, and MODEL.DEVICE is {cfg.MODEL.DEVICE}. For GPUs: --opts "
             "MODEL.DEVICE cuda. For the CPU: --gpus 0."
         )
-    check_batch(cfg, num_gpus)
+    check_batch(cfg, num_gpus, "GPUs")
 
 
 def require_augmentable(cfg):

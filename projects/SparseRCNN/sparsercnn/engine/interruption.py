@@ -11,9 +11,7 @@ import os
 import signal
 import threading
 
-from torch.multiprocessing import ProcessExitedException
-
-__all__ = ["EXIT_STATUS", "Stopped", "at_once", "deferred", "pass_on", "requested", "take_signals"]
+__all__ = ["EXIT_STATUS", "Stopped", "at_once", "deferred", "requested", "take_signals"]
 
 EXIT_STATUS = 75  # "temporary failure, try again" in sysexits.h
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -60,27 +58,6 @@ def take_signals():
             yield
         finally:
             _request.is_awaited = False
-
-
-@contextlib.contextmanager
-def pass_on():
-    """In the block, SIGTERM and SIGUSR1 go to the processes that this one has started, which do as
-    :func:`take_signals` says. If they end so, :class:`Stopped` is raised here."""
-
-    def send(number, _):
-        children = multiprocessing.active_children()
-        for child in children:
-            os.kill(child.pid, number)
-        if not children:
-            raise Stopped
-
-    with _handlers(send):
-        try:
-            yield
-        except ProcessExitedException as error:
-            if error.exit_code == EXIT_STATUS:
-                raise Stopped from None
-            raise
 
 
 @contextlib.contextmanager

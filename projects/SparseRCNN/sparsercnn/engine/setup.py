@@ -20,6 +20,7 @@ from .config_check import check_batch, check_config
 from .config_merge import merge_file, merge_opts, merge_text
 from .imports import add_imported_keys, import_modules, imports_of
 from .model_check import check_model
+from .processes import add_process_arguments
 from .run_folder import open_run_folder
 
 __all__ = [
@@ -45,9 +46,10 @@ _AUTO = "auto"
 
 
 def argument_parser(epilog=None):
-    """detectron2's command line, with ``--allow-unsafe`` and ``--overwrite``; `epilog` is shown
-    after the options."""
+    """detectron2's command line, with ``--allow-unsafe``, ``--overwrite`` and the options of
+    :func:`~sparsercnn.engine.processes.add_process_arguments`; `epilog` is shown after them."""
     parser = default_argument_parser(epilog)
+    add_process_arguments(parser)
     parser.add_argument(
         "--overwrite",
         action="store_true",
@@ -140,9 +142,9 @@ def setup(args):
         cfg.MODEL.DEVICE = "cpu"
         cfg.freeze()
     check_devices(cfg, args.num_gpus)
-    training, num_processes = not args.eval_only, max(args.num_gpus, 1) * args.num_machines
+    training, num_processes = not args.eval_only, comm.get_world_size()
     if training:
-        check_batch(cfg, num_processes)
+        check_batch(cfg, num_processes, "processes")
     if not is_exported(cfg.MODEL.WEIGHTS):
         check_model(cfg, training, num_processes)
     if comm.is_main_process():
@@ -188,7 +190,7 @@ def check_devices(cfg, num_gpus=1):
         if num_gpus > 1:
             raise ConfigError(
                 f"--num-gpus {num_gpus} needs MODEL.DEVICE cuda, but MODEL.DEVICE is "
-                f"{cfg.MODEL.DEVICE}. On the CPU only one process runs: use --num-gpus 0."
+                f"{cfg.MODEL.DEVICE}. On the CPU: --num-gpus 0, or --num-processes {num_gpus}."
             )
         return
     check_gpus_here(num_gpus)
@@ -204,7 +206,7 @@ def check_device(name, source):
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"{source} is {as_text(name)}; it must be {Device.allowed}.") from error
+        raise ConfigError(f"{source} is {as_text(name)}; it must be {Device.names}.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             f"{source} is {name}, but PyTorch finds no usable GPU. To run on the CPU, set {source} "

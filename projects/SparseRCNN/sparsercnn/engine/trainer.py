@@ -67,10 +67,10 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         cfg = schedule_in_iterations(cfg, getattr(data_loader, "images_per_epoch", None))
-        on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
-        model = create_ddp_model(
-            model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {})
-        )
+        on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
+        # Not the local rank: a launcher may show each process its own GPU alone.
+        device_ids = [torch.cuda.current_device()] if on_gpu else None
+        model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
         bare_model = getattr(model, "module", model)
         self.average = WeightAverage(cfg, bare_model) if cfg.SOLVER.EMA.ENABLED else None
         self._trainer = TrainStep(cfg, model, data_loader, optimizer, average=self.average)

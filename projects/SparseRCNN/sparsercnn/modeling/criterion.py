@@ -21,7 +21,7 @@ class Normalizers:
 
     Attributes:
         matched: (S,), of the box losses, before the average over workers.
-        classes: (S,), of the class loss, for this worker alone; None: `matched`.
+        classes: (S,), of the class loss, before the average over workers; None: `matched`.
     """
 
     matched: Tensor
@@ -35,7 +35,9 @@ class SetCriterion(nn.Module):
     host does not wait for the device.
 
     Losses are sums. They are divided by the matcher's count of objects or positives, averaged over
-    workers and at least 1; the softmax's class loss by the sum of its class weights on this worker.
+    workers and at least 1; the softmax's class loss by the sum of its class weights, averaged over
+    workers. The mean over workers, which DistributedDataParallel takes of gradients, is then that
+    of one worker with all images, if these have at least one object for each worker.
 
     Attributes:
         normalizers (Normalizers): of the latest forward pass.
@@ -83,10 +85,10 @@ class SetCriterion(nn.Module):
             self.normalizers = Normalizers(matched=assignment.normalizer, classes=own)
             normalizer = _average_over_workers(assignment.normalizer)
             class_loss = self.classification.loss(class_logits, classes, assignment.positive)
+            class_normalizer = normalizer if own is None else _mean_over_workers(own)
             box_loss, giou_loss = self.box_losses(boxes, targets, assignment)
             losses = {
-                "loss_ce": self.weights.classification
-                * (class_loss / (normalizer if own is None else own)),
+                "loss_ce": self.weights.classification * (class_loss / class_normalizer),
                 "loss_bbox": self.weights.l1 * box_loss / normalizer,
                 "loss_giou": self.weights.giou * giou_loss / normalizer,
             }
@@ -118,7 +120,7 @@ class SetCriterion(nn.Module):
         matched = _weigh(torch.stack([x.matched for x in normalizers]), _average_over_workers)
         classes = matched
         if self.classification.has_normalizer:
-            classes = _weigh(torch.stack([x.classes for x in normalizers]))
+            classes = _weigh(torch.stack([x.classes for x in normalizers]), _mean_over_workers)
         return _name_by_stage(
             {"loss_ce": classes.T, "loss_bbox": matched.T, "loss_giou": matched.T}
         )
@@ -159,14 +161,19 @@ class SetCriterion(nn.Module):
 
 def _average_over_workers(count):
     """Mean of `count` over the workers, at least 1."""
+    return _mean_over_workers(count).clamp(min=1)
+
+
+def _mean_over_workers(count):
     num_workers = comm.get_world_size()
-    if num_workers > 1:
-        count = count.clone()
-        torch.distributed.all_reduce(count)
-    return (count / num_workers).clamp(min=1)
+    if num_workers == 1:
+        return count
+    count = count.clone()
+    torch.distributed.all_reduce(count)
+    return count / num_workers
 
 
-def _weigh(counts, divisor=lambda counts: counts):
+def _weigh(counts, divisor):
     """(k, ...), the divisor of each of k counts, as a fraction of the divisor of their sum."""
     divisors = divisor(torch.cat([counts, counts.sum(0, keepdim=True)]))
     return divisors[:-1] / divisors[-1]

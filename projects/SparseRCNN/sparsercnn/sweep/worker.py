@@ -84,6 +84,8 @@ class Worker:
             # Jobs that share a node must not share a port.
             port = 20000 + sum(map(ord, job.job_id)) * 997 % 20000
             nodes = ["--num-machines", str(job.num_nodes), "--machine-rank", str(job.node)]
+            # The nodes of a job that has waited in the queue need not start at the same moment.
+            nodes += ["--join-timeout", "600"]
             command[len(_TRAIN) : len(_TRAIN)] = [
                 *nodes,
                 "--dist-url",

@@ -1,0 +1,170 @@
+"""Several processes train and evaluate as one does, whoever starts them; and end together."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TRAIN = str(REPOSITORY / "projects" / "SparseRCNN" / "train_net.py")
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(REPOSITORY / "projects" / "SparseRCNN"),
+}
+
+
+@pytest.fixture(scope="module")
+def results(make_squares, tmp_path_factory):
+    """What :file:`processes_program.py` found in 1, 2 and 3 processes, by their number."""
+    folder = make_squares(tmp_path_factory.mktemp("processes"))
+    content = json.loads((folder / "squares.json").read_text())
+    content["images"] = content["images"][:2]
+    content["annotations"] = content["annotations"][:2]
+    (folder / "two.json").write_text(json.dumps(content))
+    program = Path(__file__).parent / "processes_program.py"
+    run = subprocess.run(
+        [sys.executable, program, folder],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return {n: json.loads((folder / f"results_{n}.json").read_text()) for n in (1, 2, 3)}
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_losses_are_those_of_one_process_with_all_images(results, number):
+    expected = results[1]["losses"][str(number)]
+    assert len(expected) == 10
+    for name, steps in expected.items():
+        assert len({step["total_loss"] for step in steps}) == 3, f"{name} does not learn"
+        for actual, step in zip(results[number]["losses"][name], steps, strict=True):
+            assert actual.keys() == step.keys()
+            norms = actual.pop("grad_norm"), step.pop("grad_norm")
+            assert actual == pytest.approx(step, rel=1e-5, abs=1e-6), name
+            assert norms[0] == pytest.approx(norms[1], rel=1e-4), name
+
+
+def test_a_run_is_resumed_by_another_number_of_processes(results):
+    whole = results[1]["trained"]
+    assert results[2]["trained"] == pytest.approx(whole[:2], rel=1e-4)
+    assert results[3]["trained"] == pytest.approx(whole, rel=1e-4) and len(whole) == 4
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_each_image_is_evaluated_once(results, number):
+    """Also if they cannot be shared out evenly, and if there are fewer than processes."""
+    for name, detections in results[number]["evaluated"].items():
+        expected = sorted(results[1]["evaluated"][name])
+        assert len({x[0] for x in expected}) == {"squares": 4, "two": 2}[name]
+        for actual, wanted in zip(sorted(detections), expected, strict=True):
+            assert actual == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_detectron2_knows_the_processes_of_the_machine(results, number):
+    assert results[number]["local"] == [0, number]
+
+
+def test_an_error_in_one_process_is_that_of_the_run(results):
+    assert results[1]["errors"]["2"] == ["UserError", "made up by rank 1"]
+
+
+def test_a_killed_process_ends_the_others_and_is_named(results):
+    kind, message = results[1]["errors"]["3"]
+    assert kind == "ProcessError"
+    assert message.startswith("Rank 1 of 3 (process ") and "was killed by SIGKILL" in message
+
+
+class Program:
+    """A program whose output goes into a file: nobody reads it until the program has ended."""
+
+    def __init__(self, name, command, folder, environment=()):
+        self.output = folder / f"{name}.txt"
+        with open(self.output, "w") as output:
+            self.process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env={**ENVIRONMENT, **dict(environment)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def is_alive(self):
+        return self.process.poll() is None
+
+    def end(self):
+        """Its output, once it has ended well."""
+        status = self.process.wait(timeout=600)
+        assert status == 0, self.output.read_text()[-3000:]
+        return self.output.read_text()
+
+
+def options(*more):
+    return ["--num-gpus", "0", "--config-file", "tiny.yaml", "DATASETS.TEST", "()", *more]
+
+
+def process_of_rank(rank, folder):
+    """The number of a process of torchrun's whose OUTPUT_DIR is in `folder`; None if not there."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (path / "cmdline").read_bytes().decode().split("\0")
+            environment = (path / "environ").read_bytes().decode().split("\0")
+        except (OSError, UnicodeDecodeError):
+            continue
+        if TRAIN in command and str(folder) in command and f"RANK={rank}" in environment:
+            return int(path.name)
+    return None
+
+
+def test_two_nodes_of_torchrun_resume_after_a_process_was_killed(squares, free_port):
+    output = squares / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node"]
+    command += ["1", "--max-restarts", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint"]
+    command += [f"127.0.0.1:{free_port}", TRAIN]
+    command += options("SOLVER.MAX_ITER", "40", "SOLVER.CHECKPOINT_PERIOD", "5")
+    command += ["OUTPUT_DIR", str(output)]
+    nodes = [Program(f"node_{i}", command, squares) for i in range(2)]
+    while not (output / "last_checkpoint").exists():
+        assert all(node.is_alive() for node in nodes), nodes[0].output.read_text()[-3000:]
+        time.sleep(0.1)
+    os.kill(process_of_rank(1, output), signal.SIGKILL)
+    text = "".join(node.end() for node in nodes)
+    starts = [int(x) for x in re.findall(r"Starting training from iteration (\d+)", text)]
+    assert len(starts) > 1 and min(starts) == 0 and 0 < max(starts) < 40
+    assert "World size: 2" in text
+    assert (output / "model_final.pth").exists()
+
+
+def test_tasks_of_srun_are_one_run(squares):
+    """srun sets these variables; it starts nothing else."""
+    of_slurm = {
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_STEP_NODELIST": "node[03-04]",
+        "SLURM_NODEID": "0",
+    }
+    command = [sys.executable, TRAIN, *options()]
+    tasks = [
+        Program(
+            f"task_{i}",
+            command,
+            squares,
+            {**of_slurm, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)},
+        )
+        for i in range(2)
+    ]
+    first, second = (task.end() for task in tasks)
+    assert "World size: 2" in first and "Starting training from iteration 0" in first
+    assert "Starting training" not in second
+    assert (squares / "out" / "model_final.pth").exists()
