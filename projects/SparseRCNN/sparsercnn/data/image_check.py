@@ -8,7 +8,17 @@ from PIL import Image
 
 from ..errors import DataError
 
-__all__ = ["UNREADABLE", "image_problem", "leave_out", "upright_size"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "UNREADABLE",
+    "image_problem",
+    "image_size",
+    "leave_out",
+    "upright_size",
+]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+"""Endings, in lower case, by which images are found in a folder."""
 
 UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError)
 """Errors that Pillow raises for files that are missing, damaged, of an unknown type or huge."""
@@ -36,6 +46,22 @@ def image_problem(record):
     if size != annotated:
         return f"its size is {size[0]} x {size[1]}, annotated as {annotated[0]} x {annotated[1]}"
     return None
+
+
+def image_size(path):
+    """
+    Args:
+        path (str): an image file.
+
+    Returns:
+        tuple[int, int]: width and height after rotation by its EXIF orientation; (0, 0), which
+        the check of the data set reports, if the file cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return upright_size(image)
+    except UNREADABLE:
+        return 0, 0
 
 
 def leave_out(record, error, skip_invalid, note=""):
