@@ -5,7 +5,6 @@ If no rule covers some weights, an error names them all and nothing is written.
 
 import argparse
 
-from ..conversion import LAYOUTS, convert_file
 from ..errors import run_program
 
 EPILOG = """
@@ -16,6 +15,8 @@ examples:
   convert.py --from mmdetection any_detector.pth backbone.pth --only backbone. neck.
   convert.py --from mmdetection --reverse model_final.pth for_mmdetection.pth
 """
+
+_LAYOUTS = ("mmdetection", "timm", "torchvision")
 
 
 def get_parser():
@@ -29,7 +30,7 @@ def get_parser():
         "--from",
         dest="layout",
         required=True,
-        choices=sorted(LAYOUTS),
+        choices=_LAYOUTS,
         help="the code base of the weights",
     )
     parser.add_argument(
@@ -71,6 +72,8 @@ def main(argv=None):
 
 def run(args):
     """Convert as the command line asks, and print a summary."""
+    from ..conversion import LAYOUTS, convert_file
+
     result = convert_file(
         args.source,
         args.target,

@@ -5,10 +5,8 @@ import logging
 import signal
 import sys
 
-from ..engine.setup import ConfigError, add_opts_argument
-from ..sweep import load_sweep
-from ..sweep.launch import dry_run, launch
-from ..sweep.results import format_status
+from ..engine.arguments import add_opts_argument
+from ..errors import ConfigError
 
 EPILOG = """
 examples:
@@ -84,6 +82,10 @@ def main(argv=None):
         int: 0; 1: runs failed or are not finished; 2: the file or a key is wrong.
     """
     args = get_parser().parse_args(argv)
+    from ..sweep import load_sweep
+    from ..sweep.launch import dry_run, launch
+    from ..sweep.results import format_status
+
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # What a script starts in the background, and all its children, would ignore Ctrl-C's signal, by
     # which runs are ended.

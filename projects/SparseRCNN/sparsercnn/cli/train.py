@@ -24,17 +24,10 @@ Keys and values at the end of the line override the config.
 
 import sys
 
-from detectron2.engine import launch
-from detectron2.evaluation import verify_results
-from detectron2.utils import comm
-
-from ..data import check_num_classes, check_test_sets
-from ..engine.checkpoint import load_for_inference
-from ..engine.checkpoint_files import is_exported
-from ..engine.setup import argument_parser, setup
-from ..engine.trainer import Trainer
+from ..engine.arguments import argument_parser
 from ..errors import ConfigError, run_program
-from ..inference.loading import load_model
+
+# Whatever needs PyTorch is imported where it is used: --help does not wait for it.
 
 
 def main(argv=None):
@@ -56,6 +49,11 @@ def run(args):
     Returns:
         dict: evaluation results, task -> metric -> value.
     """
+    from ..data import check_num_classes, check_test_sets
+    from ..engine.checkpoint_files import is_exported
+    from ..engine.setup import setup
+    from ..engine.trainer import Trainer
+
     cfg = setup(args)
     check_num_classes(cfg)
     if args.eval_only:
@@ -81,6 +79,14 @@ def evaluate(cfg, allow_unsafe=False):
     Returns:
         dict: task -> metric -> value; with TEST.AUG.ENABLED also each task with suffix "_TTA".
     """
+    from detectron2.evaluation import verify_results
+    from detectron2.utils import comm
+
+    from ..engine.checkpoint import load_for_inference
+    from ..engine.checkpoint_files import is_exported
+    from ..engine.trainer import Trainer
+    from ..inference.loading import load_model
+
     if is_exported(cfg.MODEL.WEIGHTS):
         model = load_model(cfg)[0]
     else:
@@ -97,6 +103,8 @@ def evaluate(cfg, allow_unsafe=False):
 
 def start(args):
     """Start all processes of a run on this machine, each with the `args` of :func:`run`."""
+    from detectron2.engine import launch
+
     launch(
         run,
         args.num_gpus,

@@ -1,17 +1,24 @@
 """Build a checked, frozen config from a YAML file and a command line."""
 
-import argparse
 import os
 
 import torch
 from detectron2.config import get_cfg
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from .. import modeling  # noqa: F401, registers all that a config may name
 from ..config import add_sparsercnn_config, read_renamed_keys
 from ..config_files import find_config
+from ..data import register_datasets
 from ..errors import ConfigError
+from .arguments import (
+    add_model_arguments,
+    add_opts_argument,
+    add_unsafe_argument,
+    argument_parser,
+)
 from .checkpoint_files import find_weights, is_exported, read_metadata
 from .config_check import check_config
 from .config_merge import merge_file, merge_opts, merge_text
@@ -30,47 +37,6 @@ __all__ = [
     "setup",
     "visible_gpus",
 ]
-
-
-def argument_parser(epilog=None):
-    """detectron2's command line, with ``--allow-unsafe``; `epilog` is shown after the options."""
-    parser = default_argument_parser(epilog)
-    add_unsafe_argument(parser)
-    return parser
-
-
-def add_unsafe_argument(parser):
-    """Add ``--allow-unsafe`` to an :class:`argparse.ArgumentParser`."""
-    parser.add_argument(
-        "--allow-unsafe",
-        action="store_true",
-        help="trust the config's Python tags and any pickled weights; both can run code",
-    )
-
-
-def add_model_arguments(parser):
-    """Add ``--config-file``, ``--allow-unsafe`` and ``--opts`` to an
-    :class:`argparse.ArgumentParser` of a tool that uses one trained model."""
-    parser.add_argument(
-        "--config-file",
-        default="",
-        metavar="FILE",
-        help="YAML of the model, or the name of one in configs/; without it, the config is that "
-        "in MODEL.WEIGHTS",
-    )
-    add_unsafe_argument(parser)
-    add_opts_argument(parser, "config overrides, including MODEL.WEIGHTS, a file or a run's folder")
-
-
-def add_opts_argument(parser, what="config overrides"):
-    """Add ``--opts``, the rest of the command line, to an :class:`argparse.ArgumentParser`."""
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help=f"{what}; last on the line",
-    )
 
 
 def setup(args):
@@ -264,12 +230,6 @@ def _load(merge, opts, register):
     read_renamed_keys(cfg)
     check_config(cfg, defaults)
     if register:
-        _register([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+        register_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     cfg.freeze()
     return cfg
-
-
-def _register(names):
-    from ..data import register_datasets  # slow: imports detectron2's data sets
-
-    register_datasets(names)

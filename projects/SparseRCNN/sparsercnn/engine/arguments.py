@@ -1,0 +1,113 @@
+"""Command-line options that programs share. Importing this module takes a moment: ``--help`` does
+not wait for PyTorch."""
+
+import argparse
+import os
+
+__all__ = [
+    "add_model_arguments",
+    "add_opts_argument",
+    "add_size_argument",
+    "add_unsafe_argument",
+    "argument_parser",
+]
+
+
+def argument_parser(epilog=None):
+    """The command line of training and evaluation: detectron2's options for YAML configs, and
+    ``--allow-unsafe``.
+
+    Args:
+        epilog (str): shown after the options.
+
+    Returns:
+        argparse.ArgumentParser: its results have the names of detectron2's own parser.
+    """
+    parser = argparse.ArgumentParser(
+        epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config-file", default="", metavar="FILE", help="YAML, or the name of one in configs/"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR"
+    )
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
+    parser.add_argument(
+        "--num-gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="on this machine; 0: the CPU (%(default)s)",
+    )
+    machines = parser.add_argument_group("several machines")
+    machines.add_argument(
+        "--num-machines", type=int, default=1, metavar="N", help="in all (%(default)s)"
+    )
+    machines.add_argument(
+        "--machine-rank", type=int, default=0, metavar="I", help="number of this one, from 0"
+    )
+    # As in detectron2: another port for each user, and always the same one, so that a process left
+    # over from an earlier run is noticed.
+    port = 2**15 + 2**14 + hash(os.getuid()) % 2**14
+    machines.add_argument(
+        "--dist-url",
+        default=f"tcp://127.0.0.1:{port}",
+        metavar="URL",
+        help="where processes meet: address of the first machine (%(default)s)",
+    )
+    add_unsafe_argument(parser)
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config overrides; last on the line",
+    )
+    return parser
+
+
+def add_unsafe_argument(parser):
+    """Add ``--allow-unsafe`` to an :class:`argparse.ArgumentParser`."""
+    parser.add_argument(
+        "--allow-unsafe",
+        action="store_true",
+        help="trust the config's Python tags and any pickled weights; both can run code",
+    )
+
+
+def add_model_arguments(parser):
+    """Add ``--config-file``, ``--allow-unsafe`` and ``--opts`` to an
+    :class:`argparse.ArgumentParser` of a tool that uses one trained model."""
+    parser.add_argument(
+        "--config-file",
+        default="",
+        metavar="FILE",
+        help="YAML of the model, or the name of one in configs/; without it, the config is that "
+        "in MODEL.WEIGHTS",
+    )
+    add_unsafe_argument(parser)
+    add_opts_argument(parser, "config overrides, including MODEL.WEIGHTS, a file or a run's folder")
+
+
+def add_opts_argument(parser, what="config overrides"):
+    """Add ``--opts``, the rest of the command line, to an :class:`argparse.ArgumentParser`."""
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help=f"{what}; last on the line",
+    )
+
+
+def add_size_argument(parser):
+    """Add ``--size``, two integers; the default is None, see
+    :func:`~sparsercnn.analysis.inputs.input_size`."""
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("HEIGHT", "WIDTH"),
+        help="in pixels (default: INPUT.MIN_SIZE_TEST and 1.52 times that, 800 x 1216)",
+    )
