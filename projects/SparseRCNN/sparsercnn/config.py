@@ -249,7 +249,8 @@ def _add_data_and_test_keys(cfg):
     cfg.TEST.SEM_SEG.CROP_SIZE = ()
     cfg.TEST.SEM_SEG.STRIDE = ()  # (): two thirds of CROP_SIZE
 
-    # Test-time augmentation.
+    # Test-time augmentation. These sizes are for INPUT.MIN_SIZE_TEST 800; with another one, they,
+    # MAX_SIZE and SCALE_RANGES are scaled in proportion, unless MIN_SIZES is set.
     cfg.TEST.AUG.MIN_SIZES = (400, 500, 600, 640, 700, 900, 1000, 1100, 1200, 1300, 1400, 1800, 800)
     # Merge by soft voting, as cvpods does. False: class-wise NMS.
     cfg.TEST.AUG.CVPODS_TTA = True

@@ -4,8 +4,9 @@ import os
 
 import torch
 from detectron2.config import get_cfg
-from detectron2.engine import default_setup
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from .. import modeling  # noqa: F401, registers all that a config may name
@@ -35,6 +36,7 @@ __all__ = [
     "load_demo_config",
     "load_model_config",
     "setup",
+    "start_run",
     "visible_gpus",
 ]
 
@@ -60,11 +62,44 @@ def setup(args):
         cfg.MODEL.DEVICE = "cpu"
         cfg.freeze()
     check_devices(cfg, args.num_gpus)
-    if args.config_file:
-        args.config_file = find_config(args.config_file)  # detectron2 logs the file
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sparsercnn")
+    start_run(cfg, args)
     return cfg
+
+
+def start_run(cfg, args):
+    """Set up logging and seed, and say in files of OUTPUT_DIR what is run and where.
+
+    As detectron2's ``default_setup``, but the config and the environment, hundreds of lines, go to
+    ``config.yaml`` and ``environment.txt`` alone.
+
+    Args:
+        cfg (CfgNode): the whole config.
+        args (argparse.Namespace): from :func:`argument_parser`.
+    """
+    rank, output = comm.get_rank(), cfg.OUTPUT_DIR
+    if comm.is_main_process():
+        os.makedirs(output, exist_ok=True)
+    for name in ("fvcore", "detectron2", "sparsercnn"):
+        logger = setup_logger(output, distributed_rank=rank, name=name)
+    if comm.is_main_process():
+        texts = {"config.yaml": cfg.dump(), "environment.txt": collect_env_info() + "\n"}
+        for name, text in texts.items():
+            with open(os.path.join(output, name), "w", encoding="utf-8") as file:
+                file.write(text)
+        device = cfg.MODEL.DEVICE
+        if device.startswith("cuda"):
+            device += f" ({torch.cuda.get_device_name()})"
+        logger.info(
+            f"PyTorch {torch.__version__} on {device}, {comm.get_world_size()} processes, "
+            f"{torch.get_num_threads()} threads each; more in {output}/environment.txt."
+        )
+        source = find_config(args.config_file) if args.config_file else "the checkpoint's config"
+        opts = f" with {' '.join(map(str, args.opts))}" if args.opts else ""
+        logger.info(f"Config: {source}{opts}; all keys in {output}/config.yaml.")
+    # Each process draws other numbers, and with a SEED the same in each run.
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 
 def check_devices(cfg, num_gpus=1):
