@@ -214,6 +214,10 @@ def _add_data_and_test_keys(cfg):
     cfg.INPUT.SIZE_BUCKET = 0
     cfg.TEST.SIZE_BUCKET = 0
 
+    # Share of the images that SAMPLER_TRAIN RandomSubsetTrainingSampler draws, once, from the SEED;
+    # detectron2 0.6 reads the key and lacks it.
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
+
     # True: leave out unreadable images and invalid annotations; they are counted and logged.
     # False: stop with an error that names the first ones.
     cfg.DATASETS.SKIP_INVALID = False
