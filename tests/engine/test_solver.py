@@ -267,6 +267,8 @@ def published(cfg):
     cfg.SOLVER.CHECKPOINT_PERIOD = 5000
     cfg.TEST.EVAL_PERIOD = 7330
     cfg.MODEL.SparseRCNN.PROPOSALS.ANNEAL_ITERS = 3000
+    cfg.SOLVER.EMA.DECAY = 0.9998
+    cfg.SOLVER.EMA.START_ITER = 500
     cfg.SOLVER.REFERENCE_WORLD_SIZE = 8
     cfg.freeze()
     return cfg
@@ -285,6 +287,9 @@ def test_adamw_on_two_of_eight_workers_follows_the_square_root_rule(published):
     _check(scaled, CHECKPOINT_PERIOD=20000)
     assert scaled.TEST.EVAL_PERIOD == 29320
     assert scaled.MODEL.SparseRCNN.PROPOSALS.ANNEAL_ITERS == 12000
+    # Four small steps forget as much as one big one.
+    assert math.isclose(scaled.SOLVER.EMA.DECAY**4, 0.9998)
+    assert scaled.SOLVER.EMA.START_ITER == 2000
     assert scaled.is_frozen()
 
     def decay_of_the_run(solver):

@@ -283,6 +283,156 @@ def test_results_and_metrics(cfg, tmp_path):
     assert {"total_loss", "grad_norm", "lr", "data_time", "bbox/AP"} <= set(logged)
 
 
+def test_the_average_is_evaluated_saved_and_resumed(cfg, tmp_path):
+    cfg.SOLVER.EMA.ENABLED = True
+    cfg.SOLVER.EMA.DECAY, cfg.SOLVER.EMA.WARMUP = 0.5, 1.0
+    cfg.TEST.EVAL_PERIOD = 2
+    seen = []
+
+    class Watched(ToyTrainer):
+        @classmethod
+        def test(cls, cfg, model, evaluators=None):
+            seen.append(model.layer.weight.detach().clone())
+            return {"bbox": {"AP": 0.0}}
+
+    def train(folder, resume=False, stop_at=None):
+        """Weights after each step, and the trainer."""
+        cfg.OUTPUT_DIR = str(tmp_path / folder)
+        seen.clear()
+        trainer = Watched(cfg)
+        trainer.resume_or_load(resume=resume)
+        run_step, weights = trainer.run_step, []
+
+        def step():
+            if trainer.iter == stop_at:
+                raise KeyboardInterrupt
+            run_step()
+            weights.append(trainer.model.layer.weight.detach().clone())
+
+        trainer.run_step = step
+        with contextlib.nullcontext() if stop_at is None else pytest.raises(KeyboardInterrupt):
+            trainer.train()
+        return weights, trainer
+
+    weights, whole = train("whole")
+    averages = [weights[0]]
+    for value in weights[1:]:
+        averages.append((averages[-1] + value) / 2)
+    # At the evaluations after 2, 4 and 6 steps: the weights themselves, then their average.
+    expected = [x[i] for i in (1, 3, 5) for x in (weights, averages)]
+    for actual, wanted in zip(seen, expected, strict=True):
+        torch.testing.assert_close(actual, wanted)
+    final = torch.load(tmp_path / "whole" / "model_final.pth", weights_only=True)
+    torch.testing.assert_close(final["model"]["layer.weight"], averages[-1])
+    assert torch.equal(final["ema"]["weights"]["layer.weight"], weights[-1])
+    assert whole._last_eval_results == {"bbox": {"AP": 0.0}, "bbox_raw": {"AP": 0.0}}
+
+    train("parts", stop_at=5)
+    resumed = train("parts", resume=True)[1]
+    assert resumed.start_iter == 3 and resumed.average.num_updates == 6
+    assert torch.equal(resumed.model.layer.weight, whole.model.layer.weight)
+    with resumed.average.applied(), whole.average.applied():
+        assert torch.equal(resumed.model.layer.weight, whole.model.layer.weight)
+
+
+def test_the_best_is_the_better_of_average_and_weights(cfg, tmp_path):
+    cfg.SOLVER.EMA.ENABLED = True
+    cfg.SOLVER.EMA.START_ITER = 2
+    cfg.TEST.EVAL_PERIOD = 2
+    # After 2 steps there is no average; then the weights themselves come first.
+    trainer, _ = _train(cfg, results=[10.0, 30.0, 20.0, 5.0, 25.0])
+    assert _best(tmp_path) == (3, 30.0)
+    best = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert best["ema"]["holds"] == "averaged"
+    assert trainer._last_eval_results == {"bbox": {"AP": 25.0}, "bbox_raw": {"AP": 5.0}}
+    _train(cfg, results=[10.0, 30.0, 40.0, 5.0, 25.0])
+    assert _best(tmp_path) == (3, 40.0)
+    best = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert best["ema"]["holds"] == "raw"
+
+
+def test_the_average_of_several_test_sets(cfg, tmp_path):
+    class TwoSets(ToyTrainer):
+        @classmethod
+        def test(cls, cfg, model, evaluators=None):
+            return {name: {"bbox": {"AP": len(name)}} for name in cfg.DATASETS.TEST}
+
+    cfg.SOLVER.EMA.ENABLED = True
+    cfg.DATASETS.TEST = ("one", "another")
+    results = TwoSets(cfg).train()
+    assert results["one"] == {"bbox": {"AP": 3}, "bbox_raw": {"AP": 3}}
+    assert _best(tmp_path) == (5, 3)
+
+
+def test_the_average_counts_optimizer_steps(cfg):
+    cfg.SOLVER.EMA.ENABLED = True
+    cfg.SOLVER.ACCUMULATE_STEPS = 3
+    cfg.SOLVER.SKIP_NON_FINITE = True
+
+    class Failing(ToyTrainer):
+        @classmethod
+        def build_train_loader(cls, cfg):
+            good, bad = torch.tensor([1.0, 2.0]), torch.tensor([math.nan, 0.0])
+            batches = [[{"value": x, "file_name": "toy.jpg"}] for x in [good] * 5 + [bad]]
+            return itertools.cycle(batches)
+
+    trainer = Failing(cfg)
+    trainer.train()
+    assert trainer.average.num_updates == 3  # every second iteration is left out
+
+
+def _with_patience(cfg, patience=2):
+    cfg.SOLVER.PATIENCE = patience
+    cfg.SOLVER.MAX_ITER = 20
+    cfg.TEST.EVAL_PERIOD = cfg.SOLVER.CHECKPOINT_PERIOD = 2
+    cfg.TEST.AUG.ENABLED = True
+    return cfg
+
+
+class Augmented(ToyTrainer):
+    """Its test-time augmentation is counted, not done."""
+
+    augmented = ()
+
+    @classmethod
+    def test_with_TTA(cls, cfg, model):  # noqa: N802
+        cls.augmented.append(1)
+        return {"bbox_TTA": {"AP": 3.0}}
+
+
+def test_a_run_out_of_patience_ends_like_any_other(cfg, tmp_path, monkeypatch):
+    monkeypatch.setattr(Augmented, "augmented", [])
+    Augmented.results = [10.0, 30.0, 20.0, 25.0, 99.0]
+    trainer = Augmented(_with_patience(cfg))
+    assert trainer.train() == {"bbox": {"AP": 25.0}}
+    assert Augmented.results == [99.0]  # the end does not evaluate again
+    assert len(Augmented.augmented) == 1
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    final = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert final["trainer"]["iteration"] == 7 and _best(tmp_path) == (3, 30.0)
+    last = _metrics(tmp_path)[-1]
+    assert (last["iteration"], last["bbox/AP"], last["bbox_TTA/AP"]) == (7, 25.0, 3.0)
+
+
+def test_a_resumed_run_is_as_patient_as_without_interruption(cfg, tmp_path):
+    cfg = _with_patience(cfg)
+    cfg.TEST.AUG.ENABLED = False
+    _train(cfg, results=[30.0, 20.0], stop_at=5)
+    _, rates = _train(cfg, resume=True, results=[25.0, 99.0])
+    assert len(rates) == 2  # iterations 4 and 5, and the second evaluation without a better one
+    trainer, rates = _train(cfg, resume=True, results=[25.0])
+    assert not rates and trainer.max_iter == 6  # it stays stopped
+    cfg.SOLVER.PATIENCE = 3
+    _, rates = _train(cfg, resume=True, results=[50.0, 1.0, 1.0, 1.0])
+    assert len(rates) == 8 and _best(tmp_path) == (7, 50.0)
+
+
+def test_patience_needs_evaluations(cfg):
+    cfg.SOLVER.PATIENCE = 2
+    with pytest.raises(ValueError, match=r"PATIENCE 2 needs evaluations.*TEST\.EVAL_EPOCHS"):
+        ToyTrainer(cfg)
+
+
 def test_scaling_to_the_workers_happens_in_the_trainer(cfg):
     cfg.SOLVER.REFERENCE_WORLD_SIZE = 2
     cfg.SOLVER.ACCUMULATE_STEPS = 2
@@ -376,6 +526,16 @@ def test_channels_last_changes_neither_training_nor_checkpoints(squares, monkeyp
             torch.testing.assert_close(value, plain["model"][name], rtol=0, atol=1e-5, msg=name)
     moments = mixed["trainer"]["_trainer"]["optimizer"]["state"].values()
     assert all(value.is_contiguous() for state in moments for value in state.values())
+
+
+def test_a_schedule_in_epochs(squares, monkeypatch):
+    monkeypatch.chdir(squares)
+    options = {"SOLVER.EPOCHS": 1.5, "TEST.EVAL_EPOCHS": 1, "SOLVER.WARMUP_FRACTION": 0.1}
+    cfg = load_config("tiny.yaml", [str(x) for pair in options.items() for x in pair])
+    trainer = Trainer(cfg)  # four images, two per iteration
+    assert trainer.max_iter == trainer.cfg.SOLVER.MAX_ITER == 3
+    assert trainer.cfg.TEST.EVAL_PERIOD == 2
+    assert trainer.checkpointer.metadata["config_yaml"] == cfg.dump()  # of any data
 
 
 def test_compilation_by_key(tiny_cfg, monkeypatch):

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from fvcore.nn import sigmoid_focal_loss
 
+from sparsercnn.errors import ConfigError
 from sparsercnn.modeling import (
     FocalClassification,
     LossWeights,
@@ -64,11 +65,48 @@ def test_losses_are_those_of_fvcore_and_torch():
     labels = F.one_hot(classes, 4) * positive[..., None]
     expected = sigmoid_focal_loss(logits, labels.float(), 0.3, 1.5, "sum")
     torch.testing.assert_close(FOCAL.loss(logits, classes, positive), expected[None])
-    assert FOCAL.normalizer(positive) is None
+    assert FOCAL.normalizer(classes, positive) is None
 
     labels = torch.where(positive, classes, 3).flatten()
     weights = torch.tensor([1.0, 1.0, 1.0, 0.2])
     mean = F.cross_entropy(logits.view(-1, 4), labels, weights)
-    loss = SOFTMAX.loss(logits, classes, positive) / SOFTMAX.normalizer(positive)
+    loss = SOFTMAX.loss(logits, classes, positive) / SOFTMAX.normalizer(classes, positive)
     torch.testing.assert_close(loss, mean[None])
-    torch.testing.assert_close(SOFTMAX.normalizer(positive), torch.tensor([3 + 3 * 0.2]))
+    torch.testing.assert_close(SOFTMAX.normalizer(classes, positive), torch.tensor([3 + 3 * 0.2]))
+
+
+def test_class_weights_by_hand():
+    """Each class has its own factor; background has that of the class, or of "no object"."""
+    classes = torch.tensor([[[0, 1]]])
+    positive = torch.tensor([[[True, False]]])
+    weights = (5.0, 0.5)
+    logits = torch.randn(1, 1, 2, 2)
+    labels = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    parts = sigmoid_focal_loss(logits[0, 0], labels, 0.3, 1.5)
+    expected = 5.0 * parts[:, 0].sum() + 0.5 * parts[:, 1].sum()
+    weighted = FocalClassification(alpha=0.3, gamma=1.5, class_weights=weights)
+    torch.testing.assert_close(weighted.loss(logits, classes, positive), expected[None])
+    torch.testing.assert_close(
+        weighted.cost(logits, classes[0]), FOCAL.cost(logits, classes[0]), rtol=0, atol=0
+    )
+
+    logits = torch.randn(1, 1, 2, 3)
+    weighted = SoftmaxClassification(no_object_weight=0.2, class_weights=weights)
+    mean = F.cross_entropy(logits[0, 0], torch.tensor([0, 2]), torch.tensor([5.0, 0.5, 0.2]))
+    normalizer = weighted.normalizer(classes, positive)
+    torch.testing.assert_close(weighted.loss(logits, classes, positive) / normalizer, mean[None])
+    torch.testing.assert_close(normalizer, torch.tensor([5.2]))
+
+
+@pytest.mark.parametrize("weights", [(1.0, 2.0), (1.0, 2.0, 0.0)])
+def test_class_weights_that_do_not_fit_are_refused(tiny_cfg, weights):
+    tiny_cfg.MODEL.SparseRCNN.NUM_CLASSES = 3
+    tiny_cfg.MODEL.SparseRCNN.CLASS_WEIGHTS = weights
+    with pytest.raises(ConfigError, match="a number above 0 for each of the 3 classes"):
+        build_classification(tiny_cfg)
+
+
+def test_the_key_of_class_weights(tiny_cfg):
+    tiny_cfg.MODEL.SparseRCNN.NUM_CLASSES = 2
+    tiny_cfg.MODEL.SparseRCNN.CLASS_WEIGHTS = [1.0, 4.0]
+    assert build_classification(tiny_cfg).class_weights == (1.0, 4.0)

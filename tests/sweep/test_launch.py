@@ -221,6 +221,13 @@ def test_the_expected_end_counts_runs_that_are_left(load):
     assert seconds_left(read_runs(sweep), 4) == pytest.approx(180)
 
 
+def test_runs_in_epochs_have_the_length_that_their_data_give(make_sweep, squares):
+    data = [f"coco:{squares}/squares.json@{squares}"]  # four images
+    overrides = {"DATASETS.TRAIN": data, "SOLVER.IMS_PER_BATCH": 2}
+    variants = {"epochs": {"SOLVER.EPOCHS": 15}, "iterations": {"SOLVER.MAX_ITER": 7}}
+    assert [*read_runs(make_sweep(overrides=overrides, variants=variants))["length"]] == [30, 7]
+
+
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
     """A cluster that takes every job and starts none."""

@@ -17,6 +17,9 @@ def add_sparsercnn_config(cfg):
     Args:
         cfg (CfgNode): a config as returned by :func:`detectron2.config.get_cfg`.
     """
+    # Modules of one's own, such as ["mypackage.mymodule"], which are imported before all other keys
+    # are read: their classes register themselves, and `add_config(cfg)` in them adds their keys.
+    cfg.IMPORT = []
     _add_model_keys(cfg)
     _add_solver_keys(cfg)
     _add_data_and_test_keys(cfg)
@@ -127,6 +130,9 @@ def _add_model_keys(cfg):
     # Class weight of "no object" in the softmax loss; unused with the focal loss.
     cfg.MODEL.SparseRCNN.NO_OBJECT_WEIGHT = 0.1
 
+    # Factors on the class loss, one per class in their order, for those that are rare; (): all 1.
+    cfg.MODEL.SparseRCNN.CLASS_WEIGHTS = ()
+
     # Sigmoid focal loss; False: softmax cross-entropy with a "no object" class.
     cfg.MODEL.SparseRCNN.USE_FOCAL = True
     cfg.MODEL.SparseRCNN.ALPHA = 0.25
@@ -173,6 +179,10 @@ def _add_model_keys(cfg):
     cfg.MODEL.ACTIVATION_CHECKPOINT.BACKBONE = False  # block by block
     cfg.MODEL.ACTIVATION_CHECKPOINT.HEAD = False  # stage by stage
 
+    # Names of weights or modules that training leaves as they are, batch norms with their
+    # statistics; "*" stands for anything: ("backbone.bottom_up", "head.head_series.0").
+    cfg.MODEL.FREEZE = ()
+
     # Weights of convolutions with the channels last in memory, and so the maps that they compute.
     # Values, names and results stay the same, up to rounding.
     cfg.MODEL.CHANNELS_LAST = True
@@ -187,6 +197,8 @@ def _add_solver_keys(cfg):
     cfg.SOLVER.POLY_LR_POWER = 0.9
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0  # lower bound of the rate, as a fraction of BASE_LR
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # learning rate of the backbone over BASE_LR
+    # Factor on the learning rate of weights that MODEL.WEIGHTS does not have, wholly or in part.
+    cfg.SOLVER.NEW_LAYERS_MULTIPLIER = 1.0
     # True: no weight decay on norms and biases, as is usual with transformers, because decay pulls
     # a norm's scale, which starts at 1, towards 0. The original Sparse R-CNN and the published
     # attention FPNs decay all parameters.
@@ -202,6 +214,23 @@ def _add_solver_keys(cfg):
     # True: train with backbone, neck and stages compiled by torch.compile; needs a C++ compiler, on
     # GPUs Triton. Evaluation is not compiled.
     cfg.SOLVER.COMPILE = False
+    # Schedules in epochs of DATASETS.TRAIN, without the images that are left out, and in fractions
+    # of the schedule. None: not set; the key in iterations counts.
+    cfg.SOLVER.EPOCHS = None  # sets MAX_ITER and, in proportion, STEPS
+    cfg.SOLVER.CHECKPOINT_EPOCHS = None  # sets CHECKPOINT_PERIOD
+    cfg.SOLVER.STEP_FRACTIONS = None  # sets STEPS: (0.8, 0.95)
+    cfg.SOLVER.WARMUP_FRACTION = None  # sets WARMUP_ITERS: 0.05
+    # Stop after so many evaluations in a row without a better TEST.BEST_METRIC; 0: never.
+    cfg.SOLVER.PATIENCE = 0
+    # Exponential moving average of the weights. Each evaluation is of the average and, with "_raw"
+    # behind its tasks, of the weights themselves; checkpoints hold the average as their model.
+    cfg.SOLVER.EMA = CN()
+    cfg.SOLVER.EMA.ENABLED = False
+    # The decay is min(DECAY, (1 + t) / (WARMUP + t)) at update t: until it reaches DECAY, the
+    # average spans about 1 / WARMUP of the updates so far.
+    cfg.SOLVER.EMA.DECAY = 0.9998
+    cfg.SOLVER.EMA.WARMUP = 10.0  # 1: DECAY from the start
+    cfg.SOLVER.EMA.START_ITER = 0  # the first iteration that counts
     # True: skip an iteration with a non-finite loss, with a warning. False: stop with a report.
     cfg.SOLVER.SKIP_NON_FINITE = False
 
@@ -221,6 +250,8 @@ def _add_data_and_test_keys(cfg):
     # True: leave out unreadable images and invalid annotations; they are counted and logged.
     # False: stop with an error that names the first ones.
     cfg.DATASETS.SKIP_INVALID = False
+
+    cfg.TEST.EVAL_EPOCHS = None  # as SOLVER.EPOCHS; sets EVAL_PERIOD
 
     # Detections kept per image. -1: unset, which means NUM_PROPOSALS for Sparse R-CNN, as in the
     # original; with detectron2's default of 100, a 100 set by the user could not be recognised.

@@ -32,7 +32,7 @@ from .semseg_mapper import SemSegDatasetMapper
 from .train_loader import TrainLoader
 from .validation import leave_out_invalid
 
-__all__ = ["build_test_loader", "build_train_loader", "check_test_sets"]
+__all__ = ["build_test_loader", "build_train_loader", "check_test_sets", "count_train_images"]
 
 
 def build_train_loader(cfg):
@@ -49,18 +49,8 @@ def build_train_loader(cfg):
         DataError: the data is invalid, see :func:`sparsercnn.data.leave_out_invalid`, or no image
             is left to train on.
     """
-    records = []
-    for index, name in enumerate(cfg.DATASETS.TRAIN):
-        files = cfg.DATASETS.PROPOSAL_FILES_TRAIN
-        proposals = [files[index]] if cfg.MODEL.LOAD_PROPOSALS else None
-        records += _load(cfg, name, proposals, is_train=True)[0]
-    _require(records, "DATASETS.TRAIN", cfg.DATASETS.TRAIN)
-    has_objects = all("annotations" in record for record in records)
-    if has_objects and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        records = filter_images_with_only_crowd_annotations(records)
-        remedy = " with objects; DATALOADER.FILTER_EMPTY_ANNOTATIONS False keeps empty images"
-        _require(records, "DATASETS.TRAIN", cfg.DATASETS.TRAIN, remedy)
-    if has_objects:
+    records = _train_records(cfg)
+    if _have_objects(records):
         _print_histogram(records, cfg.DATASETS.TRAIN)
     dataset = as_dataset(records)
     mapper = _build_mapper(cfg, is_train=True)
@@ -76,7 +66,13 @@ def build_train_loader(cfg):
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         is_wide=_are_wide(records),
+        images_per_epoch=_images_per_epoch(cfg, records),
     )
+
+
+def count_train_images(cfg):
+    """int: images of an epoch of :func:`build_train_loader`, whose arguments and errors it has."""
+    return _images_per_epoch(cfg, _train_records(cfg))
 
 
 def build_test_loader(cfg, name):
@@ -116,6 +112,31 @@ def check_test_sets(cfg):
     """Raise at the start the DataError that the first evaluation would raise."""
     for name in cfg.DATASETS.TEST:
         _require(_load(cfg, name, None, is_train=False)[0], "DATASETS.TEST", [name])
+
+
+def _train_records(cfg):
+    records = []
+    for index, name in enumerate(cfg.DATASETS.TRAIN):
+        files = cfg.DATASETS.PROPOSAL_FILES_TRAIN
+        proposals = [files[index]] if cfg.MODEL.LOAD_PROPOSALS else None
+        records += _load(cfg, name, proposals, is_train=True)[0]
+    _require(records, "DATASETS.TRAIN", cfg.DATASETS.TRAIN)
+    if _have_objects(records) and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        records = filter_images_with_only_crowd_annotations(records)
+        remedy = " with objects; DATALOADER.FILTER_EMPTY_ANNOTATIONS False keeps empty images"
+        _require(records, "DATASETS.TRAIN", cfg.DATASETS.TRAIN, remedy)
+    return records
+
+
+def _have_objects(records):
+    return all("annotations" in record for record in records)
+
+
+def _images_per_epoch(cfg, records):
+    """Images that are repeated by RepeatFactorTrainingSampler count once."""
+    if cfg.DATALOADER.SAMPLER_TRAIN == "RandomSubsetTrainingSampler":
+        return int(len(records) * cfg.DATALOADER.RANDOM_SUBSET_RATIO)
+    return len(records)
 
 
 def _load(cfg, name, proposal_files, is_train):

@@ -34,6 +34,7 @@ class TrainLoader:
         aspect_ratio_grouping,
         num_workers,
         is_wide=None,
+        images_per_epoch=None,
     ):
         """
         Args:
@@ -48,6 +49,8 @@ class TrainLoader:
             num_workers (int): loading processes; 0: load in this process.
             is_wide (sequence[bool]): for each record, whether it is wider than high; None: read
                 from the records when it is needed.
+            images_per_epoch (int): of all workers together, for schedules in epochs; None: all
+                records.
         """
         self.dataset = dataset
         self.mapper = mapper
@@ -57,6 +60,7 @@ class TrainLoader:
         self.aspect_ratio_grouping = aspect_ratio_grouping
         self.num_workers = num_workers
         self.is_wide = is_wide
+        self.images_per_epoch = len(dataset) if images_per_epoch is None else images_per_epoch
         self._num_skipped = 0
 
     def start_at(self, num_batches):

@@ -12,7 +12,7 @@ from ..errors import CheckpointError, abbreviate
 from ..files import write_atomically
 from .serialization import read_pickle, read_torch_file
 
-__all__ = ["CheckpointError", "SafeCheckpointer", "load_for_inference"]
+__all__ = ["CheckpointError", "SafeCheckpointer", "load_for_inference", "require_all_weights"]
 
 # Key that sets the first dimension of a weight, for the error message on a mismatch.
 _KEY_OF_WEIGHT = {
@@ -222,12 +222,19 @@ def load_for_inference(model, path, allow_unsafe=False):
         raise CheckpointError("MODEL.WEIGHTS is empty; set it to a checkpoint.")
     checkpointer = SafeCheckpointer(model, allow_unsafe=allow_unsafe)
     extra = checkpointer.load(path, checkpointables=[])
-    _require_all_weights(checkpointer.model, checkpointer.incompatible, path)
+    require_all_weights(checkpointer.model, checkpointer.incompatible, path)
     meta = extra.get("meta")
     return meta if isinstance(meta, dict) else {}
 
 
-def _require_all_weights(model, incompatible, path):
+def require_all_weights(model, incompatible, path):
+    """Raise CheckpointError unless all weights of a model were loaded.
+
+    Args:
+        model (nn.Module): after loading.
+        incompatible: see :class:`SafeCheckpointer`.
+        path (str): the file, for the message.
+    """
     mismatched = {key for key, *_ in incompatible.incorrect_shapes}
     missing = [k for k in incompatible.missing_keys if k not in mismatched]
     # A parameter with two names is loaded if either name is in the file.

@@ -8,6 +8,7 @@ from detectron2.modeling import build_model
 from ..errors import ConfigError
 from ..inference import check_optimization
 from ..modeling.segmentation.sem_seg_inference import check_sem_seg_test
+from .schedule import check_schedule
 
 __all__ = ["ConfigError", "check_config", "check_gpus", "check_model", "require_augmentable"]
 
@@ -42,6 +43,7 @@ def check_config(cfg, defaults):
     _check_unread(cfg.MODEL, defaults.MODEL)
     _check_size_bucket(cfg)
     _check_test(cfg, defaults)
+    check_schedule(cfg)
 
 
 def check_gpus(cfg, num_gpus):

@@ -6,10 +6,11 @@ import math
 import os
 
 from detectron2.engine import HookBase
+from detectron2.utils import comm
 
 from ..files import write_atomically
 
-__all__ = ["BestCheckpointer"]
+__all__ = ["BestCheckpointer", "EarlyStopping", "StopTraining"]
 
 _FILE_NAME = "model_best"  # without extension
 
@@ -22,22 +23,28 @@ class BestCheckpointer(HookBase):
     computes the metric, on the main process only.
     """
 
-    def __init__(self, period, checkpointer, metric, aliases=(), lower_is_better=False):
+    def __init__(
+        self, period, checkpointer, metric, aliases=(), lower_is_better=False, raw_names=()
+    ):
         """
         Args:
             period (int): period of the `EvalHook`, in iterations; 0: it runs only at the end.
-            checkpointer (SafeCheckpointer): writes ``model_best.pth``; ``model_best.json`` beside
-                it holds the metric's name, its value and the iteration.
+            checkpointer (TrainingCheckpointer): writes ``model_best.pth``; ``model_best.json``
+                beside it holds the metric's name, its value and the iteration.
             metric (str): "TASK/METRIC".
             aliases (sequence[str]): other names of the metric, tried if `metric` is missing.
             lower_is_better (bool): True: the best value is the lowest.
+            raw_names (sequence[str]): names of the metric of the weights that are not averaged. If
+                it is better than that of the average, these weights are saved.
         """
         self.period = period
         self.checkpointer = checkpointer
         self.metric = metric
         self.names = (metric, *aliases)
+        self.raw_names = tuple(raw_names)
         self.lower_is_better = lower_is_better
         self.best = None
+        self.best_iter = None
 
     @property
     def record_file(self):
@@ -50,7 +57,7 @@ class BestCheckpointer(HookBase):
             with open(self.record_file) as file:
                 record = json.load(file)
             if record["metric"] == self.metric:
-                self.best = record["value"]
+                self.best, self.best_iter = record["value"], record["iteration"]
 
     def after_step(self):
         next_iter = self.trainer.iter + 1
@@ -73,20 +80,86 @@ class BestCheckpointer(HookBase):
                 f"{there}; set TEST.BEST_METRIC to one of these, or to '' for none."
             )
             return
-        value = latest[name][0]
-        if not self._is_better(value):
+        value, options, which = latest[name][0], {}, ""
+        raw_name = next((name for name in self.raw_names if name in latest), None)
+        if raw_name is not None:
+            raw, which = latest[raw_name][0], " of the averaged weights"
+            if self._is_better(raw, than=value):
+                value, options, which = raw, {"raw": True}, " of the weights that are not averaged"
+        if not self._is_better(value, than=self.best):
             best = "" if self.best is None else f"; the best is {self.best:.4f}"
-            logger.info(f"{self.metric} is {value:.4f}{best}.")
+            logger.info(f"{self.metric}{which} is {value:.4f}{best}.")
             return
-        self.checkpointer.save(_FILE_NAME, tag_last=False)
+        self.checkpointer.save(_FILE_NAME, tag_last=False, **options)
         self.best = value
-        iteration = min(self.trainer.iter, self.trainer.max_iter - 1)
-        record = {"metric": self.metric, "value": value, "iteration": iteration}
+        self.best_iter = min(self.trainer.iter, self.trainer.max_iter - 1)
+        record = {"metric": self.metric, "value": value, "iteration": self.best_iter}
         with write_atomically(self.record_file, "w") as file:
             json.dump(record, file)
-        logger.info(f"{self.metric} is {value:.4f}, the best so far; saved as {_FILE_NAME}.")
+        logger.info(f"{self.metric}{which} is {value:.4f}, the best so far; saved as {_FILE_NAME}.")
 
-    def _is_better(self, value):
-        if not math.isfinite(value) or self.best is None:
+    def _is_better(self, value, than):
+        if not math.isfinite(value) or than is None or not math.isfinite(than):
             return math.isfinite(value)
-        return value < self.best if self.lower_is_better else value > self.best
+        return value < than if self.lower_is_better else value > than
+
+
+class StopTraining(BaseException):
+    """Ends a training as if it had come to its last iteration.
+
+    Not an Exception: detectron2 logs these as failures.
+    """
+
+
+class EarlyStopping(HookBase):
+    """Stop when the last evaluations brought nothing better.
+
+    How many they are follows from the iteration of the best one, which :class:`BestCheckpointer`
+    remembers, so that a resumed run stops where it would have stopped. A run that was stopped stays
+    stopped on ``--resume``, unless it is given more patience. Register it on all processes, after
+    that hook.
+    """
+
+    def __init__(self, patience, period, best):
+        """
+        Args:
+            patience (int): number of evaluations, above 0.
+            period (int): period of the evaluations, in iterations, above 0.
+            best (BestCheckpointer): None except on the main process.
+        """
+        self.patience = patience
+        self.period = period
+        self.best = best
+        self.stopped = False
+
+    def before_train(self):
+        if self.stopped:
+            self.stopped = False
+            self._stop_if_stale(self.trainer.start_iter - 1)
+
+    def after_step(self):
+        next_iter = self.trainer.iter + 1
+        if next_iter % self.period == 0 and next_iter != self.trainer.max_iter:
+            self._stop_if_stale(self.trainer.iter)
+
+    def state_dict(self):
+        return {"stopped": self.stopped}
+
+    def load_state_dict(self, state_dict):
+        self.stopped = state_dict["stopped"]
+
+    def _stop_if_stale(self, iteration):
+        best = self.best
+        is_stale = best is not None and best.best_iter is not None
+        is_stale = is_stale and iteration - best.best_iter >= self.patience * self.period
+        if not comm.all_gather(is_stale)[0]:  # of the main process
+            return
+        if best is not None:
+            logging.getLogger(__name__).info(
+                f"Stopping after {iteration + 1} iterations: none of the last {self.patience} "
+                f"evaluations was better than {best.metric} {best.best:.4f} after "
+                f"{best.best_iter + 1}, saved as {_FILE_NAME} (SOLVER.PATIENCE)."
+            )
+        self.stopped = True
+        self.trainer.max_iter = iteration + 1  # for what comes after the last iteration
+        raise StopTraining

@@ -31,7 +31,7 @@ _CLIP_TYPES = ("full_model", "norm", "value")
 _SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR")
 
 
-def build_optimizer(cfg, model):
+def build_optimizer(cfg, model, new=()):
     """Build the optimizer named by SOLVER.OPTIMIZER over :func:`build_param_groups`.
 
     With CLIP_TYPE "norm" or "value", its `step` clips each parameter separately, as in detectron2.
@@ -41,6 +41,7 @@ def build_optimizer(cfg, model):
     Args:
         cfg (CfgNode): the whole config.
         model (nn.Module): the model, not yet wrapped for distributed training.
+        new (sequence[str]): see :func:`build_param_groups`.
 
     Raises:
         ConfigError: unknown SOLVER.OPTIMIZER or SOLVER.CLIP_GRADIENTS.CLIP_TYPE.
@@ -58,7 +59,7 @@ def build_optimizer(cfg, model):
     if _clip_type(cfg) in ("norm", "value"):
         optimizer_class = maybe_add_gradient_clipping(cfg, optimizer_class)
     return optimizer_class(
-        build_param_groups(cfg, model),
+        build_param_groups(cfg, model, new),
         lr=solver.BASE_LR,
         weight_decay=solver.WEIGHT_DECAY,
         # A single kernel updates all parameters; torch has it for these devices.
@@ -67,16 +68,21 @@ def build_optimizer(cfg, model):
     )
 
 
-def build_param_groups(cfg, model):
-    """Group the trainable parameters by learning rate and weight decay, four groups at most.
+def build_param_groups(cfg, model, new=()):
+    """Group the trainable parameters by learning rate and weight decay, eight groups at most.
 
     The order depends only on the model and the config; a resumed run relies on it to assign the
     optimizer's moments to parameters.
 
+    Args:
+        cfg (CfgNode): the whole config.
+        model (nn.Module): the model.
+        new (sequence[str]): names in its state dict of weights that MODEL.WEIGHTS did not have.
+
     Returns:
         list[dict]: groups with `params`, `lr` and `weight_decay`. Parameters of ``model.backbone``
-        have lr BASE_LR x BACKBONE_MULTIPLIER; with NO_DECAY_NORM_BIAS, norms and biases have no
-        decay.
+        have lr BASE_LR x BACKBONE_MULTIPLIER, those in `new` NEW_LAYERS_MULTIPLIER times as much;
+        with NO_DECAY_NORM_BIAS, norms and biases have no decay.
     """
     solver = cfg.SOLVER
     spared = {}
@@ -91,17 +97,23 @@ def build_param_groups(cfg, model):
     groups = get_default_optimizer_params(
         model, base_lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, **spared
     )
-    if solver.BACKBONE_MULTIPLIER == 1.0:
-        return groups
-
     backbone = {p for name, p in model.named_parameters() if name.startswith("backbone.")}
+    groups = _with_rate_of(backbone, solver.BACKBONE_MULTIPLIER, groups)
+    state = model.state_dict(keep_vars=True)
+    added = {state[name] for name in new}
+    return _with_rate_of(added, solver.NEW_LAYERS_MULTIPLIER, groups)
+
+
+def _with_rate_of(parameters, multiplier, groups):
+    """The groups, split so that the learning rate of some parameters is multiplied."""
+    if multiplier == 1.0:
+        return groups
     split = []
     for group in groups:
-        inside = [p for p in group["params"] if p in backbone]
-        outside = [p for p in group["params"] if p not in backbone]
-        lr = group["lr"] * solver.BACKBONE_MULTIPLIER
+        inside = [p for p in group["params"] if p in parameters]
+        outside = [p for p in group["params"] if p not in parameters]
         split += [{**group, "params": outside}] if outside else []
-        split += [{**group, "params": inside, "lr": lr}] if inside else []
+        split += [{**group, "params": inside, "lr": group["lr"] * multiplier}] if inside else []
     return split
 
 
@@ -241,6 +253,9 @@ def scale_for_workers(cfg, num_workers):
     SGD follows the linear rule of Goyal et al., "Accurate, Large Minibatch SGD" (2017):
     lr x kappa, momentum and weight decay unchanged.
 
+    The average of the weights spans as many images: its decay becomes decay^kappa (Busbridge et
+    al., "How to Scale Your EMA", NeurIPS 2023).
+
     Gradient clipping is unchanged: neither rule covers it.
 
     Args:
@@ -304,5 +319,7 @@ def _scale_periods(cfg, kappa):
         solver[key] = scale(solver[key])
     solver.STEPS = tuple(scale(step) for step in solver.STEPS)
     cfg.TEST.EVAL_PERIOD = scale(cfg.TEST.EVAL_PERIOD)
+    solver.EMA.START_ITER = scale(solver.EMA.START_ITER)
+    solver.EMA.DECAY = solver.EMA.DECAY**kappa
     proposals = cfg.MODEL.SparseRCNN.PROPOSALS
     proposals.ANNEAL_ITERS = scale(proposals.ANNEAL_ITERS)

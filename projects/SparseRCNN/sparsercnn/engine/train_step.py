@@ -51,6 +51,7 @@ class TrainStep(SimpleTrainer):
         max_consecutive_skips=100,
         output_dir="",
         seed=None,
+        average=None,
     ):
         """
         Args:
@@ -71,6 +72,7 @@ class TrainStep(SimpleTrainer):
             output_dir (str): reports are written to its folder `non_finite`; "": no reports.
             seed (int): PyTorch's generator is seeded from it and the iteration's number, so that a
                 resumed run draws the same numbers; None: it is not seeded.
+            average (WeightAverage): updated after each optimizer step; None: there is none.
 
         Raises:
             ConfigError: `accumulate_steps` below 1, or float16 on the CPU; or see
@@ -88,6 +90,7 @@ class TrainStep(SimpleTrainer):
         self.max_consecutive_skips = max_consecutive_skips
         self.output_dir = output_dir
         self.seed = seed
+        self.average = average
         self.num_skipped = 0
         self._skipped_in_a_row = 0
         self._batch_iterator = None
@@ -160,6 +163,8 @@ class TrainStep(SimpleTrainer):
         if finite:
             self._skipped_in_a_row = 0
             self._update_weights()
+            if self.average is not None:
+                self.average.update(self.iter)
             self._put_metrics(losses, grad_norm, data_time)
         else:
             self._handle_non_finite(iteration, buffers)

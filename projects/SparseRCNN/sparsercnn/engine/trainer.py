@@ -1,5 +1,6 @@
 """The trainer: builds every part of a run from one config, with hooks and evaluation."""
 
+import contextlib
 import logging
 import os
 import re
@@ -15,29 +16,35 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ..data import build_test_loader, build_train_loader
+from ..errors import ConfigError
 from ..evaluation import LOWER_IS_BETTER, build_evaluator
 from ..inference import prepare_for_inference
 from ..modeling import SparseRCNNWithTTA
 from ..modeling.activation_checkpoint import checkpoint_activations
 from ..modeling.compilation import compile_for_training
-from .checkpoint import SafeCheckpointer
-from .checkpoint_files import describe_run
+from ..modeling.freezing import freeze
+from .checkpoint_files import describe_run, read_metadata
 from .config_check import require_augmentable
-from .hooks import BestCheckpointer
+from .hooks import BestCheckpointer, EarlyStopping, StopTraining
+from .schedule import schedule_in_iterations
 from .solver import build_lr_scheduler, build_optimizer, scale_for_workers
 from .train_step import TrainStep
+from .training_checkpoint import TrainingCheckpointer
+from .weight_average import WeightAverage
 
 __all__ = ["Trainer"]
+
+_NEW = "new_weights"  # in the metadata of a checkpoint: those that MODEL.WEIGHTS lacked
 
 
 class Trainer(DefaultTrainer):
     """A :class:`detectron2.engine.DefaultTrainer` built from this project's parts.
 
     It adds gradient accumulation and checked losses (:class:`TrainStep`), safe checkpoints that
-    hold the optimizer, the config and the class names (:class:`SafeCheckpointer`), the best
-    checkpoint, scaling to the number of workers by a rule for each optimizer
-    (:func:`scale_for_workers`), an evaluator chosen by the type of the data set, and test-time
-    augmentation.
+    hold the optimizer, the config and the class names (:class:`TrainingCheckpointer`), the best
+    checkpoint, an average of the weights (:class:`WeightAverage`), scaling to the number of workers
+    by a rule for each optimizer (:func:`scale_for_workers`), an evaluator chosen by the type of the
+    data set, and test-time augmentation.
     """
 
     def __init__(self, cfg, allow_unsafe=False):
@@ -55,20 +62,25 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
+        cfg = schedule_in_iterations(cfg, getattr(data_loader, "images_per_epoch", None))
         on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
         model = create_ddp_model(
             model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {})
         )
-        self._trainer = TrainStep(cfg, model, data_loader, optimizer)
+        bare_model = getattr(model, "module", model)
+        self.average = WeightAverage(cfg, bare_model) if cfg.SOLVER.EMA.ENABLED else None
+        self._trainer = TrainStep(cfg, model, data_loader, optimizer, average=self.average)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = SafeCheckpointer(
+        self.checkpointer = TrainingCheckpointer(
             model,
             cfg.OUTPUT_DIR,
+            average=self.average,
             allow_unsafe=allow_unsafe,
             metadata=describe_run(as_given),
             trainer=weakref.proxy(self),
         )
         self.start_iter = 0
+        self._evaluated_at = None
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
@@ -84,7 +96,7 @@ class Trainer(DefaultTrainer):
         Args:
             resume (bool): False: always start from MODEL.WEIGHTS.
         """
-        super().resume_or_load(resume=resume)
+        self._load(resume)
         if self.start_iter == 0 or self.cfg.SEED < 0:
             return
         if hasattr(self._trainer.data_loader, "start_at"):
@@ -93,6 +105,24 @@ class Trainer(DefaultTrainer):
         else:  # the loader of a subclass cannot continue, but must not repeat the first batches
             seed_all_rng(self.cfg.SEED + comm.get_rank() + self.start_iter)
             self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg))
+
+    def _load(self, resume):
+        with_rates = self.cfg.SOLVER.NEW_LAYERS_MULTIPLIER != 1
+        if with_rates and resume and self.checkpointer.has_checkpoint():
+            path = self.checkpointer.get_checkpoint_file()
+            # Before its moments are loaded, which follow the groups.
+            self._set_rates_of_new(read_metadata(path, self.checkpointer.allow_unsafe).get(_NEW))
+        super().resume_or_load(resume=resume)
+        if with_rates and self.start_iter == 0:
+            self._set_rates_of_new(self.checkpointer.new_weights)
+
+    def _set_rates_of_new(self, names):
+        """Build the optimizer anew, with another rate for weights that MODEL.WEIGHTS lacks."""
+        if not names:
+            return
+        self.checkpointer.metadata[_NEW] = list(names)  # for a resumed run
+        self.optimizer = self.build_optimizer(self.cfg, self.checkpointer.model, names)
+        self.scheduler = self.build_lr_scheduler(self.cfg, self.optimizer)
 
     def train(self):
         """
@@ -104,30 +134,68 @@ class Trainer(DefaultTrainer):
             # It was killed between its last periodic checkpoint and this one.
             if not os.path.exists(final):
                 self.checkpointer.save("model_final", iteration=self.max_iter - 1)
-        super().train()
+        try:
+            super().train()
+        except StopTraining:
+            self.checkpointer.save("model_final", iteration=self.max_iter - 1)
         return self._last_eval_results
 
     def build_hooks(self):
-        """Detectron2's hooks; after evaluation, also the best checkpoint and augmented testing."""
+        """Detectron2's hooks; after evaluation, also the best checkpoint, early stopping and
+        augmented testing."""
         default = super().build_hooks()
-        extra = []
+        evaluation = [isinstance(hook, hooks.EvalHook) for hook in default].index(True)
+        period = self.cfg.TEST.EVAL_PERIOD
+        default[evaluation] = hooks.EvalHook(period, self._evaluate)
+        extra, best = [], None
         metric, test_sets = self.cfg.TEST.BEST_METRIC, self.cfg.DATASETS.TEST
         if metric and test_sets and comm.is_main_process():
-            # With several test sets, metrics are prefixed with the name of the set.
-            extra.append(
-                BestCheckpointer(
-                    self.cfg.TEST.EVAL_PERIOD,
-                    self.checkpointer,
-                    metric,
-                    aliases=[f"{test_sets[0]}/{metric}"],
-                    lower_is_better=metric.rpartition("/")[2] in LOWER_IS_BETTER,
-                )
+            best = BestCheckpointer(
+                period,
+                self.checkpointer,
+                metric,
+                # With several test sets, metrics are prefixed with the name of the set.
+                aliases=[f"{test_sets[0]}/{metric}"],
+                raw_names=_of_raw_weights(metric, test_sets[0]),
+                lower_is_better=metric.rpartition("/")[2] in LOWER_IS_BETTER,
             )
+            extra.append(best)
+        if self.cfg.SOLVER.PATIENCE > 0:
+            if not (metric and test_sets and period > 0):
+                raise ConfigError(
+                    f"SOLVER.PATIENCE {self.cfg.SOLVER.PATIENCE} needs evaluations: set "
+                    "DATASETS.TEST, TEST.BEST_METRIC, and TEST.EVAL_PERIOD or TEST.EVAL_EPOCHS."
+                )
+            extra.append(EarlyStopping(self.cfg.SOLVER.PATIENCE, period, best))
         if self.cfg.TEST.AUG.ENABLED:
-            extra.append(hooks.EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
-        is_evaluation = [isinstance(hook, hooks.EvalHook) for hook in default]
-        after_evaluation = is_evaluation.index(True) + 1
-        return default[:after_evaluation] + extra + default[after_evaluation:]
+            extra.append(hooks.EvalHook(0, self._test_augmented))
+        return default[: evaluation + 1] + extra + default[evaluation + 1 :]
+
+    def _evaluate(self):
+        """Results of :meth:`test`; an early end does not repeat the evaluation that led to it."""
+        if self._evaluated_at != self.iter:
+            test = self.test if self.average is None else self._test_both
+            self._last_eval_results = test(self.cfg, self.model)
+            self._evaluated_at = self.iter
+        return self._last_eval_results
+
+    def _test_both(self, cfg, model):
+        """:meth:`test` of the averaged weights, and, marked "_raw", of the model's own ones."""
+        logger = logging.getLogger(__name__)
+        raw = {}
+        if self.average.num_updates > 0:
+            logger.info("Evaluation of the weights as they are, without average:")
+            raw = _mark_all_tasks(cfg, self.test(cfg, model), "raw")
+            logger.info("Evaluation of the averaged weights:")
+        with self.average.applied():  # last: its files stay in OUTPUT_DIR
+            results = self.test(cfg, model)
+        for name, tasks in raw.items():
+            results[name] = {**results[name], **tasks} if name in results else tasks
+        return results
+
+    def _test_augmented(self):
+        with self.average.applied() if self.average is not None else contextlib.nullcontext():
+            return self.test_with_TTA(self.cfg, self.model)
 
     def state_dict(self):
         """The state dict of newer detectron2; version 0.6 leaves out the optimizer."""
@@ -148,11 +216,12 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg):
-        """Build the model, and apply MODEL.CHANNELS_LAST, MODEL.ACTIVATION_CHECKPOINT and
-        SOLVER.COMPILE. Its size is logged, not its layers as by detectron2's trainer."""
+        """Build the model, and apply MODEL.FREEZE, MODEL.CHANNELS_LAST, MODEL.ACTIVATION_CHECKPOINT
+        and SOLVER.COMPILE. Its size is logged, not its layers as by detectron2's trainer."""
         model = build_model(cfg)
         number = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         logging.getLogger(__name__).info(f"{type(model).__name__}, {number:.1f} M parameters.")
+        freeze(model, cfg.MODEL.FREEZE)
         if cfg.MODEL.CHANNELS_LAST:
             # A convolution follows its weight, whatever the layout of the images.
             model.to(memory_format=torch.channels_last)
@@ -205,11 +274,21 @@ class Trainer(DefaultTrainer):
         cfg = cfg.clone()
         cfg.defrost()
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "TTA")
-        results = cls.test(cfg, SparseRCNNWithTTA(cfg, model))
-        if len(cfg.DATASETS.TEST) == 1:
-            return _mark_tasks(results)
-        return OrderedDict((name, _mark_tasks(tasks)) for name, tasks in results.items())
+        return _mark_all_tasks(cfg, cls.test(cfg, SparseRCNNWithTTA(cfg, model)), "TTA")
 
 
-def _mark_tasks(results):
-    return OrderedDict((f"{task}_TTA", metrics) for task, metrics in results.items())
+def _mark_all_tasks(cfg, results, mark):
+    """Results with "_mark" after the name of each task."""
+    if len(cfg.DATASETS.TEST) == 1:
+        return _mark_tasks(results, mark)
+    return OrderedDict((name, _mark_tasks(tasks, mark)) for name, tasks in results.items())
+
+
+def _mark_tasks(results, mark):
+    return OrderedDict((f"{task}_{mark}", metrics) for task, metrics in results.items())
+
+
+def _of_raw_weights(metric, test_set):
+    """Names of a metric "TASK/METRIC" of weights that are not averaged."""
+    task, _, name = metric.partition("/")
+    return [f"{task}_raw/{name}", f"{test_set}/{task}_raw/{name}"]

@@ -33,7 +33,8 @@ def number_duplicates(boxes, classes, scores):
 def place_captions(boxes, sizes, image_size):
     """Place a caption by each box so that none covers another, as long as there is room.
 
-    Tried in turn are the corners of the box, inside and outside, rows below and above it, and rows anywhere.
+    Tried in turn are the corners of the box, inside and outside, rows below and above it, and rows
+    anywhere.
 
     Args:
         boxes (ndarray): (N, 4), absolute xyxy; the first ones are placed first.

@@ -6,10 +6,13 @@ divisor.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from fvcore.nn import sigmoid_focal_loss
+
+from ..errors import ConfigError
 
 __all__ = [
     "FocalClassification",
@@ -21,13 +24,26 @@ __all__ = [
 
 
 def build_classification(cfg):
-    """Build the classification that ``MODEL.SparseRCNN.USE_FOCAL`` selects."""
+    """Build the classification that ``MODEL.SparseRCNN.USE_FOCAL`` selects.
+
+    Raises:
+        ConfigError: ``CLASS_WEIGHTS`` has not one positive number per class.
+    """
     sparse = cfg.MODEL.SparseRCNN
+    weights = tuple(sparse.CLASS_WEIGHTS)
+    if weights and (len(weights) != sparse.NUM_CLASSES or not all(x > 0 for x in weights)):
+        raise ConfigError(
+            f"MODEL.SparseRCNN.CLASS_WEIGHTS is {weights}; it must have a number above 0 for each "
+            f"of the {sparse.NUM_CLASSES} classes, or be () for none."
+        )
     if sparse.USE_FOCAL:
         return FocalClassification(
-            alpha=sparse.ALPHA, gamma=sparse.GAMMA, prior_prob=sparse.PRIOR_PROB
+            alpha=sparse.ALPHA,
+            gamma=sparse.GAMMA,
+            prior_prob=sparse.PRIOR_PROB,
+            class_weights=weights,
         )
-    return SoftmaxClassification(no_object_weight=sparse.NO_OBJECT_WEIGHT)
+    return SoftmaxClassification(no_object_weight=sparse.NO_OBJECT_WEIGHT, class_weights=weights)
 
 
 @dataclass(frozen=True)
@@ -37,11 +53,14 @@ class FocalClassification:
     Attributes:
         alpha, gamma: of the loss.
         prior_prob: initial score of every class.
+        class_weights: K factors on the loss of each class, of objects and background alike, so that
+            they do not shift its scores; (): 1. Matching costs are without them.
     """
 
     alpha: float = 0.25
     gamma: float = 2.0
     prior_prob: float = 0.01
+    class_weights: tuple = ()
     has_normalizer = False
 
     def num_logits(self, num_classes):
@@ -70,9 +89,11 @@ class FocalClassification:
         labels = torch.zeros_like(class_logits)
         labels.scatter_(-1, classes[..., None], positive[..., None].to(labels.dtype))
         loss = sigmoid_focal_loss(class_logits, labels, self.alpha, self.gamma)
+        if self.class_weights:
+            loss = loss * _on_device(self.class_weights, loss.device)
         return loss.sum(dim=(1, 2, 3))
 
-    def normalizer(self, positive):
+    def normalizer(self, classes, positive):
         """None: the loss has the divisor of the box losses."""
         return None
 
@@ -87,9 +108,11 @@ class SoftmaxClassification:
 
     Attributes:
         no_object_weight: class weight of "no object" in the loss.
+        class_weights: those of the K classes; (): 1. Matching costs are without them.
     """
 
     no_object_weight: float = 0.1
+    class_weights: tuple = ()
     has_normalizer = True
     prior_prob = None  # a softmax starts with about the same score for all classes
 
@@ -120,11 +143,11 @@ class SoftmaxClassification:
         no_object = class_logits.shape[-1] - 1
         classes = torch.where(positive, classes, no_object)
         loss = F.cross_entropy(class_logits.movedim(-1, 1), classes, reduction="none")
-        return (self._weights(positive) * loss).sum(dim=(1, 2))
+        return (self._weights(classes, positive) * loss).sum(dim=(1, 2))
 
-    def normalizer(self, positive):
+    def normalizer(self, classes, positive):
         """(S,), the sum of the class weights on this worker, which makes the loss a mean."""
-        return self._weights(positive).sum(dim=(1, 2))
+        return self._weights(classes, positive).sum(dim=(1, 2))
 
     def scores(self, class_logits):
         """(..., K), in [0, 1] for the best class of a proposal and -1 for all others."""
@@ -132,8 +155,17 @@ class SoftmaxClassification:
         best = scores.max(-1, keepdim=True).values
         return torch.where(scores == best, scores, -1.0)
 
-    def _weights(self, positive):
-        return torch.where(positive, 1.0, self.no_object_weight)
+    def _weights(self, classes, positive):
+        if not self.class_weights:
+            return torch.where(positive, 1.0, self.no_object_weight)
+        weights = _on_device(self.class_weights, positive.device)
+        return torch.where(positive, weights[classes.where(positive, 0)], self.no_object_weight)
+
+
+@lru_cache
+def _on_device(weights, device):
+    """The numbers as a tensor that is copied to a device once, not in every step."""
+    return torch.tensor(weights, dtype=torch.float32, device=device)
 
 
 def focal_cost(class_logits, classes, alpha=0.25, gamma=2.0):

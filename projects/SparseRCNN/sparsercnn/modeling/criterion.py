@@ -78,12 +78,11 @@ class SetCriterion(nn.Module):
         with torch.autocast(boxes.device.type, enabled=False):
             class_logits, boxes = class_logits.float(), boxes.float()
             assignment = self.matcher(class_logits, boxes, targets)
-            own = self.classification.normalizer(assignment.positive)
+            classes = assignment.gather(targets.classes)
+            own = self.classification.normalizer(classes, assignment.positive)
             self.normalizers = Normalizers(matched=assignment.normalizer, classes=own)
             normalizer = _average_over_workers(assignment.normalizer)
-            class_loss = self.classification.loss(
-                class_logits, assignment.gather(targets.classes), assignment.positive
-            )
+            class_loss = self.classification.loss(class_logits, classes, assignment.positive)
             box_loss, giou_loss = self.box_losses(boxes, targets, assignment)
             losses = {
                 "loss_ce": self.weights.classification

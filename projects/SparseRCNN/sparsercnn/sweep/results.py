@@ -7,6 +7,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from ..analysis.statistics import PairedTest, holm, paired_test
+from ..engine.schedule import max_iterations
 from ..errors import SweepError
 from ..evaluation.metric_names import metric_order, split_metric
 from .run_folder import read_state
@@ -21,10 +22,27 @@ def read_runs(sweep, lengths=None):
     """A row for each of `sweep.runs` (DataFrame), as their folders are now; of "length" iterations,
     which an earlier call may give, "done" are done. Metrics are of the last evaluation."""
     if lengths is None:
-        lengths = [run.load_config().SOLVER.MAX_ITER for run in sweep.runs]
+        lengths = _lengths(run.load_config() for run in sweep.runs)
     rows = [_row(run, sweep.metric) for run in sweep.runs]
     runs = pd.DataFrame(rows).assign(length=lengths)
     return runs.assign(done=runs[["iterations", "length"]].min(axis=1))
+
+
+def _lengths(configs):
+    """Iterations of runs; of those in epochs, it reads the training data, each only once."""
+    from ..data import count_train_images, register_datasets  # slow: imports detectron2's data sets
+
+    images, lengths = {}, []
+    for cfg in configs:
+        num_images = None
+        if cfg.SOLVER.EPOCHS is not None:
+            data = str((cfg.DATASETS, cfg.DATALOADER))
+            if data not in images:
+                register_datasets(cfg.DATASETS.TRAIN)
+                images[data] = count_train_images(cfg)
+            num_images = images[data]
+        lengths.append(max_iterations(cfg, num_images))
+    return lengths
 
 
 def _row(run, metric):
