@@ -1,6 +1,5 @@
 """Choices follow from the figures, and give back what has been measured."""
 
-import numpy as np
 import pytest
 import yaml
 from detectron2.structures import BoxMode
@@ -62,7 +61,9 @@ def test_cells_get_the_size_of_their_config():
     assert values["NUM_PROPOSALS"] == 50 and values["K"] == 2
     assert values["MIN_SIZE_TRAIN"] == (240,) and values["MAX_SIZE_TRAIN"] == 320
     # About the 1,500 iterations of 4 that were measured.
-    assert values["IMS_PER_BATCH"] == 4 and values["MAX_ITER"] == pytest.approx(1500, rel=0.03)
+    assert values["IMS_PER_BATCH"] == 4 and values["EPOCHS"] * 205 / 4 == pytest.approx(
+        1500, rel=0.03
+    )
 
 
 def test_sizes_stay_in_their_bounds():
@@ -86,9 +87,8 @@ def test_crowded_images_are_told():
 
 def test_few_and_many_images():
     few, many = (values_of(make_records([2] * n, 30)) for n in (3, 5000))
-    assert (few["IMS_PER_BATCH"], few["MAX_ITER"]) == (3, 2000)
-    assert many["MAX_ITER"] == 12 * 5000 / 4
-    assert np.isclose(many["EVAL_PERIOD"], 5000 / 4)
+    assert (few["IMS_PER_BATCH"], few["EPOCHS"], few["EVAL_EPOCHS"]) == (3, 2000, 200)
+    assert (many["EPOCHS"], many["EVAL_EPOCHS"], many["CHECKPOINT_EPOCHS"]) == (12, 1, 1)
 
 
 def test_the_file_is_short_and_says_why():

@@ -163,17 +163,19 @@ def test_the_command_and_the_config_it_writes(tmp_path, capsys, monkeypatch):
     assert start.main([".", "--output", "my run", "--device", "cpu", "--explain"]) == 0
     text = capsys.readouterr().out
     assert "COCO json, 6 images to train on, 2 to evaluate on" in text and "95th percentile" in text
-    (command,) = (x.strip() for x in text.splitlines() if " train --num-gpus" in x)
+    (command,) = (x.strip() for x in text.splitlines() if " train --config-file" in x)
     assert command.endswith(f"--config-file '{root}/my run/config.yaml'")
     small = [
         "MODEL.SparseRCNN.HIDDEN_DIM", "32", "MODEL.SparseRCNN.NUM_HEADS", "2",
         "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.SparseRCNN.DIM_FEEDFORWARD", "64",
         "DATALOADER.NUM_WORKERS", "0", "INPUT.MIN_SIZE_TRAIN", "(48,)", "INPUT.MIN_SIZE_TEST", "48",
     ]  # fmt: skip
-    two = ["SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "0"]
-    arguments = ["--num-gpus", "0", "--config-file", "my run/config.yaml", *small, *two]
+    two = ["SOLVER.EPOCHS", "1", "SOLVER.IMS_PER_BATCH", "3"]  # of 6 images: 2 iterations
+    arguments = ["--config-file", "my run/config.yaml", *small, *two]
     assert train.main(arguments) == 0
     assert {"model_final.pth", "model_best.pth"} <= set(os.listdir("my run/run"))
+    rows = [json.loads(x) for x in Path("my run/run/metrics.json").read_text().splitlines()]
+    assert [x["iteration"] for x in rows if "bbox/AP" in x] == [2]
 
     # And from that model, whose shape is another than the recipe's.
     assert start.main([".", "--output", "second", "--weights", "my run/run"]) == 0

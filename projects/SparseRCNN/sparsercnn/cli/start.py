@@ -63,7 +63,10 @@ def get_parser():
         help="YAML, or the name of one in configs/, in place of recipes/small_data",
     )
     model.add_argument(
-        "--device", choices=("cpu", "cuda"), help="by default, a GPU if there is one"
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="what to train on; auto: a GPU if there is one (%(default)s)",
     )
     model.add_argument(
         "--allow-unsafe",
@@ -82,14 +85,12 @@ def main(argv=None):
 def run(args):
     """Make the run's folder, and print what was found and which command trains."""
     # Not above: they take seconds to import, which --help does not need.
-    import torch
     from detectron2.utils.logger import setup_logger
 
     from ..start.project import Options, make_project
 
     setup_logger(name="sparsercnn")
     values = vars(args)
-    values["device"] = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     names = {field.name for field in dataclasses.fields(Options)}
     project = make_project(Options(**{k: v for k, v in values.items() if k in names}))
     print(_report(project, args))
@@ -110,18 +111,17 @@ def _report(project, args):
     if args.explain:
         lines += ["", "Why:", explain(project.choices)]
     config = shlex.quote(project.config_file)
-    gpus = "--num-gpus 0" if args.device == "cpu" else "--num-gpus 1"
     run = shlex.quote(next(x.value for x in project.choices if x.key == "OUTPUT_DIR"))
     program = "python -m sparsercnn"
     lines += ["", f"{project.config_file} is written. To train:", ""]
-    lines += [f"  {program} train {gpus} --config-file {config}", "", "Then, to draw:", ""]
+    lines += [f"  {program} train --config-file {config}", "", "Then, to draw:", ""]
     lines += [f"  {program} predict --input PICTURES --output drawn --opts MODEL.WEIGHTS {run}"]
     if project.test_entry:
         entries = f"('{project.test_entry}',)"
         # Double quotes read better, where they do.
         needs_more = any(x in entries for x in '"$`\\!')
         entries = shlex.quote(entries) if needs_more else f'"{entries}"'
-        command = f"{program} eval {gpus} MODEL.WEIGHTS {run} DATASETS.TEST {entries}"
+        command = f"{program} eval MODEL.WEIGHTS {run} DATASETS.TEST {entries}"
         lines += ["", "At the very end, to evaluate on the test split:", ""]
         lines += [f"  {command} OUTPUT_DIR {run}/test"]
     return "\n".join(lines)

@@ -131,9 +131,8 @@ def _flip(base):
 def _schedule(figures, base):
     batch = min(base.SOLVER.IMS_PER_BATCH, figures.num_images)
     epochs = max(math.ceil(_VIEWS / figures.num_images), _FEWEST_EPOCHS)
-    per_epoch = figures.num_images / batch
     period = max(round(epochs / _EVALUATIONS), 1)
-    iterations = math.ceil(epochs * per_epoch)
+    iterations = math.ceil(epochs * figures.num_images / batch)
     return [
         Choice("SOLVER.IMS_PER_BATCH", batch, "Images per iteration, on all GPUs together."),
         Choice(
@@ -143,21 +142,27 @@ def _schedule(figures, base):
             f"the recipe's, for {base.SOLVER.IMS_PER_BATCH} images per iteration",
         ),
         Choice(
-            "SOLVER.MAX_ITER",
-            iterations,
-            f"{epochs} times through the {figures.num_images} images. More may help; the rate "
-            "falls to 0 at the end.",
+            "SOLVER.EPOCHS",
+            epochs,
+            f"Times through the {figures.num_images} images, {iterations:,} iterations in all. "
+            "More may help; the rate falls to 0 at the end.",
             f"{_VIEWS:,} images are seen, and each at least {_FEWEST_EPOCHS} times",
         ),
         Choice(
-            "SOLVER.CHECKPOINT_PERIOD",
-            math.ceil(period * per_epoch),
-            "Iterations between checkpoints, and between evaluations below.",
+            "SOLVER.CHECKPOINT_EPOCHS",
+            period,
+            "Between checkpoints, and below between evaluations.",
             f"{_EVALUATIONS} times in the run",
         ),
         Choice(
-            "TEST.EVAL_PERIOD",
-            math.ceil(period * per_epoch),
+            "SOLVER.PATIENCE",
+            0,
+            "Evaluations without a better AP after which training stops; 0: never. The last "
+            "epochs, with the lowest rate, bring much.",
+        ),
+        Choice(
+            "TEST.EVAL_EPOCHS",
+            period,
             "The best model by AP is kept as model_best.pth.",
         ),
     ]

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, field
 
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config_files import find_config
@@ -27,6 +28,11 @@ RECIPE = "recipes/small_data"
 CONFIG_FILE = "config.yaml"
 _MOST_INVALID = 0.1  # share of images and objects; with more, the data has been misread
 _SIMILAR = 0.95
+_DEVICES = {
+    "auto": "A GPU if there is one.",
+    "cpu": "As asked for.",
+    "cuda": "As asked for.",
+}
 # Sections of MODEL that a checkpoint brings along, and keys of them that are for the data or the
 # training instead.
 _ARCHITECTURE = ("MODEL.BACKBONE", "MODEL.RESNETS", "MODEL.FPN", "MODEL.ROI_", "MODEL.SparseRCNN")
@@ -56,7 +62,7 @@ class Options:
     seed: int = 0
     weights: str = ""  # checkpoint to start from, or the folder of a run
     config_file: str = ""  # in place of the recipe
-    device: str = "cpu"  # "cpu" or "cuda"
+    device: str = "auto"  # or "cpu" or "cuda": what the size of the images is chosen for
     allow_unsafe: bool = False
 
 
@@ -107,7 +113,7 @@ def make_project(options):
     choices = [
         *_data_choices(train, val, num_invalid + more > 0),
         *_model_choices(options, from_weights),
-        *choose(figures, base, options.device),
+        *choose(figures, base, _device(options)),
         *_run_choices(options, output),
     ]
     title = (
@@ -254,10 +260,14 @@ def _model_choices(options, from_weights):
     return choices
 
 
+def _device(options):
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    return found if options.device == "auto" else options.device
+
+
 def _run_choices(options, output):
-    where = "the CPU" if options.device == "cpu" else "the GPU"
     return [
-        Choice("MODEL.DEVICE", options.device, f"This was made for {where}."),
+        Choice("MODEL.DEVICE", options.device, _DEVICES[options.device]),
         Choice("SEED", options.seed, "Of the first weights and the order of the images."),
         Choice("OUTPUT_DIR", os.path.join(output, "run"), "Checkpoints, logs and results."),
     ]
