@@ -5,7 +5,10 @@ import os
 import pytest
 import torch
 import yaml
+from detectron2.config import get_cfg
 
+from sparsercnn import add_sparsercnn_config, get_config
+from sparsercnn.engine.config_check import check_gpus
 from sparsercnn.engine.setup import (
     ConfigError,
     argument_parser,
@@ -233,3 +236,29 @@ def test_more_gpus_than_there_are_is_an_error(write, monkeypatch):
     check_devices(on_cpu, 1)
     with pytest.raises(ConfigError, match="--num-gpus 0"):
         check_devices(on_cpu, 2)
+
+
+@pytest.mark.parametrize("available, expected", [(True, "cuda"), (False, "cpu")])
+def test_the_device_is_chosen_unless_it_is_named(write, monkeypatch, available, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    unnamed, auto = write("plain.yaml", "SEED: 1\n"), write("auto.yaml", "MODEL: {DEVICE: auto}\n")
+    for path in (unnamed, auto):
+        assert expected == load_config(path).MODEL.DEVICE == get_config(path).MODEL.DEVICE
+        assert load_config(path, choose_device=False).MODEL.DEVICE == "auto"
+    named = load_config(unnamed, ["MODEL.DEVICE", "cuda:1"])
+    assert named.MODEL.DEVICE == "cuda:1"
+
+
+def test_half_precision_for_a_device_that_another_machine_chooses(write, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    path = write("half.yaml", "TEST: {DTYPE: float16}\n")
+    with pytest.raises(ConfigError, match="float16 needs a GPU"):
+        load_config(path)
+    cfg = load_config(path, choose_device=False)
+    check_gpus(cfg, 1)
+
+
+def test_plain_detectron2_keeps_its_default_device():
+    cfg = get_cfg()
+    add_sparsercnn_config(cfg)
+    assert cfg.MODEL.DEVICE == "cuda"  # build_model takes no "auto"

@@ -92,8 +92,10 @@ def main(argv=None):
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     resources = {name: getattr(args, name, None) for name in _RESOURCES}
+    # The trainings are programs of their own.
+    opts = [*args.opts, "IMPORT", repr(args.imports)] if args.imports else args.opts
     try:
-        sweep = load_sweep(args.file, args.opts, args.output, args.variants, **resources)
+        sweep = load_sweep(args.file, opts, args.output, args.variants, **resources)
         if args.command == "run":
             if args.dry_run:
                 print(dry_run(sweep))

@@ -4,7 +4,11 @@ not wait for PyTorch."""
 import argparse
 import os
 
+from ..errors import ConfigError
+from .imports import import_modules
+
 __all__ = [
+    "add_import_argument",
     "add_model_arguments",
     "add_opts_argument",
     "add_size_argument",
@@ -15,7 +19,7 @@ __all__ = [
 
 def argument_parser(epilog=None):
     """The command line of training and evaluation: detectron2's options for YAML configs, and
-    ``--allow-unsafe``.
+    ``--allow-unsafe`` and ``--import``.
 
     Args:
         epilog (str): shown after the options.
@@ -57,6 +61,7 @@ def argument_parser(epilog=None):
         help="where processes meet: address of the first machine (%(default)s)",
     )
     add_unsafe_argument(parser)
+    add_import_argument(parser)
     parser.add_argument(
         "opts",
         nargs=argparse.REMAINDER,
@@ -65,6 +70,29 @@ def argument_parser(epilog=None):
         help="config overrides; last on the line",
     )
     return parser
+
+
+class _Import(argparse.Action):
+    """Imports at once: the module may add what later arguments name."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        try:
+            import_modules([value])
+        except ConfigError as error:
+            parser.error(str(error))
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), value])
+
+
+def add_import_argument(parser):
+    """Add ``--import``, whose modules are imported when it is parsed, to an
+    :class:`argparse.ArgumentParser`."""
+    parser.add_argument(
+        "--import",
+        action=_Import,
+        dest="imports",
+        metavar="MODULE",
+        help="import a module of your own, as the config key IMPORT does; may be repeated",
+    )
 
 
 def add_unsafe_argument(parser):
@@ -91,7 +119,9 @@ def add_model_arguments(parser):
 
 
 def add_opts_argument(parser, what="config overrides"):
-    """Add ``--opts``, the rest of the command line, to an :class:`argparse.ArgumentParser`."""
+    """Add ``--import`` and ``--opts``, the rest of the command line, to an
+    :class:`argparse.ArgumentParser`."""
+    add_import_argument(parser)
     parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,

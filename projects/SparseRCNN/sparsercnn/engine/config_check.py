@@ -23,6 +23,7 @@ _RESNETS = (
 )
 # Key of MODEL -> another key of MODEL, and the value of that one with which the first is read.
 _READ_WITH = {
+    "SparseRCNN.CLASS_WEIGHTS": ("META_ARCHITECTURE", "SparseRCNN"),
     "FPN.AGGREGATION": ("BACKBONE.NAME", _ATTENTION_FPN),
     "RESNETS.RES5_ATTENTION": ("BACKBONE.NAME", _ATTENTION_FPN),
     "RESNETS.RES4_DILATION": ("BACKBONE.NAME", _DILATED),
@@ -55,7 +56,7 @@ def check_gpus(cfg, num_gpus):
     """
     if num_gpus == 0:
         return
-    if not cfg.MODEL.DEVICE.startswith("cuda"):
+    if not cfg.MODEL.DEVICE.startswith(("cuda", "auto")):
         raise ConfigError(
             f"it gets {num_gpus} GPUs, and MODEL.DEVICE is {cfg.MODEL.DEVICE}. For GPUs: --opts "
             "MODEL.DEVICE cuda. For the CPU: --gpus 0."
@@ -129,7 +130,9 @@ def _check_size_bucket(cfg):
 
 
 def _check_test(cfg, defaults):
-    check_optimization(cfg.TEST.OPTIMIZE, cfg.TEST.DTYPE, cfg.MODEL.DEVICE)
+    device = cfg.MODEL.DEVICE
+    # Another machine will choose, see load_config.
+    check_optimization(cfg.TEST.OPTIMIZE, cfg.TEST.DTYPE, "cuda" if device == "auto" else device)
     if cfg.TEST.AUG.ENABLED:
         require_augmentable(cfg)
     architecture = cfg.MODEL.META_ARCHITECTURE

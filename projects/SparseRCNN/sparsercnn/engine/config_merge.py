@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 
 from ..config_files import find_config
 from ..errors import ConfigError, abbreviate
+from .imports import add_imported_keys
 
 __all__ = ["merge_file", "merge_opts", "merge_text"]
 
@@ -29,8 +30,17 @@ def merge_file(cfg, config_file, allow_unsafe):
     """
     if not config_file:
         raise ConfigError("No config file was given; use --config-file FILE.")
+    if str(config_file).endswith(".py"):
+        raise ConfigError(
+            f"{config_file} is a LazyConfig, a Python program, and is refused: a config here is "
+            "data, which can be checked, overridden by key and kept in checkpoints without running "
+            "code. Write its settings in YAML; code of your own belongs in a module that the key "
+            "IMPORT names (docs/own_models.md)."
+        )
     config_file = find_config(config_file)
     try:
+        content = cfg.load_yaml_with_base(config_file, allow_unsafe=allow_unsafe)
+        add_imported_keys(cfg, content.get("IMPORT", ()))
         cfg.merge_from_file(config_file, allow_unsafe=allow_unsafe)
     except yaml.constructor.ConstructorError as error:
         # The mark names the file that holds the tag, which may be a _BASE_ of config_file.
@@ -73,6 +83,7 @@ def merge_text(cfg, text, source):
         content = yaml.safe_load(text)
         if not isinstance(content, dict):
             raise ValueError("it is not a mapping of keys to values")
+        add_imported_keys(cfg, content.get("IMPORT", ()), source)
         unknown = list(_take_unknown(content, cfg))
         if unknown:
             logging.getLogger(__name__).info(f"Left out of the config: {abbreviate(unknown)}.")

@@ -15,6 +15,7 @@ from ..config_files import find_config
 from ..data import register_datasets
 from ..errors import ConfigError
 from .arguments import (
+    add_import_argument,
     add_model_arguments,
     add_opts_argument,
     add_unsafe_argument,
@@ -23,9 +24,11 @@ from .arguments import (
 from .checkpoint_files import find_weights, is_exported, read_metadata
 from .config_check import check_config
 from .config_merge import merge_file, merge_opts, merge_text
+from .imports import add_imported_keys, import_modules, imports_of
 
 __all__ = [
     "ConfigError",
+    "add_import_argument",
     "add_model_arguments",
     "add_opts_argument",
     "add_unsafe_argument",
@@ -39,6 +42,9 @@ __all__ = [
     "start_run",
     "visible_gpus",
 ]
+
+
+_AUTO = "auto"
 
 
 def setup(args):
@@ -55,6 +61,7 @@ def setup(args):
     Raises:
         ConfigError: see :func:`load_config`, :func:`load_model_config` and :func:`check_devices`.
     """
+    import_modules(getattr(args, "imports", None) or ())  # this process may not have parsed them
     load = load_model_config if args.eval_only else load_config
     cfg = load(args.config_file, args.opts, allow_unsafe=args.allow_unsafe)
     if args.num_gpus == 0 and cfg.MODEL.DEVICE.startswith("cuda"):
@@ -153,10 +160,12 @@ def get_config(name, opts=()):
     return cfg
 
 
-def load_config(config_file, opts=(), allow_unsafe=False, register=True):
+def load_config(config_file, opts=(), allow_unsafe=False, register=True, choose_device=True):
     """Merge defaults, the YAML file with its bases, and overrides, and check the result.
 
     Unless it is set, detectron2's own models get detectron2's default TEST.DETECTIONS_PER_IMAGE.
+    MODEL.DEVICE "auto", which is also the default here, becomes "cuda" if there is a usable GPU,
+    else "cpu".
 
     Args:
         config_file (str | Path): a YAML file, with or without ``_BASE_``, or the name of one in
@@ -165,6 +174,7 @@ def load_config(config_file, opts=(), allow_unsafe=False, register=True):
         allow_unsafe (bool): let Python tags in YAML run code.
         register (bool): register the ``coco:`` and ``voc:`` entries of DATASETS, which reads
             their files.
+        choose_device (bool): False: leave MODEL.DEVICE "auto" to another machine.
 
     Returns:
         CfgNode: the whole config, frozen.
@@ -174,7 +184,9 @@ def load_config(config_file, opts=(), allow_unsafe=False, register=True):
             message names the nearest one); a value has the wrong type; or see
             :func:`~sparsercnn.engine.config_check.check_config`.
     """
-    return _load(lambda cfg: merge_file(cfg, config_file, allow_unsafe), opts, register)
+    return _load(
+        lambda cfg: merge_file(cfg, config_file, allow_unsafe), opts, register, choose_device
+    )
 
 
 def load_model_config(config_file="", opts=(), allow_unsafe=False, register=True):
@@ -221,7 +233,7 @@ def load_model_config(config_file="", opts=(), allow_unsafe=False, register=True
         )
 
     def merge(cfg):
-        device = "cpu" if is_exported(weights) else _best_device()
+        device = "cpu" if is_exported(weights) else _AUTO
         output = cfg.OUTPUT_DIR
         if text is None:
             merge_file(cfg, beside, allow_unsafe)
@@ -243,28 +255,38 @@ def load_demo_config(config_file="", opts=(), allow_unsafe=False):
     return cfg
 
 
-def _best_device():
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _last_value(opts, key):
     """The value that `key` gets from KEY VALUE pairs; None if they lack it."""
     return dict(zip(opts[::2], opts[1::2], strict=False)).get(key)
 
 
-def _load(merge, opts, register):
+def _load(merge, opts, register, choose_device=True):
     """The whole config, frozen: defaults, then what `merge` sets, then `opts`; checked."""
+    opts = list(opts or ())
     cfg = get_cfg()
     add_sparsercnn_config(cfg)
-    defaults = cfg.clone()
+    cfg.MODEL.DEVICE = _AUTO
+    add_imported_keys(cfg, imports_of(opts))
+    imported = list(cfg.IMPORT)
     merge(cfg)
-    merge_opts(cfg, list(opts or ()))
+    imported += [name for name in cfg.IMPORT if name not in imported]
+    merge_opts(cfg, opts)
+    cfg.IMPORT = imported
+    if choose_device and cfg.MODEL.DEVICE == _AUTO:
+        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     if cfg.MODEL.META_ARCHITECTURE != "SparseRCNN" and cfg.TEST.DETECTIONS_PER_IMAGE < 0:
         # Detectron2's own models would take -1 as "no limit"; restore detectron2's default.
         cfg.TEST.DETECTIONS_PER_IMAGE = get_cfg().TEST.DETECTIONS_PER_IMAGE
     read_renamed_keys(cfg)
-    check_config(cfg, defaults)
+    check_config(cfg, _defaults(cfg))
     if register:
         register_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     cfg.freeze()
     return cfg
+
+
+def _defaults(cfg):
+    defaults = get_cfg()
+    add_sparsercnn_config(defaults)
+    add_imported_keys(defaults, cfg.IMPORT)
+    return defaults

@@ -72,7 +72,9 @@ class Run:
 
     def load_config(self):
         """The whole config of the run (CfgNode), without registering its data sets."""
-        return load_config(str(self.config_file), list(self.opts), register=False)
+        return load_config(
+            str(self.config_file), list(self.opts), register=False, choose_device=False
+        )
 
 
 @dataclass
