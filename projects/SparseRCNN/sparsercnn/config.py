@@ -8,7 +8,7 @@ from detectron2.config import get_cfg
 __all__ = ["add_sparsercnn_config", "detections_per_image", "read_renamed_keys"]
 
 
-def add_sparsercnn_config(cfg):
+def add_sparsercnn_config(cfg: CN) -> None:
     """Add the keys of Sparse R-CNN and its variants to a detectron2 config, in place.
 
     All keys of the original Sparse R-CNN project keep their name, meaning and default; its YAML

@@ -1,9 +1,12 @@
 """Build a checked, frozen config from a YAML file and a command line."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Sequence
 
 import torch
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
@@ -141,7 +144,7 @@ def visible_gpus():
     return visible.split(",")[:found] if visible else [str(i) for i in range(found)]
 
 
-def get_config(name, opts=()):
+def get_config(name: str | os.PathLike[str], opts: Sequence[str] = ()) -> CfgNode:
     """A config that can be changed, for :func:`detectron2.modeling.build_model` and the like.
 
     Args:

@@ -78,7 +78,7 @@ class SparseRCNNWithTTA(nn.Module):
             "max_detections": detections_per_image(cfg),
         }
 
-    def forward(self, batched_inputs):
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """As :meth:`SparseRCNN.forward` in evaluation; a missing `image` is read from its file."""
         return [{"instances": self._one_image(self._read(x))} for x in batched_inputs]
 
