@@ -89,6 +89,8 @@ def test_the_quickstart_is_trained_and_used_from_an_empty_folder(installed):
     options = ("--confidence-threshold", "0", "--opts", "MODEL.WEIGHTS", "run")
     python(*module, "predict", "--input", image, "--output", "drawn", *options)
     assert (folder / "drawn" / image.name).is_file()
+    sweep = python(*module, "sweep", "run", "sweeps/bccd", "--dry-run")
+    assert sweep.startswith("# 3 runs, 0 of them finished") and " -m sparsercnn train " in sweep
     text = python(
         "-c",
         "import sparsercnn\n"

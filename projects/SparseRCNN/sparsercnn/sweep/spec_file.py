@@ -9,6 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from ..config_files import CONFIGS
 from ..engine.overrides import as_argument, flatten, parse_overrides
 from ..engine.setup import load_config
 from ..errors import ConfigError, SweepError
@@ -26,7 +27,8 @@ def load_sweep(file, opts=(), output=None, only=(), **resources):
     """Read a sweep's YAML file and check the config of every variant.
 
     Args:
-        file (str): the YAML file; see docs/sweeps.md.
+        file (str): the YAML file, or the name of one in ``configs``, such as "sweeps/dynamic"; see
+            docs/sweeps.md.
         opts (sequence[str]): KEY VALUE pairs, flattened; not for keys that variants set.
         output (str): replaces the file's.
         only (sequence[str]): names of variants; the others are left out. () for none.
@@ -36,7 +38,7 @@ def load_sweep(file, opts=(), output=None, only=(), **resources):
         SweepError: the file cannot be read, has unknown keys, or a config refuses an override.
     """
     try:
-        return _load(Path(file), opts, output, only, resources)
+        return _load(_find(file), opts, output, only, resources)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise SweepError(f"The sweep {file} cannot be used: {error}") from error
 
@@ -71,6 +73,12 @@ def _load(file, opts, output, only, resources):
         except ConfigError as error:
             raise ValueError(f"variant '{variant.name}': {error}") from error
     return sweep
+
+
+def _find(file):
+    # A wheel has the files, but nobody knows where.
+    named = [CONFIGS / file, CONFIGS / f"{file}.yaml"]
+    return next((path for path in (Path(file), *named) if path.is_file()), Path(file))
 
 
 def _read(file, flags):
