@@ -6,8 +6,10 @@ UV ?= uv
 
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
-CONFIG := configs/quickstart/sparsercnn.yaml
-OUTPUT := output/quickstart
+DEFAULT_CONFIG := configs/quickstart/sparsercnn.yaml
+CONFIG := $(DEFAULT_CONFIG)
+# Another CONFIG has another folder: runs must not overwrite each other.
+OUTPUT := output/$(if $(filter $(DEFAULT_CONFIG),$(CONFIG)),quickstart,$(basename $(notdir $(CONFIG))))
 
 # The stamp is named after what the set-up is made from, and lies in the VENV that it is about.
 SOURCES := requirements/build.txt requirements/lock.txt setup.py pyproject.toml \

@@ -76,7 +76,7 @@ def test_the_source_archive_gives_the_same_wheel(source, wheel, tmp_path):
     assert names == others
     in_checkout = {x.relative_to(source).as_posix() for x in (source / "configs").glob("*/*.yaml")}
     assert {f"sparsercnn/{name}" for name in in_checkout} <= names
-    assert "sparsercnn/analysis/page.html.j2" in names
+    assert {"sparsercnn/analysis/page.html.j2", "sparsercnn/py.typed"} <= names
 
 
 def test_the_quickstart_is_trained_and_used_from_an_empty_folder(installed):
@@ -89,6 +89,8 @@ def test_the_quickstart_is_trained_and_used_from_an_empty_folder(installed):
     options = ("--confidence-threshold", "0", "--opts", "MODEL.WEIGHTS", "run")
     python(*module, "predict", "--input", image, "--output", "drawn", *options)
     assert (folder / "drawn" / image.name).is_file()
+    sweep = python(*module, "sweep", "run", "sweeps/bccd", "--dry-run")
+    assert sweep.startswith("# 3 runs, 0 of them finished") and " -m sparsercnn train " in sweep
     text = python(
         "-c",
         "import sparsercnn\n"

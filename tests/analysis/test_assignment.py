@@ -52,6 +52,8 @@ def test_picture_has_a_panel_for_each_stage(make_instances, num_stages, num_obje
     index = torch.tensor([-1, num_objects - 1, num_objects - 1])
     stages = [StageAssignment(boxes, index) for _ in range(num_stages)]
     figure = draw_assignment(image, stages, instances, ["cup"], "title")
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(legend) == 2 and "object" in legend[0] and "proposal" in legend[1]
     assert len(figure.axes) == num_stages
     for axes in figure.axes:
         assert len(axes.patches) == (num_objects + 1 if num_objects else 0)

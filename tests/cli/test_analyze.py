@@ -1,5 +1,6 @@
 import pytest
 
+from sparsercnn import analysis
 from sparsercnn.cli import analyze
 
 SMALL = ["MODEL.RESNETS.DEPTH", "18", "INPUT.MIN_SIZE_TEST", "64"]
@@ -29,9 +30,9 @@ def test_models_that_are_the_same_are_measured_once(tmp_path, repository, monkey
         files.append(tmp_path / f"{name}.yaml")
         files[-1].write_text(f"_BASE_: {base}\n{key}\n")
     measured = []
-    measure_model = analyze.measure_model
+    measure_model = analysis.measure_model
     monkeypatch.setattr(
-        analyze, "measure_model", lambda *args: measured.append(args) or measure_model(*args)
+        analysis, "measure_model", lambda *args: measured.append(args) or measure_model(*args)
     )
     command = ["--config-file", *map(str, files), "--size", "64", "64", "--device", "cpu"]
     assert analyze.main(command) == 0
@@ -45,8 +46,8 @@ def test_models_that_differ_in_their_masks_are_measured_each(repository, tmp_pat
         files.append(tmp_path / f"{number}.yaml")
         files[-1].write_text(f"_BASE_: {base}\nTEST: {{DETECTIONS_PER_IMAGE: {number}}}\n")
     measured = []
-    monkeypatch.setattr(analyze, "measure_model", lambda cfg, *_: measured.append(cfg))
-    monkeypatch.setattr(analyze, "format_costs", lambda costs: "")
+    monkeypatch.setattr(analysis, "measure_model", lambda cfg, *_: measured.append(cfg))
+    monkeypatch.setattr(analysis, "format_costs", lambda costs: "")
     assert analyze.main(["--config-file", *map(str, files), "--device", "cpu"]) == 0
     assert [cfg.TEST.DETECTIONS_PER_IMAGE for cfg in measured] == [10, 100]
 

@@ -77,3 +77,48 @@ def test_a_model_is_trained_evaluated_and_used_without_its_config_file(squares):
     ours = sorted(x["score"] for x in found)
     assert ours == pytest.approx(sorted(x["score"] for x in expected if x["image_id"] == 0))
     assert {x["category_name"] for x in found} <= {"odd", "even"}
+
+
+def test_help_does_not_wait_for_pytorch():
+    """Nor do the parsers import anything else that takes longer than Python itself."""
+    names = sorted(commands.COMMANDS)
+    program = (
+        "import sys\n"
+        "from sparsercnn.__main__ import main\n"
+        f"for name in {names}:\n"
+        "    try:\n"
+        "        main([name, '--help'])\n"
+        "    except SystemExit as stop:\n"
+        "        assert stop.code == 0, name\n"
+        "slow = {'torch', 'detectron2', 'numpy', 'pandas', 'cv2'} & set(sys.modules)\n"
+        "assert not slow, slow\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 0, result.stderr
+    assert "LazyConfig" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "import sparsercnn; cfg = sparsercnn.get_config('quickstart/sparsercnn')",
+        "from sparsercnn import add_sparsercnn_config",
+        "from sparsercnn.engine.setup import load_config",
+        "import detectron2.config; import sparsercnn",
+    ],
+)
+def test_models_and_data_sets_are_registered_by_whatever_is_used_first(lines):
+    program = (
+        f"{lines}\n"
+        "from detectron2.data import DatasetCatalog\n"
+        "from detectron2.modeling import META_ARCH_REGISTRY\n"
+        "assert 'SparseRCNN' in META_ARCH_REGISTRY and 'shapes_train' in DatasetCatalog\n"
+        "import sparsercnn\n"
+        "assert {'load', 'Predictor'} <= set(dir(sparsercnn))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 0, result.stderr

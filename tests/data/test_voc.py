@@ -157,3 +157,24 @@ def test_bccd():
     assert "BloodImage_00343.xml: annotation number 4" in str(error.value)
     assert leave_out_invalid(records["test"], entries["test"])[1] == 0
     assert leave_out_invalid(records["trainval"], entries["trainval"], skip_invalid=True)[1] == 2
+
+
+def test_a_bad_line_in_one_split_does_not_break_the_others(write_voc, caplog):
+    root = write_voc(
+        {
+            "train": {"a": [("dog", 3, 2, 7, 5, 0)]},
+            "val": {"b": [("cat", 1, 1, 4, 4, 0)]},
+            "old": {"c": [("emu", 1, 1, 4, 4, 0)]},
+        }
+    )
+    for split, names in {"val": "b\nnonesuch\n", "old": "c\nc\n", "empty": ""}.items():
+        (root / f"ImageSets/Main/{split}.txt").write_text(names)
+    register_datasets([f"voc:{root}@train"])
+    # Of the split with one bad line, the good ones count.
+    assert MetadataCatalog.get(f"voc:{root}@train").thing_classes == ["cat", "dog"]
+    for problem in ("nonesuch.xml", "c is listed more than once", "the file is empty"):
+        assert problem in caplog.text
+    with pytest.raises(FileNotFoundError, match=r"nonesuch\.xml"):
+        register_datasets([f"voc:{root}@val"])
+    with pytest.raises(DataError, match="c is listed more than once"):
+        register_datasets([f"voc:{root}@old"])

@@ -185,7 +185,7 @@ def test_settings_for_input_and_testing_are_checked_at_the_start(
 
 def test_data_sets_are_registered(write, monkeypatch):
     seen = []
-    monkeypatch.setattr("sparsercnn.data.register_datasets", seen.extend)
+    monkeypatch.setattr("sparsercnn.engine.setup.register_datasets", seen.extend)
     load_config(write("c.yaml", "VERSION: 2\nDATASETS: {TRAIN: ['coco:a@b'], TEST: ['voc:c@d']}"))
     assert seen == ["coco:a@b", "voc:c@d"]
 

@@ -34,3 +34,24 @@ def test_masks_and_semantic_maps_are_drawn(detections):
     drawn = draw_predictions(image, {"sem_seg": semantic}, ClassNames(stuff=["sky"]))
     assert (drawn != 90).any(axis=2).mean() > 0.9
     assert tuple(drawn[5, 5]) != tuple(drawn[5, 55])
+
+
+def test_captions_of_one_object_do_not_overlap(detections, monkeypatch):
+    from detectron2.structures import Boxes, Instances
+
+    from sparsercnn.inference import drawing
+
+    instances = Instances((200, 300))
+    instances.pred_boxes = Boxes(torch.tensor([[50.0, 50, 150, 150], [51, 50, 150, 149]]))
+    instances.scores, instances.pred_classes = torch.tensor([0.6, 0.9]), torch.tensor([0, 0])
+    seen = []
+    place = drawing.place_captions
+    monkeypatch.setattr(
+        drawing, "place_captions", lambda *args: seen.append((args[1], place(*args))) or seen[-1][1]
+    )
+    image = np.full((200, 300, 3), 90, np.uint8)
+    draw_predictions(image, {"instances": instances}, ClassNames(["a"]))
+    ((sizes, places),) = seen
+    (first, second), ((w, h), _) = places, sizes
+    assert 10 < w < 150 and 5 < h < 40  # in pixels
+    assert abs(first - second)[1] >= h - 1e-6 or abs(first - second)[0] >= w - 1e-6

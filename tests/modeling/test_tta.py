@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.ops import box_iou
 
 from sparsercnn import SparseRCNNWithTTA
-from sparsercnn.modeling.tta import soft_vote
+from sparsercnn.modeling.tta import augmentation_sizes, soft_vote
 
 
 def greedy_soft_vote(boxes, scores, classes, iou_thresh, min_score):
@@ -135,3 +135,18 @@ def test_each_size_gives_all_its_detections_and_the_merged_result_is_limited(tin
     with torch.no_grad():
         (result,) = model(inputs)
     assert found == [6, 6] and len(result["instances"]) == 4
+
+
+def test_sizes_follow_the_test_size(tiny_cfg):
+    published = tiny_cfg.clone()
+    published.INPUT.MIN_SIZE_TEST = 800
+    assert augmentation_sizes(published) == published.TEST.AUG
+    small = augmentation_sizes(tiny_cfg)  # tested at 128
+    assert small.MIN_SIZES[:2] == (64, 80) and small.MIN_SIZES[-2:] == (288, 128)
+    assert small.MAX_SIZE == published.TEST.AUG.MAX_SIZE * 0.16
+    assert small.SCALE_RANGES[0] == [pytest.approx(96 * 0.16), 1600]
+    mapper = SparseRCNNWithTTA(tiny_cfg, nn.Identity()).tta_mapper
+    assert tuple(mapper.min_sizes) == small.MIN_SIZES and mapper.max_size == small.MAX_SIZE
+    # What is set is taken as it is.
+    tiny_cfg.TEST.AUG.MIN_SIZES = (100, 200)
+    assert augmentation_sizes(tiny_cfg) == tiny_cfg.TEST.AUG

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sparsercnn.sweep import pictures
 from sparsercnn.sweep.pictures import curve_sections, loss_names, mean_curve
 from sparsercnn.sweep.results import gather_results
 
@@ -69,3 +70,11 @@ def test_more_variants_than_colours(make_sweep, finish, grid):
     _, losses = curve_sections(gather_results(sweep))
     assert losses.pictures[0].png.startswith(b"\x89PNG")
     assert f"the mean over {'all runs of a level' if grid else 'seeds'}" in losses.notes[0]
+
+
+def test_a_curve_of_one_point_is_seen():
+    both = pd.concat([history({5: 1.0}), history({5: 2.0, 6: 3.0}).assign(variant="b")])
+    for panels in ({"": ("a", both["variant"])}, {"": ("b", both["variant"])}):
+        (axes,) = pictures._draw(both, panels, ["x"], marker="").axes
+        markers = {line.get_label(): line.get_marker() for line in axes.lines}
+        assert markers == {"a": "o", "b": ""}

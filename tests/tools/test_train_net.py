@@ -40,6 +40,10 @@ def test_train_evaluate_and_resume(train_net, squares):
     run = train_net()
     assert run.returncode == 0, run.stderr
     assert "Average Precision" in run.stdout and "| odd" in run.stdout
+    log = (squares / "out/log.txt").read_text()
+    assert log.partition("  iter: ")[0].count("\n") < 60 and "\x1b" not in log
+    assert "PyTorch" in (squares / "out/environment.txt").read_text()
+    assert "NUM_PROPOSALS: 6" in (squares / "out/config.yaml").read_text()
     trained = _metrics(squares)
     assert "total_loss" in trained[0] and "bbox/AP" in trained[-1]
     detections = json.loads((squares / "out/inference/coco_instances_results.json").read_text())

@@ -7,6 +7,7 @@ __all__ = ["main"]
 
 # Command -> module in sparsercnn.cli, arguments that it adds, what it does.
 COMMANDS = {
+    "start": ("start", [], "make a run's config from a folder of annotated images"),
     "train": ("train", [], "train a model"),
     "eval": ("train", ["--eval-only"], "evaluate a model on DATASETS.TEST"),
     "predict": ("predict", [], "draw a model's detections on images or a video, and write json"),

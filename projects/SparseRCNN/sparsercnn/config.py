@@ -11,7 +11,7 @@ from .config_schema import rows
 __all__ = ["add_sparsercnn_config", "detections_per_image", "read_renamed_keys"]
 
 
-def add_sparsercnn_config(cfg):
+def add_sparsercnn_config(cfg: CN) -> None:
     """Add the keys of Sparse R-CNN and its variants to a detectron2 config, in place.
 
     All keys of the original Sparse R-CNN project keep their name, meaning and default; its YAML

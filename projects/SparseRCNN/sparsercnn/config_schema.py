@@ -545,6 +545,12 @@ TABLE = {
         "DATALOADER.REPEAT_THRESHOLD": THEIRS(
             SHARE, "of RepeatFactorTrainingSampler: rarer classes are repeated"
         ),
+        "DATALOADER.RANDOM_SUBSET_RATIO": OWN(
+            1.0,
+            Number(above=0, high=1),
+            "of RandomSubsetTrainingSampler: share of the images that it draws, once, from the "
+            "SEED; detectron2 0.6 reads the key and lacks it",
+        ),
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS": THEIRS(FLAG, "train only on images with objects"),
     },
     "Training": {
@@ -757,7 +763,8 @@ TABLE = {
         "TEST.AUG.MIN_SIZES": OWN(
             (400, 500, 600, 640, 700, 900, 1000, 1100, 1200, 1300, 1400, 1800, 800),
             Sequence(PIXELS, 1),
-            "shorter sides of the image",
+            "shorter sides of the image, for INPUT.MIN_SIZE_TEST 800: unless they are set, they, "
+            "MAX_SIZE and SCALE_RANGES are scaled in proportion to that",
         ),
         "TEST.AUG.MAX_SIZE": THEIRS(PIXELS, "the longer side is at most this"),
         "TEST.AUG.FLIP": THEIRS(FLAG, "and mirror images"),

@@ -14,7 +14,9 @@ from .files import open_regular
 
 __all__ = [
     "FORMATS",
+    "IMAGE_SUFFIXES",
     "UNREADABLE",
+    "image_size",
     "load_image",
     "open_image",
     "read_image",
@@ -25,6 +27,9 @@ __all__ = [
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names of the formats that are read, whatever a file is called. Pillow knows more, of
 which some start other programs (PostScript) and few are tested."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+"""Endings, in lower case, by which images are found in a folder."""
 
 UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError)
 """Errors of files that are missing, damaged, of an unknown type or huge."""
@@ -140,3 +145,19 @@ def upright_size(image):
     width, height = image.size
     sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
     return (height, width) if sideways else (width, height)
+
+
+def image_size(path):
+    """
+    Args:
+        path (str | Path): an image file.
+
+    Returns:
+        tuple[int, int]: :func:`upright_size`; (0, 0), which the check of the data set reports, if
+        the file cannot be read.
+    """
+    try:
+        with open_image(path) as image:
+            return upright_size(image)
+    except UNREADABLE:
+        return 0, 0

@@ -8,6 +8,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.utils.colormap import colormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from ..data import SparseRCNNDatasetMapper
@@ -99,6 +100,8 @@ def assign(model, annotated_image):
 
 _INCHES = 2.6  # width of a panel
 _MAX_COLUMNS = 4
+_OBJECT = {"linewidth": 2.2, "linestyle": (0, (3, 1.5))}
+_PROPOSAL = {"linewidth": 0.9}
 
 
 def draw_assignment(image, stages, instances, names=(), title=""):
@@ -119,7 +122,7 @@ def draw_assignment(image, stages, instances, names=(), title=""):
     rows = math.ceil(len(stages) / _MAX_COLUMNS)
     columns = math.ceil(len(stages) / rows)
     panel = _INCHES * height / width + 0.5
-    figure = Figure((_INCHES * columns + 0.3, panel * rows + 0.5), dpi=130, layout="constrained")
+    figure = Figure((_INCHES * columns + 0.3, panel * rows + 0.8), dpi=130, layout="constrained")
     # In grey, so that the colours of the boxes stand out.
     shades = image.mean(axis=2)
     for i, stage in enumerate(stages):
@@ -130,6 +133,14 @@ def draw_assignment(image, stages, instances, names=(), title=""):
         axes.set_title(f"stage {i + 1}: {per_object:.1f} per object", fontsize="small")
         axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     figure.suptitle(title, fontsize="medium")
+    lines = [
+        Line2D([], [], color="0.3", label=label, **style)
+        for label, style in (
+            ("an object; ×n: proposals assigned to it", _OBJECT),
+            ("a proposal assigned to the object of its colour", _PROPOSAL),
+        )
+    ]
+    figure.legend(handles=lines, loc="outside lower center", fontsize="x-small", frameon=False)
     return figure
 
 
@@ -137,7 +148,7 @@ def _draw_boxes(axes, stage, instances, names):
     colors = colormap(rgb=True, maximum=1)
     for i, box in enumerate(instances.gt_boxes.tensor.tolist()):
         color = colors[i % len(colors)]
-        _add_rectangle(axes, box, color, linewidth=2.2, linestyle=(0, (3, 1.5)))
+        _add_rectangle(axes, box, color, **_OBJECT)
         label = instances.gt_classes[i].item()
         label = names[label] if label < len(names) else f"class {label}"
         count = int((stage.target_index == i).sum())
@@ -150,7 +161,7 @@ def _draw_boxes(axes, stage, instances, names):
         )
     for box, i in zip(stage.boxes.tolist(), stage.target_index.tolist(), strict=True):
         if i >= 0 and all(map(math.isfinite, box)):
-            _add_rectangle(axes, box, colors[i % len(colors)], linewidth=0.9)
+            _add_rectangle(axes, box, colors[i % len(colors)], **_PROPOSAL)
 
 
 def _add_rectangle(axes, box, color, **style):

@@ -5,6 +5,7 @@ import time
 import torch
 
 from ..analysis import input_size
+from ..engine.arguments import add_size_argument
 from ..engine.setup import load_config
 
 __all__ = [
@@ -31,17 +32,6 @@ def add_config_arguments(parser, config_file, what):
     add_size_argument(parser)
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds (%(default)s)")
     add_device_argument(parser, "device to measure on")
-
-
-def add_size_argument(parser):
-    """Add ``--size``, two integers; the default is None, see :func:`input_size`."""
-    parser.add_argument(
-        "--size",
-        nargs=2,
-        type=int,
-        metavar=("HEIGHT", "WIDTH"),
-        help="in pixels (default: INPUT.MIN_SIZE_TEST and 1.52 times that, 800 x 1216)",
-    )
 
 
 def load_config_and_size(args):

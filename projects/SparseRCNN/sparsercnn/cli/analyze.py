@@ -5,12 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
-from ..analysis import find_configs, format_costs, measure_model
-from ..benchmark.common import add_size_argument
 from ..config_files import CONFIGS, find_config
-from ..engine.setup import add_opts_argument, add_unsafe_argument, check_device, load_config
+from ..engine.arguments import add_opts_argument, add_size_argument, add_unsafe_argument
 from ..errors import ConfigError, parse_arguments, run_program
 
 EPILOG = """
@@ -34,8 +30,8 @@ def get_parser():
     add_size_argument(parser)
     parser.add_argument(
         "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="device of the training step; on cuda, its peak memory is measured (%(default)s)",
+        help="device of the training step; on cuda, its peak memory is measured (default: a GPU "
+        "if there is one)",
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="also write a page with the table"
@@ -55,6 +51,9 @@ def measure_all(paths, args):
     Returns:
         dict[str, ModelCost]: by path, relative to configs/ for files in that folder.
     """
+    from ..analysis import measure_model
+    from ..engine.setup import load_config
+
     costs, known = {}, {}
     for path in paths:
         begin = time.perf_counter()
@@ -86,6 +85,12 @@ def analyze(args):
     Args:
         args (argparse.Namespace): from :func:`get_parser`, with `command`, the whole command line.
     """
+    import torch
+
+    from ..analysis import find_configs, format_costs
+    from ..engine.setup import check_device
+
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(args.device, "--device")
     if args.size and min(args.size) < 1:
         raise ConfigError(f"--size must be two positive numbers of pixels, got {args.size}.")

@@ -6,7 +6,6 @@ If no rule covers some weights, an error names them all and nothing is written.
 
 import argparse
 
-from ..conversion import LAYOUTS, convert_file
 from ..errors import parse_arguments, run_program
 
 EPILOG = """
@@ -18,6 +17,8 @@ examples:
   convert.py --from sparsercnn model_final.pth model.safetensors
   convert.py --from mmdetection --reverse model_final.pth for_mmdetection.pth
 """
+
+_LAYOUTS = ("mmdetection", "timm", "torchvision")
 
 
 def get_parser():
@@ -31,7 +32,7 @@ def get_parser():
         "--from",
         dest="layout",
         required=True,
-        choices=sorted(LAYOUTS),
+        choices=_LAYOUTS,
         help="the code base of the weights",
     )
     parser.add_argument(
@@ -73,6 +74,8 @@ def main(argv=None):
 
 def run(args):
     """Convert as the command line asks, and print a summary."""
+    from ..conversion import LAYOUTS, convert_file
+
     result = convert_file(
         args.source,
         args.target,

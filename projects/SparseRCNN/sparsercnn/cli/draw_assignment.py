@@ -3,15 +3,9 @@
 import argparse
 from pathlib import Path
 
-from detectron2.data import MetadataCatalog
-from detectron2.data import detection_utils as utils
-from detectron2.modeling import build_model
-from detectron2.utils.logger import setup_logger
-
-from ..analysis.assignment import assign, draw_assignment, load_annotated_image
-from ..engine.checkpoint import load_for_inference
-from ..engine.setup import add_model_arguments, check_devices, load_model_config
+from ..engine.arguments import add_model_arguments
 from ..errors import ConfigError, parse_arguments, run_program
+from .logs import start_logs
 
 EPILOG = """
 Boxes have the colour of their object. The matcher is that of the config, even if the weights were
@@ -41,6 +35,15 @@ def get_parser():
 
 def draw(args):
     """Assign the objects of the image and write the picture."""
+    from detectron2.data import MetadataCatalog
+    from detectron2.data import detection_utils as utils
+    from detectron2.modeling import build_model
+
+    from ..analysis.assignment import assign, draw_assignment, load_annotated_image
+    from ..engine.checkpoint import load_for_inference
+    from ..engine.setup import check_devices, load_model_config
+
+    start_logs()
     opts = args.opts
     if args.dataset:
         opts = [*opts, "DATASETS.TEST", repr((args.dataset,))]
@@ -72,6 +75,4 @@ def draw(args):
 def main(argv=None):
     """Run the tool with `argv`, None for the arguments of the process; returns the exit status."""
     args = parse_arguments(get_parser(), argv)
-    setup_logger(name="sparsercnn")
-    setup_logger(name="fvcore")
     return run_program(draw, args)

@@ -3,12 +3,9 @@
 import argparse
 from pathlib import Path
 
-from detectron2.utils.logger import setup_logger
-
-from ..analysis.attention import AttentionRecorder, draw_attention
-from ..engine.setup import add_model_arguments
+from ..engine.arguments import add_model_arguments
 from ..errors import parse_arguments, run_program
-from ..inference.loading import load_predictor
+from .logs import start_logs
 
 EPILOG = """
 example:
@@ -33,6 +30,10 @@ def get_parser():
 
 def draw(args):
     """Run the detector on the image and write the picture."""
+    from ..analysis.attention import AttentionRecorder, draw_attention
+    from ..inference.loading import load_predictor
+
+    start_logs()
     predictor = load_predictor(args.config_file, args.opts, args.allow_unsafe)
     image = predictor.read(args.input)
     with AttentionRecorder(predictor.model) as recorder:
@@ -48,6 +49,4 @@ def draw(args):
 def main(argv=None):
     """Run the tool with `argv`, None for the arguments of the process; returns the exit status."""
     args = parse_arguments(get_parser(), argv)
-    setup_logger(name="sparsercnn")
-    setup_logger(name="fvcore")
     return run_program(draw, args)

@@ -5,21 +5,9 @@ The file is compared with the model in PyTorch, on one picture, before it is put
 
 import argparse
 
-from detectron2.data.detection_utils import build_augmentation
-from detectron2.modeling import build_model
-from detectron2.utils.logger import setup_logger
-
-from ..engine.checkpoint import load_for_inference
-from ..engine.checkpoint_files import is_exported
-from ..engine.setup import add_model_arguments, load_demo_config
+from ..engine.arguments import add_model_arguments
 from ..errors import ConfigError, parse_arguments, run_program
-from ..export import load_exported
-from ..export.check import compare, example_image, require_same
-from ..export.exporters import FORMATS, export_model
-from ..export.quantization import read_images
-from ..inference.class_names import choose_class_names
-from ..inference.media import find_images
-from ..inference.predictor import Predictor
+from .logs import start_logs
 
 EPILOG = """
 examples:
@@ -29,6 +17,13 @@ examples:
       --int8 --calibration-images 'train/*.jpg' --opts MODEL.WEIGHTS model_final.pth
 """
 
+_ENDINGS = {
+    "torch_export": ".pt2",
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "tensorrt": ".engine",
+}
+
 
 def get_parser():
     """Build the parser of the command line."""
@@ -36,8 +31,8 @@ def get_parser():
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_model_arguments(parser)
-    endings = ", ".join(f"{name} ({ending})" for name, (ending, *_) in FORMATS.items())
-    parser.add_argument("--format", required=True, choices=FORMATS, help=endings)
+    endings = ", ".join(f"{name} ({ending})" for name, ending in _ENDINGS.items())
+    parser.add_argument("--format", required=True, choices=_ENDINGS, help=endings)
     parser.add_argument("--output", required=True, metavar="FILE", help="the file to write")
     parser.add_argument(
         "--input-dtype",
@@ -60,13 +55,25 @@ def get_parser():
 
 def main(argv=None):
     """Run the tool with `argv`, None for the arguments of the process; returns the exit status."""
-    args = parse_arguments(get_parser(), argv)
-    setup_logger(name="sparsercnn")
-    return run_program(run, args)
+    return run_program(run, parse_arguments(get_parser(), argv))
 
 
 def run(args):
     """Export as the command line asks, and print the largest differences."""
+    from detectron2.data.detection_utils import build_augmentation
+    from detectron2.modeling import build_model
+
+    from ..engine.checkpoint import load_for_inference
+    from ..engine.checkpoint_files import is_exported
+    from ..engine.setup import load_demo_config
+    from ..export import load_exported
+    from ..export.check import compare, example_image, require_same
+    from ..export.exporters import export_model
+    from ..export.quantization import read_images
+    from ..inference.class_names import choose_class_names
+    from ..inference.predictor import Predictor
+
+    start_logs()
     if args.int8 != bool(args.calibration_images):
         raise ConfigError("--int8 and --calibration-images need each other; give both or none.")
     cfg = load_demo_config(
@@ -107,6 +114,8 @@ def run(args):
 
 
 def _find(patterns):
+    from ..inference.media import find_images
+
     paths, without = find_images(patterns)
     if without:
         raise ConfigError(f"--calibration-images: no images in {', '.join(without)}.")

@@ -3,13 +3,9 @@
 import argparse
 import sys
 
-from detectron2.utils.logger import setup_logger
-
-from ..engine.setup import add_model_arguments
+from ..engine.arguments import add_model_arguments
 from ..errors import MediaError, parse_arguments, run_program
-from ..inference.demo import RESULTS_FILE, run_on_camera, run_on_images, run_on_video
-from ..inference.loading import load_predictor
-from ..inference.media import find_images
+from .logs import start_logs
 
 EPILOG = """
 examples:
@@ -44,7 +40,7 @@ def get_parser():
     parser.add_argument(
         "--output",
         metavar="DIR",
-        help=f"folder for drawn pictures and {RESULTS_FILE}; without it, a window shows them",
+        help="folder for drawn pictures and detections.json; without it, a window shows them",
     )
     parser.add_argument(
         "--confidence-threshold",
@@ -62,13 +58,16 @@ def main(argv=None):
     args = parse_arguments(parser, argv)
     if args.webcam and args.output:
         parser.error("--webcam shows a window and writes no files; remove --output")
-    setup_logger(name="sparsercnn")
-    setup_logger(name="fvcore")
     return run_program(run, args)
 
 
 def run(args):
     """Run as the command line asks; returns the exit status, 0 or 1."""
+    from ..inference.demo import run_on_camera, run_on_images, run_on_video
+    from ..inference.loading import load_predictor
+    from ..inference.media import find_images
+
+    start_logs()
     paths, without = find_images(args.input or [])
     if args.input and not paths:
         raise MediaError(f"--input names no images: {', '.join(args.input)}.")

@@ -3,10 +3,9 @@
 import argparse
 import dataclasses
 
-from detectron2.utils.logger import setup_logger
-
-from ..engine.setup import add_opts_argument, add_unsafe_argument
+from ..engine.arguments import add_opts_argument, add_unsafe_argument
 from ..errors import ConfigError, parse_arguments, run_program
+from .logs import start_logs
 
 EPILOG = """
 examples:
@@ -66,14 +65,12 @@ def get_parser():
 
 def main(argv=None):
     """Serve with `argv`, None for the arguments of the process; returns the exit status."""
-    args = parse_arguments(get_parser(), argv)
-    setup_logger(name="sparsercnn")
-    setup_logger(name="fvcore")
-    return run_program(run, args)
+    return run_program(run, parse_arguments(get_parser(), argv))
 
 
 def run(args):
     """Serve as the command line asks, until interrupted."""
+    start_logs()
     try:
         from ..serve.app import serve
         from ..serve.limits import Limits

@@ -4,7 +4,7 @@ import argparse
 import logging
 import signal
 
-from ..engine.setup import add_opts_argument
+from ..engine.arguments import add_opts_argument
 from ..errors import parse_arguments, run_program
 
 EPILOG = """
@@ -34,7 +34,7 @@ def get_parser():
     status = commands.add_parser("status", help="print the state of each run")
     report = commands.add_parser("report", help="write tables, curves and an HTML page")
     for command in (run, status, report):
-        command.add_argument("file", help="the sweep's YAML file")
+        command.add_argument("file", help="the sweep's YAML file, or sweeps/NAME")
         command.add_argument("--output", metavar="FOLDER", help="of the runs, not the file's")
         command.add_argument(
             "--variants", nargs="+", default=[], metavar="NAME", help="only these of the file's"

@@ -29,18 +29,11 @@ Keys and values at the end of the line override the config.
 
 import sys
 
-from detectron2.evaluation import verify_results
-from detectron2.utils import comm
-
-from ..data import check_num_classes, check_test_sets
-from ..engine.checkpoint import load_for_inference
-from ..engine.checkpoint_files import is_exported
+from ..engine.arguments import argument_parser
 from ..engine.interruption import EXIT_STATUS, take_signals
-from ..engine.processes import check_processes, run_processes
-from ..engine.setup import argument_parser, setup
-from ..engine.trainer import Trainer
 from ..errors import ConfigError, parse_arguments, run_program
-from ..inference.loading import load_model
+
+# Whatever needs PyTorch is imported where it is used: --help does not wait for it.
 
 
 def main(argv=None):
@@ -73,6 +66,10 @@ def run(args):
 
 
 def _set_up(args):
+    from ..data import check_num_classes
+    from ..engine.processes import check_processes
+    from ..engine.setup import setup
+
     cfg = setup(args)
     check_processes(cfg)
     check_num_classes(cfg)
@@ -92,6 +89,10 @@ def train(cfg, args):
     Raises:
         Stopped: a signal has ended it, after a checkpoint.
     """
+    from ..data import check_test_sets
+    from ..engine.checkpoint_files import is_exported
+    from ..engine.trainer import Trainer
+
     if is_exported(cfg.MODEL.WEIGHTS):
         raise ConfigError(
             f"{cfg.MODEL.WEIGHTS} is an exported model, which cannot be trained: use --eval-only, "
@@ -113,6 +114,14 @@ def evaluate(cfg, allow_unsafe=False):
     Returns:
         dict: task -> metric -> value; with TEST.AUG.ENABLED also each task with suffix "_TTA".
     """
+    from detectron2.evaluation import verify_results
+    from detectron2.utils import comm
+
+    from ..engine.checkpoint import load_for_inference
+    from ..engine.checkpoint_files import is_exported
+    from ..engine.trainer import Trainer
+    from ..inference.loading import load_model
+
     if is_exported(cfg.MODEL.WEIGHTS):
         model = load_model(cfg)[0]
     else:
@@ -130,4 +139,6 @@ def evaluate(cfg, allow_unsafe=False):
 def start(args):
     """Start all processes of a run on this machine, or join those that torchrun or srun started,
     each with the `args` of :func:`run`."""
+    from ..engine.processes import run_processes
+
     run_processes(run, args)

@@ -61,7 +61,7 @@ class SparseRCNNDatasetMapper(DatasetMapper):
         options["skip_invalid"] = cfg.DATASETS.SKIP_INVALID and is_train
         return options
 
-    def __call__(self, dataset_dict):
+    def __call__(self, dataset_dict: dict) -> dict | None:
         """
         Args:
             dataset_dict (dict): a record in detectron2's format.

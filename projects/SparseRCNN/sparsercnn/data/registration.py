@@ -12,6 +12,7 @@ from .coco_records import CocoFile, load_coco
 from .files import cache_json, datasets_root
 from .semseg import register_semseg
 from .voc import convert_voc, voc_class_names
+from .yolo import convert_yolo, label_file
 
 __all__ = ["register_crowdhuman", "register_datasets"]
 
@@ -20,7 +21,8 @@ def register_datasets(names):
     """Register the entries among `names` that are not registered yet, each under its own text.
 
     Entries are ``coco:ANNOTATIONS.json@IMAGE_DIR``, ``voc:ROOT@SPLIT`` with a split from
-    ROOT/ImageSets/Main, and ``semseg:IMAGES@LABELS`` with two folders. Other names are ignored.
+    ROOT/ImageSets/Main, ``yolo:ROOT/data.yaml@SPLIT`` with a split that the file gives, and
+    ``semseg:IMAGES@LABELS`` with two folders. Other names are ignored.
     Annotations are read now, images are checked when the data set is loaded.
 
     Args:
@@ -58,7 +60,7 @@ def _register_voc(name, location):
     root, separator, split = location.rpartition("@")
     if not (root and separator and split):
         raise DataError(f"'{name}': a VOC entry must have the form voc:ROOT@SPLIT.")
-    content, num_clipped = convert_voc(root, split, voc_class_names(root))
+    content, num_clipped = convert_voc(root, split, voc_class_names(root, split))
     label = f"voc-{os.path.basename(os.path.abspath(root))}-{split}"
     json_file = cache_json(label, content)
     image_root = os.path.join(root, "JPEGImages")
@@ -69,15 +71,42 @@ def _register_voc(name, location):
         records = load_coco(name, json_file, image_root)
         for record in records:
             stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
-            record["annotation_file"] = os.path.join(root, "Annotations", f"{stem}.xml")
-            for annotation in record["annotations"]:
-                del annotation["id"]  # not in the XML: messages count objects instead
+            _name_source(record, os.path.join(root, "Annotations", f"{stem}.xml"))
         return records
 
     register_coco(name, load, json_file, image_root, content["categories"])
 
 
-_ENTRIES = {"coco": _register_coco, "voc": _register_voc, "semseg": register_semseg}
+def _register_yolo(name, location):
+    path, separator, split = location.rpartition("@")
+    if not (path and separator and split):
+        raise DataError(f"'{name}': a YOLO entry must have the form yolo:ROOT/data.yaml@SPLIT.")
+    content = convert_yolo(path, split)
+    root = os.path.dirname(os.path.abspath(path))
+    json_file = cache_json(f"yolo-{os.path.basename(root)}-{split}", content)
+
+    def load():
+        records = load_coco(name, json_file, root)
+        for record in records:
+            _name_source(record, label_file(record["file_name"]))
+        return records
+
+    register_coco(name, load, json_file, root, content["categories"])
+
+
+def _name_source(record, annotation_file):
+    """Let messages about a record name its own file, and count the objects there."""
+    record["annotation_file"] = annotation_file
+    for annotation in record["annotations"]:
+        del annotation["id"]
+
+
+_ENTRIES = {
+    "coco": _register_coco,
+    "voc": _register_voc,
+    "yolo": _register_yolo,
+    "semseg": register_semseg,
+}
 
 
 def register_crowdhuman(root=None):

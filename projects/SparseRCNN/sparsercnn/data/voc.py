@@ -1,5 +1,7 @@
 """Conversion of object annotations in PASCAL VOC's layout to COCO's format."""
 
+import contextlib
+import logging
 import math
 import os
 from xml.etree import ElementTree
@@ -11,40 +13,92 @@ from .coco import add_image, add_object, complete, new_annotations
 from .files import read_bytes, read_text
 from .validation import box_problem
 
-__all__ = ["convert_voc", "voc_class_names"]
+__all__ = [
+    "convert_voc",
+    "convert_voc_files",
+    "read_voc_class_names",
+    "voc_class_names",
+    "voc_names_in",
+    "voc_splits",
+]
 
 _CLASS_FILES = ("classes.txt", "labels.txt")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-def voc_class_names(root):
+def voc_class_names(root, used=None):
     """The classes of a data set in VOC's layout, the same for all its splits.
 
     Args:
         root (str): the folder with Annotations, ImageSets and JPEGImages.
+        used (str): the split that is to be used, which must be correct; None: all must be.
 
     Returns:
         list[str]: the lines of ``classes.txt`` or ``labels.txt`` in `root`. Without either, the
-        names that occur in the annotations of any split, sorted.
+        names that occur in the annotations of any split, sorted. What cannot be read of
+        other splits than `used` is left out, with a warning.
 
     Raises:
+        FileNotFoundError: a split or an annotation is missing.
         DataError: there are no classes, or an annotation cannot be read.
     """
-    for file_name in _CLASS_FILES:
-        path = os.path.join(root, file_name)
-        if os.path.exists(path):
-            return read_class_names(path)
+    names = read_voc_class_names(root)
+    if names:
+        return names
     names = set()
-    for split in _splits(root):
-        for image_name in _image_names(root, split):
-            path = _annotation_path(root, image_name)
-            names.update(name for name, _, _ in _objects(path, _parse(path)))
+    for split in voc_splits(root):
+        names |= _names_of_split(root, split, is_used=split == used or used is None)
     if not names:
         raise DataError(
             f"{root}: no split has an object, so the classes are unknown. List them in "
             f"{os.path.join(root, _CLASS_FILES[0])}, one per line."
         )
     return sorted(names)
+
+
+def read_voc_class_names(root):
+    """The lines of ``classes.txt`` or ``labels.txt`` in `root` (list[str]); None without either."""
+    for file_name in _CLASS_FILES:
+        path = os.path.join(root, file_name)
+        if os.path.exists(path):
+            return read_class_names(path)
+    return None
+
+
+def voc_names_in(paths):
+    """Names of classes (set[str]) that occur in annotation files.
+
+    Args:
+        paths (iterable[str]): the files.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    return {name for path in paths for name, _, _ in _objects(path, _parse(path))}
+
+
+def _names_of_split(root, split, is_used):
+    names = set()
+    with _warn_of_unused(split, is_used):
+        for image_name in _image_names(root, split):
+            path = _annotation_path(root, image_name)
+            with _warn_of_unused(split, is_used):
+                names |= voc_names_in([path])
+    return names
+
+
+@contextlib.contextmanager
+def _warn_of_unused(split, is_used):
+    """Let errors in a split that is not used become warnings."""
+    try:
+        yield
+    except (OSError, DataError) as error:
+        if is_used:
+            raise
+        logging.getLogger(__name__).warning(
+            f"The split '{split}', which is not used here, has an error, and names of classes are "
+            f"taken without it: {error}"
+        )
 
 
 def convert_voc(root, split, class_names):
@@ -69,16 +123,34 @@ def convert_voc(root, split, class_names):
         MissingFileError: the split or an annotation is missing.
         DataError: an annotation cannot be read.
     """
+    file_names = _image_files(root)
+    files = []
+    for image_name in _image_names(root, split):
+        file_name = file_names.get(image_name, f"{image_name}.jpg")
+        files.append((_annotation_path(root, image_name), file_name))
+    image_root = os.path.join(root, "JPEGImages")
+    return convert_voc_files(files, image_root, class_names, f"{root}, {split}")
+
+
+def convert_voc_files(files, image_root, class_names, source):
+    """Convert annotation files, wherever they are; see :func:`convert_voc`.
+
+    Args:
+        files (list[tuple[str, str]]): paths of an annotation, and of its image in `image_root`.
+        image_root (str): folder of the images.
+        class_names (list[str]): names of the categories with ids 1, 2, ...
+        source (str): where the data is from, for the description.
+
+    Returns:
+        tuple[dict, int]: as from :func:`convert_voc`, image ids from 1 in the order of `files`.
+    """
     category_ids = {name: number for number, name in enumerate(class_names, start=1)}
     categories = [{"id": number, "name": name} for name, number in category_ids.items()]
-    content = new_annotations(f"{root}, {split}, converted from PASCAL VOC", categories)
-    file_names = _image_files(root)
+    content = new_annotations(f"{source}, converted from PASCAL VOC", categories)
     num_clipped = 0
-    for image_id, image_name in enumerate(_image_names(root, split), start=1):
-        path = _annotation_path(root, image_name)
+    for image_id, (path, file_name) in enumerate(files, start=1):
         tree = _parse(path)
-        file_name = file_names.get(image_name, f"{image_name}.jpg")
-        width, height = _size(path, tree, os.path.join(root, "JPEGImages", file_name))
+        width, height = _size(path, tree, os.path.join(image_root, file_name))
         add_image(content, image_id, file_name, width, height)
         for name, corners, is_difficult in _objects(path, tree):
             annotated = box = _to_coco(*corners)
@@ -97,7 +169,12 @@ def _to_coco(xmin, ymin, xmax, ymax):
     return [xmin - 1, ymin - 1, width, height]
 
 
-def _splits(root):
+def voc_splits(root):
+    """Names of the splits (list[str]), the files in ImageSets/Main, sorted.
+
+    Raises:
+        MissingFileError: there is no such folder.
+    """
     folder = os.path.join(root, "ImageSets", "Main")
     if not os.path.isdir(folder):
         raise MissingFileError(
@@ -111,7 +188,9 @@ def _splits(root):
 def _image_names(root, split):
     path = os.path.join(root, "ImageSets", "Main", f"{split}.txt")
     if not os.path.exists(path):
-        raise MissingFileError(f"{path} is missing; existing splits: {', '.join(_splits(root))}.")
+        raise MissingFileError(
+            f"{path} is missing; existing splits: {', '.join(voc_splits(root))}."
+        )
     # In the original data set, lists for a single class have a second column.
     names = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
     if not names:

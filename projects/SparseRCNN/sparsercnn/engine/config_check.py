@@ -192,13 +192,6 @@ def _check_input(cfg):
                 f"MODEL.{key} has {len(cfg.MODEL[key])} values for the {channels} channels of "
                 f"INPUT.FORMAT {cfg.INPUT.FORMAT}; give one per channel."
             )
-    loader = cfg.DATALOADER
-    is_subset = loader.SAMPLER_TRAIN == "RandomSubsetTrainingSampler"
-    if is_subset and "RANDOM_SUBSET_RATIO" not in loader:
-        raise ConfigError(
-            "DATALOADER.SAMPLER_TRAIN RandomSubsetTrainingSampler needs a newer detectron2, which "
-            "has DATALOADER.RANDOM_SUBSET_RATIO."
-        )
 
 
 def _check_heads(model):

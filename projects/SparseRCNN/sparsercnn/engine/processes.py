@@ -17,40 +17,13 @@ from detectron2.utils import comm
 
 from ..errors import ConfigError, ProcessError, UserError
 from .joining import join
-from .launchers import LAUNCHERS, Place, check_machines, find_place, num_restarts
+from .launchers import Place, check_machines, find_place, num_restarts
 
-__all__ = ["add_process_arguments", "check_processes", "run_processes"]
+__all__ = ["check_processes", "run_processes"]
 
 _GRACE = 5.0  # seconds after a failure, in which the other processes may end by themselves
 _END = 10.0  # seconds from asking a process to end to killing it
 _LONGEST_REPORT = 30_000  # characters; a pipe holds as many while nobody reads
-
-
-def add_process_arguments(parser):
-    """Add options to detectron2's :class:`argparse.ArgumentParser`, and let ``--dist-url`` be left
-    out on one machine."""
-    parser.set_defaults(dist_url="auto")
-    parser.add_argument(
-        "--num-processes",
-        type=int,
-        default=0,
-        metavar="N",
-        help="run on the CPU, in N processes on each machine that share each batch",
-    )
-    parser.add_argument(
-        "--launcher",
-        choices=LAUNCHERS,
-        default="auto",
-        help="what has started the processes of this run; auto: torchrun or srun if it has, "
-        "otherwise this program starts them (%(default)s)",
-    )
-    parser.add_argument(
-        "--join-timeout",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
-        help="to wait at the start for the processes of other machines (%(default)g)",
-    )
 
 
 def run_processes(function, args):

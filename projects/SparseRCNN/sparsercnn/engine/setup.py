@@ -1,26 +1,36 @@
 """Build a checked, frozen config from a YAML file and a command line."""
 
-import argparse
-import logging
+from __future__ import annotations
+
 import os
 import tempfile
+from collections.abc import Sequence
 
 import torch
-from detectron2.config import get_cfg
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.config import CfgNode, get_cfg
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
+from .. import modeling  # noqa: F401, registers all that a config may name
 from ..config import add_sparsercnn_config, read_renamed_keys
 from ..config_files import find_config
 from ..config_values import Device, as_text
+from ..data import register_datasets
 from ..errors import ConfigError
+from .arguments import (
+    add_import_argument,
+    add_model_arguments,
+    add_opts_argument,
+    add_unsafe_argument,
+    argument_parser,
+)
 from .checkpoint_files import find_weights, is_exported, read_metadata
 from .config_check import check_batch, check_config
 from .config_merge import merge_file, merge_opts, merge_text
 from .imports import add_imported_keys, import_modules, imports_of
 from .model_check import check_model
-from .processes import add_process_arguments
 from .run_folder import open_run_folder
 
 __all__ = [
@@ -38,85 +48,12 @@ __all__ = [
     "load_demo_config",
     "load_model_config",
     "setup",
+    "start_run",
     "visible_gpus",
 ]
 
 
 _AUTO = "auto"
-
-
-def argument_parser(epilog=None):
-    """detectron2's command line, with ``--allow-unsafe``, ``--overwrite`` and the options of
-    :func:`~sparsercnn.engine.processes.add_process_arguments`; `epilog` is shown after them."""
-    parser = default_argument_parser(epilog)
-    add_process_arguments(parser)
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="start a new run in an OUTPUT_DIR that holds one, which is moved to a folder in it",
-    )
-    add_unsafe_argument(parser)
-    add_import_argument(parser)
-    return parser
-
-
-class _Import(argparse.Action):
-    """Imports at once: the module may add what later arguments name."""
-
-    def __call__(self, parser, namespace, value, option_string=None):
-        try:
-            import_modules([value])
-        except ConfigError as error:
-            parser.error(str(error))
-        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), value])
-
-
-def add_import_argument(parser):
-    """Add ``--import``, whose modules are imported when it is parsed, to an
-    :class:`argparse.ArgumentParser`."""
-    parser.add_argument(
-        "--import",
-        action=_Import,
-        dest="imports",
-        metavar="MODULE",
-        help="import a module of your own, as the config key IMPORT does; may be repeated",
-    )
-
-
-def add_unsafe_argument(parser):
-    """Add ``--allow-unsafe`` to an :class:`argparse.ArgumentParser`."""
-    parser.add_argument(
-        "--allow-unsafe",
-        action="store_true",
-        help="trust the config's Python tags and any pickled weights; both can run code",
-    )
-
-
-def add_model_arguments(parser):
-    """Add ``--config-file``, ``--allow-unsafe`` and ``--opts`` to an
-    :class:`argparse.ArgumentParser` of a tool that uses one trained model."""
-    parser.add_argument(
-        "--config-file",
-        default="",
-        metavar="FILE",
-        help="YAML of the model, or the name of one in configs/; without it, the config is that "
-        "in MODEL.WEIGHTS",
-    )
-    add_unsafe_argument(parser)
-    add_opts_argument(parser, "config overrides, including MODEL.WEIGHTS, a file or a run's folder")
-
-
-def add_opts_argument(parser, what="config overrides"):
-    """Add ``--import`` and ``--opts``, the rest of the command line, to an
-    :class:`argparse.ArgumentParser`."""
-    add_import_argument(parser)
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help=f"{what}; last on the line",
-    )
 
 
 def setup(args):
@@ -149,18 +86,50 @@ def setup(args):
         check_model(cfg, training, num_processes)
     if comm.is_main_process():
         _require_writable(cfg.OUTPUT_DIR)
-    if args.config_file:
-        args.config_file = find_config(args.config_file)  # detectron2 logs the file
     open_run_folder(
         cfg.OUTPUT_DIR,
         resume=args.resume,
         overwrite=args.overwrite,
         training=not args.eval_only,
     )
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sparsercnn")
-    logging.getLogger(__name__).info(f"Device: {cfg.MODEL.DEVICE}.")
+    start_run(cfg, args)
     return cfg
+
+
+def start_run(cfg, args):
+    """Set up logging and seed, and say in files of OUTPUT_DIR what is run and where.
+
+    As detectron2's ``default_setup``, but the config and the environment, hundreds of lines, go to
+    ``config.yaml`` and ``environment.txt`` alone.
+
+    Args:
+        cfg (CfgNode): the whole config.
+        args (argparse.Namespace): from :func:`argument_parser`.
+    """
+    rank, output = comm.get_rank(), cfg.OUTPUT_DIR
+    if comm.is_main_process():
+        os.makedirs(output, exist_ok=True)
+    for name in ("fvcore", "detectron2", "sparsercnn"):
+        logger = setup_logger(output, distributed_rank=rank, name=name)
+    if comm.is_main_process():
+        texts = {"config.yaml": cfg.dump(), "environment.txt": collect_env_info() + "\n"}
+        for name, text in texts.items():
+            with open(os.path.join(output, name), "w", encoding="utf-8") as file:
+                file.write(text)
+        device = cfg.MODEL.DEVICE
+        if device.startswith("cuda"):
+            device += f" ({torch.cuda.get_device_name()})"
+        logger.info(
+            f"PyTorch {torch.__version__} on {device}, {comm.get_world_size()} processes, "
+            f"{torch.get_num_threads()} threads each; more in {output}/environment.txt."
+        )
+        source = find_config(args.config_file) if args.config_file else "the checkpoint's config"
+        opts = f" with {' '.join(map(str, args.opts))}" if args.opts else ""
+        logger.info(f"Config: {source}{opts}; all keys in {output}/config.yaml.")
+    # Each process draws other numbers, and with a SEED the same in each run.
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 
 def _require_writable(folder):
@@ -248,7 +217,7 @@ def visible_gpus():
     return visible.split(",")[:found] if visible else [str(i) for i in range(found)]
 
 
-def get_config(name, opts=()):
+def get_config(name: str | os.PathLike[str], opts: Sequence[str] = ()) -> CfgNode:
     """A config that can be changed, for :func:`detectron2.modeling.build_model` and the like.
 
     Args:
@@ -389,7 +358,7 @@ def _load(merge, opts, register, choose_device=True):
     read_renamed_keys(cfg)
     check_config(cfg, _defaults(cfg))
     if register:
-        _register([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+        register_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     cfg.freeze()
     return cfg
 
@@ -399,9 +368,3 @@ def _defaults(cfg):
     add_sparsercnn_config(defaults)
     add_imported_keys(defaults, cfg.IMPORT)
     return defaults
-
-
-def _register(names):
-    from ..data import register_datasets  # slow: imports detectron2's data sets
-
-    register_datasets(names)

@@ -10,6 +10,7 @@ from collections import OrderedDict
 import torch
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
+from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
@@ -291,9 +292,11 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg):
-        """Build the model as detectron2 does, and apply MODEL.FREEZE, MODEL.CHANNELS_LAST,
-        MODEL.ACTIVATION_CHECKPOINT and SOLVER.COMPILE."""
-        model = super().build_model(cfg)
+        """Build the model, and apply MODEL.FREEZE, MODEL.CHANNELS_LAST, MODEL.ACTIVATION_CHECKPOINT
+        and SOLVER.COMPILE. Its size is logged, not its layers as by detectron2's trainer."""
+        model = build_model(cfg)
+        number = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        logging.getLogger(__name__).info(f"{type(model).__name__}, {number:.1f} M parameters.")
         freeze(model, cfg.MODEL.FREEZE)
         if cfg.MODEL.CHANNELS_LAST:
             # A convolution follows its weight, whatever the layout of the images.

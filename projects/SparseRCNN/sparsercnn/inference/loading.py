@@ -1,6 +1,10 @@
 """From a file, or the folder of a run, to a model that is ready to run."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from detectron2.modeling import build_model
 
@@ -9,10 +13,20 @@ from ..engine.checkpoint_files import is_exported
 from ..engine.setup import load_demo_config
 from .optimization import prepare_for_inference
 
+if TYPE_CHECKING:
+    from .predictor import Predictor
+
 __all__ = ["load", "load_model", "load_predictor"]
 
 
-def load(source, device=None, *, config_file="", opts=(), allow_unsafe=False):
+def load(
+    source: str | os.PathLike[str],
+    device: str | None = None,
+    *,
+    config_file: str | os.PathLike[str] = "",
+    opts: Sequence[str] = (),
+    allow_unsafe: bool = False,
+) -> Predictor:
     """Load a trained model.
 
     Args:

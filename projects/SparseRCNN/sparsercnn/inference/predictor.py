@@ -1,6 +1,10 @@
 """Prediction on images, exactly as in evaluation."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -17,6 +21,14 @@ from .detections import make_result
 from .images import as_pil
 from .loading import load_model
 
+if TYPE_CHECKING:
+    from detectron2.data.transforms import Augmentation
+
+    from .detections import Detections, Segmentation
+
+    Image_ = str | os.PathLike[str] | np.ndarray | Image.Image
+    Found = Detections | Segmentation
+
 __all__ = ["ImageError", "Predictor"]
 
 
@@ -32,7 +44,14 @@ class Predictor:
     """
 
     @configurable
-    def __init__(self, *, model, augmentations, input_format="BGR", labels=None):
+    def __init__(
+        self,
+        *,
+        model: torch.nn.Module,
+        augmentations: Sequence[Augmentation],
+        input_format: str = "BGR",
+        labels: ClassNames | None = None,
+    ) -> None:
         """
         Args:
             model (nn.Module): any of detectron2's meta-architectures.
@@ -64,11 +83,38 @@ class Predictor:
         }
 
     @property
-    def num_stages(self):
+    def num_stages(self) -> int:
         """int: the number of results that :meth:`stages` gives; 0 for a model without stages."""
         return len(self.model.head.head_series) if isinstance(self.model, SparseRCNN) else 0
 
-    def __call__(self, images, *, threshold=0.0, channels="RGB", batch_size=8):
+    @overload
+    def __call__(
+        self,
+        images: Image_,
+        *,
+        threshold: float = ...,
+        channels: str = ...,
+        batch_size: int = ...,
+    ) -> Found: ...
+
+    @overload
+    def __call__(
+        self,
+        images: Sequence[Image_],
+        *,
+        threshold: float = ...,
+        channels: str = ...,
+        batch_size: int = ...,
+    ) -> list[Found]: ...
+
+    def __call__(
+        self,
+        images: Image_ | Sequence[Image_],
+        *,
+        threshold: float = 0.0,
+        channels: str = "RGB",
+        batch_size: int = 8,
+    ) -> Found | list[Found]:
         """Run the model on an image or on a list of them.
 
         The images of a list that have the same size for the model are computed together, with the
@@ -99,7 +145,9 @@ class Predictor:
                 results.append(self._make_result(output, image, array).above(threshold))
         return results
 
-    def stages(self, image, *, threshold=0.0, channels="RGB"):
+    def stages(
+        self, image: Image_, *, threshold: float = 0.0, channels: str = "RGB"
+    ) -> list[Detections]:
         """The detections of each stage of an iterative head, as if it were the last one.
 
         Args:
@@ -121,7 +169,7 @@ class Predictor:
         outputs = self._run([array], all_stages=True)[0]
         return [self._make_result(x, image, array).above(threshold) for x in outputs]
 
-    def read(self, path):
+    def read(self, path: str | os.PathLike[str]) -> np.ndarray:
         """Read an image file, rotated according to its EXIF data.
 
         Args:
@@ -135,7 +183,7 @@ class Predictor:
         """
         return load_image(path, self.input_format)
 
-    def from_bgr(self, image):
+    def from_bgr(self, image: np.ndarray) -> np.ndarray:
         """Convert an image as read by OpenCV to the model's channel order.
 
         Args:
@@ -146,7 +194,7 @@ class Predictor:
         """
         return self._to_array(image, "BGR")
 
-    def to_rgb(self, image):
+    def to_rgb(self, image: np.ndarray) -> np.ndarray:
         """Convert an image from the model's channel order to RGB, for drawing.
 
         Args:
@@ -158,7 +206,7 @@ class Predictor:
         rgb = detection_utils.convert_image_to_rgb(image, self.input_format)
         return np.ascontiguousarray(rgb, dtype=np.uint8)
 
-    def predict(self, image):
+    def predict(self, image: np.ndarray) -> dict[str, Any]:
         """Run the model on one image that is in its channel order already.
 
         Args:

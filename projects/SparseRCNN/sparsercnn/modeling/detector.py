@@ -116,7 +116,12 @@ class SparseRCNN(nn.Module):
     def device(self):
         return self.pixel_mean.device
 
-    def forward(self, batched_inputs, do_postprocess=True, all_stages=False):
+    def forward(
+        self,
+        batched_inputs: list[dict],
+        do_postprocess: bool = True,
+        all_stages: bool = False,
+    ) -> dict | list:
         """
         Args:
             batched_inputs (list[dict]): one per image, with

@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 import torch
-from detectron2.config import configurable
+from detectron2.config import configurable, get_cfg
 from detectron2.layers import batched_nms
 from detectron2.modeling import DatasetMapperTTA
 from detectron2.structures import Boxes, Instances
@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.ops import box_iou
 
-from ..config import detections_per_image
+from ..config import add_sparsercnn_config, detections_per_image
 from ..errors import ConfigError
 from ..image_files import load_image
 
-__all__ = ["SparseRCNNWithTTA", "check_scale_ranges", "soft_vote"]
+__all__ = ["SparseRCNNWithTTA", "augmentation_sizes", "check_scale_ranges", "soft_vote"]
 
 _VOTE_THRESH = 0.65  # IoU above which detections of one class are merged
 _MIN_RESIDUAL_SCORE = 0.05
@@ -60,18 +60,20 @@ class SparseRCNNWithTTA(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, model):
-        aug = cfg.TEST.AUG
         check_scale_ranges(cfg)
+        aug = augmentation_sizes(cfg)
         return {
             "model": model,
-            "tta_mapper": DatasetMapperTTA(cfg),
+            "tta_mapper": DatasetMapperTTA(
+                min_sizes=aug.MIN_SIZES, max_size=aug.MAX_SIZE, flip=aug.FLIP
+            ),
             "scale_ranges": aug.SCALE_RANGES if aug.SCALE_FILTER else None,
             "vote": aug.CVPODS_TTA,
             "nms_thresh": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
             "max_detections": detections_per_image(cfg),
         }
 
-    def forward(self, batched_inputs):
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """As :meth:`SparseRCNN.forward` in evaluation; a missing `image` is read from its file."""
         return [{"instances": self._one_image(self._read(x))} for x in batched_inputs]
 
@@ -128,6 +130,32 @@ class SparseRCNNWithTTA(nn.Module):
         result.scores = scores[: self.max_detections]
         result.pred_classes = classes[: self.max_detections]
         return result
+
+
+def augmentation_sizes(cfg):
+    """TEST.AUG for the size at which the model is tested.
+
+    The default sizes are the original's, for models tested at 800 pixels: where MIN_SIZES is not
+    set, sizes, MAX_SIZE and SCALE_RANGES are scaled by INPUT.MIN_SIZE_TEST / 800.
+
+    Args:
+        cfg (CfgNode): the whole config; not modified.
+
+    Returns:
+        CfgNode: a copy of TEST.AUG.
+    """
+    defaults = get_cfg()
+    add_sparsercnn_config(defaults)
+    aug, default = cfg.TEST.AUG.clone(), defaults.TEST.AUG
+    size = cfg.INPUT.MIN_SIZE_TEST
+    if size == 0 or tuple(aug.MIN_SIZES) != tuple(default.MIN_SIZES):
+        return aug
+    factor = size / defaults.INPUT.MIN_SIZE_TEST
+    aug.defrost()
+    aug.MIN_SIZES = tuple(round(x * factor) for x in aug.MIN_SIZES)
+    aug.MAX_SIZE = round(aug.MAX_SIZE * factor)
+    aug.SCALE_RANGES = tuple([low * factor, high * factor] for low, high in aug.SCALE_RANGES)
+    return aug
 
 
 def soft_vote(boxes, scores, classes, iou_thresh=_VOTE_THRESH, min_score=_MIN_RESIDUAL_SCORE):

@@ -150,7 +150,9 @@ def _draw(history, panels, names, width=1, **style):
         for label, part in history.groupby(lines, sort=False):
             curve = mean_curve(part, name, width)
             fixed = {"color": _BLACK, "linestyle": "-"} if label == black else {}
-            (line,) = axes.plot(curve["mean"], label=label, markersize=4, **style, **fixed)
+            if len(curve) == 1:  # a line would not be seen
+                fixed["marker"] = "o"
+            (line,) = axes.plot(curve["mean"], label=label, markersize=4, **{**style, **fixed})
             band = (curve.index, curve["min"], curve["max"])
             axes.fill_between(*band, color=line.get_color(), alpha=0.13, linewidth=0)
         if "loss" in name and 0 < _LOG_RANGE * axes.dataLim.y0 < axes.dataLim.y1:

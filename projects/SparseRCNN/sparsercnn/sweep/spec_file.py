@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from ..config_files import CONFIGS
 from ..config_values import as_text
 from ..engine.overrides import as_argument, flatten, parse_overrides
 from ..engine.setup import load_config
@@ -31,7 +32,8 @@ def load_sweep(file, opts=(), output=None, only=(), **resources):
     """Read a sweep's YAML file and check the config of every variant.
 
     Args:
-        file (str): the YAML file; see docs/sweeps.md.
+        file (str): the YAML file, or the name of one in ``configs``, such as "sweeps/dynamic"; see
+            docs/sweeps.md.
         opts (sequence[str]): KEY VALUE pairs, flattened; not for keys that variants set.
         output (str): replaces the file's.
         only (sequence[str]): names of variants; the others are left out. () for none.
@@ -41,7 +43,7 @@ def load_sweep(file, opts=(), output=None, only=(), **resources):
         SweepError: the file cannot be read, has unknown keys, or a config refuses an override.
     """
     try:
-        return _load(Path(file), opts, output, only, resources)
+        return _load(_find(file), opts, output, only, resources)
     except (OSError, ValueError) as error:
         problem = error.strerror if isinstance(error, OSError) else error
         raise SweepError(f"The sweep {file} cannot be used: {problem}") from error
@@ -86,6 +88,12 @@ def _load(file, opts, output, only, resources):
         except ConfigError as error:
             raise ValueError(f"variant '{variant.name}': {error}") from error
     return sweep
+
+
+def _find(file):
+    # A wheel has the files, but nobody knows where.
+    named = [CONFIGS / file, CONFIGS / f"{file}.yaml"]
+    return next((path for path in (Path(file), *named) if path.is_file()), Path(file))
 
 
 def _read(file, flags):

@@ -1,0 +1,108 @@
+"""What a reader gets: the files of a folder; and what it gives: the splits of a data set."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from ...errors import DataError
+from ...image_files import IMAGE_SUFFIXES
+
+__all__ = ["Folder", "Source", "Split"]
+
+
+@dataclass
+class Split:
+    """A part of a data set."""
+
+    image_root: str  # absolute folder from which "file_name" of `load` counts
+    load: Callable  # gives its content, as in a file of COCO's format
+    entry: str | None = None  # of DATASETS, if the project reads the files themselves
+
+
+@dataclass
+class Source:
+    """A data set that was recognised."""
+
+    format: str  # for people, such as "Pascal VOC"
+    splits: dict  # name -> Split; a single one if the data is not split
+    notes: list = field(default_factory=list)  # sentences on what was taken how
+
+
+class Folder:
+    """The files of a data set.
+
+    Args:
+        path (str | Path): a folder, or one file of annotations in it.
+        leave_out (str | Path): a folder inside that is not part of the data, such as that of the
+            run; None: none.
+
+    Raises:
+        DataError: there is no such file or folder.
+    """
+
+    def __init__(self, path, leave_out=None):
+        self.given = Path(os.path.abspath(os.path.expanduser(path)))
+        if not self.given.exists():
+            raise DataError(f"{path}: there is no such file or folder.")
+        self.path = self.given if self.given.is_dir() else self.given.parent
+        self._leave_out = leave_out and os.path.realpath(leave_out)
+
+    @cached_property
+    def files(self):
+        """list[Path]: all files below the folder, sorted; hidden ones are left out."""
+        found, seen = [], set()
+        for place, folders, names in os.walk(self.path, followlinks=True):
+            real = os.path.realpath(place)
+            if real in seen or real == self._leave_out:  # a link to a folder above; the run
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(x for x in folders if not x.startswith("."))
+            found += [Path(place, x) for x in sorted(names) if not x.startswith(".")]
+        return found
+
+    @cached_property
+    def images(self):
+        """list[Path]: the image files."""
+        return [x for x in self.files if x.suffix.lower() in IMAGE_SUFFIXES]
+
+    @cached_property
+    def _by_name(self):
+        by_name = {}
+        for path in self.images:
+            by_name.setdefault(path.name, []).append(path)
+        return by_name
+
+    def with_suffix(self, *suffixes):
+        """Files (list[Path]) with one of these endings; of a file that was given, that one."""
+        files = self.files if self.given.is_dir() else [self.given]
+        return [x for x in files if x.suffix.lower() in suffixes]
+
+    def find_image(self, name, beside):
+        """Where an image is that an annotation file names.
+
+        Args:
+            name (str): as it is written there, perhaps with folders of another machine.
+            beside (Path): the annotation file.
+
+        Returns:
+            str: path relative to the folder; `name` itself if there is no such file, which the
+            check of the data set reports.
+
+        Raises:
+            DataError: several files have the name, and its folder does not tell which.
+        """
+        name = name.replace("\\", "/")
+        for place in (beside.parent, self.path):
+            path = Path(os.path.abspath(place / name))
+            if path.is_relative_to(self.path) and path.is_file():
+                return path.relative_to(self.path).as_posix()
+        found = self._by_name.get(name.rpartition("/")[2], [])
+        if len(found) > 1:
+            raise DataError(
+                f"{beside}: '{name}' may be {found[0]} or {found[1]}. Give the path from "
+                f"{self.path}."
+            )
+        return found[0].relative_to(self.path).as_posix() if found else name

@@ -1,0 +1,114 @@
+"""Data sets in YOLO's format: a text file of fractions per image, with or without data.yaml."""
+
+import os
+
+import yaml
+
+from ...data.yolo import convert_yolo_images, label_file, read_yolo_yaml
+from ...errors import DataError
+from .folder import Source, Split
+
+__all__ = ["find", "read"]
+
+_NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "names.txt")
+
+
+def find(folder):
+    """The ``data.yaml`` (list of one Path), or without it the label files."""
+    described = [x for x in folder.with_suffix(".yaml", ".yml") if _is_description(x)]
+    if described:
+        return described
+    if not folder.given.is_dir():
+        return []
+    labels = {label_file(image) for image in folder.images}
+    files = [x for x in folder.with_suffix(".txt") if str(x) in labels]
+    return files if any(_has_boxes(x) for x in files[:20]) else []
+
+
+def read(folder, files, images=None):
+    """
+    Args:
+        folder (Folder): the data.
+        files (list[Path]): from :func:`find`.
+        images (str): not for this format, whose label files lie by the images.
+
+    Returns:
+        Source: a split for each that ``data.yaml`` gives; without it, one for each folder of
+        images.
+
+    Raises:
+        DataError: see :func:`~sparsercnn.data.yolo.read_yolo_yaml`; or there are several.
+    """
+    if images:
+        raise DataError("--images is not for YOLO: label files are found from the images' places.")
+    if files[0].suffix == ".txt":
+        return _read_folders(folder, files)
+    if len(files) > 1:
+        raise DataError(f"{folder.path} has {files[0].name} and {files[1]}. Give one as DATA.")
+    names, splits = read_yolo_yaml(files[0])
+    return _source(files[0].parent, names, splits, [])
+
+
+def _read_folders(folder, files):
+    lists = [
+        x for x in folder.files if x.name in _NAME_FILES and str(x) not in set(map(str, files))
+    ]
+    if lists:
+        lines = lists[0].read_text(encoding="utf-8-sig").splitlines()
+        names = [x.strip() for x in lines if x.strip()]
+        note = f"The classes are the lines of {lists[0]}."
+    else:
+        names = [f"class {i}" for i in range(_highest_class(files) + 1)]
+        note = (
+            f"Nothing names the classes: they are called class 0 to class {len(names) - 1}. "
+            f"{folder.path / _NAME_FILES[0]} with a name per line would name them."
+        )
+    splits = {}
+    for image in folder.images:
+        parts = image.parent.relative_to(folder.path).parts
+        name = next((x for x in parts if x.lower() != "images"), "all")
+        splits.setdefault(name, []).append(str(image))
+    return _source(folder.path, names, splits, [note])
+
+
+def _source(root, names, splits, notes):
+    found = {}
+    for name, images in splits.items():
+        without = sum(not os.path.exists(label_file(image)) for image in images)
+        if without:
+            notes.append(f"{without} images of {name} have no label file: they have no objects.")
+
+        def load(images=images):
+            return convert_yolo_images(images, names, root, str(root))
+
+        found[name] = Split(str(root), load)
+    return Source("YOLO", found, notes)
+
+
+def _is_description(path):
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return False
+    return isinstance(content, dict) and "names" in content and "train" in content
+
+
+def _has_boxes(path):
+    """Whether the first line is a class and fractions."""
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    try:
+        numbers = [float(x) for x in lines[0].split()] if lines else []
+    except ValueError:
+        return False
+    return len(numbers) >= 5 and numbers[0] == int(numbers[0])
+
+
+def _highest_class(files):
+    highest = 0
+    for path in files:
+        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+            try:
+                highest = max(highest, int(float(line.split()[0]))) if line.strip() else highest
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: not numbers: {line}") from error
+    return highest

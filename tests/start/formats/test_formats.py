@@ -1,0 +1,128 @@
+"""Every format gives the same boxes; what cannot be read is named."""
+
+import json
+
+import pytest
+
+from sparsercnn.errors import DataError
+from sparsercnn.start.formats import FORMATS, read_source
+
+
+def test_every_format_gives_the_same_content(data, simplify, expected):
+    name, root = data
+    source = read_source(root)
+    splits = {key.rpartition("_")[2]: split for key, split in source.splits.items()}
+    assert set(splits) == {"train", "val"}
+    for key, split in splits.items():
+        content = split.load()
+        assert simplify(content) == expected(key)
+        assert all((split_file(split, x)).is_file() for x in content["images"])
+    # A single format was found; naming it changes nothing.
+    again = read_source(root, name.split()[0])
+    assert {k: v.load() for k, v in again.splits.items()} == {
+        k: v.load() for k, v in source.splits.items()
+    }
+
+
+def split_file(split, image):
+    from pathlib import Path
+
+    return Path(split.image_root, image["file_name"])
+
+
+def test_a_file_of_annotations_may_be_given_alone(write_data, simplify, expected):
+    for name, file in (
+        ("coco", "annotations/instances_val.json"),
+        ("yolo", "data.yaml"),
+        ("csv", "val.csv"),
+    ):
+        root = write_data(name, name)
+        path = root / file
+        images = str(root / "val") if name == "coco" else None
+        splits = read_source(path, images=images).splits
+        val = next(split for key, split in splits.items() if "val" in key)
+        assert simplify(val.load()) == expected("val")
+
+
+def test_nothing_is_guessed(write_data, tmp_path):
+    root = write_data("voc")
+    (root / "boxes.csv").write_text("image,label,x1,y1,x2,y2\na.png,cat,1,1,5,5\n")
+    with pytest.raises(DataError, match=r"several formats: voc, such as .*; csv, .*--format"):
+        read_source(root)
+    assert read_source(root, "csv").format == "CSV of boxes"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no annotations were recognised"):
+        read_source(tmp_path / "empty")
+    with pytest.raises(DataError, match="no such file or folder"):
+        read_source(tmp_path / "nowhere")
+    assert set(FORMATS) == {"coco", "voc", "yolo", "labelme", "csv"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0 0.5 0.5 0.1", r"c\.txt, line 1: has 4 numbers"),
+        ("\n2 0.5 0.5 0.1 0.1", r"c\.txt, line 2: class 2 is not from 0 to 1"),
+        ("1 20 10 5 5", "fractions of the image, from 0 to 1, not pixels"),
+        ("cat 0.5 0.5 0.1 0.1", "line 1: not numbers: cat"),
+    ],
+)
+def test_a_bad_line_of_yolo_is_named(write_data, line, message):
+    root = write_data("yolo")
+    (root / "labels/val/c.txt").write_text(line)
+    with pytest.raises(DataError, match=message):
+        read_source(root).splits["val"].load()
+
+
+def test_polygons_of_yolo_give_their_box(write_data, simplify):
+    root = write_data("yolo")
+    (root / "labels/val/c.txt").write_text("1 0.25 0.5 0.5 0.5 0.5 1.0 0.3 0.7\n")
+    assert simplify(read_source(root).splits["val"].load())["c.png"] == [("dog", (10, 10, 10, 10))]
+
+
+def test_images_of_yolo_without_labels_are_empty_and_told(write_data, simplify):
+    root = write_data("yolo")
+    (root / "labels/val/d.txt").unlink()
+    source = read_source(root)
+    assert simplify(source.splits["val"].load())["d.png"] == []
+    assert any("1 images of val have no label file" in note for note in source.notes)
+
+
+def test_shapes_of_labelme(write_data, simplify):
+    root = write_data("labelme")
+    path = root / "val/c.json"
+    content = json.loads(path.read_text())
+    content["shapes"] = [
+        {"label": "ball", "shape_type": "circle", "points": [[10, 10], [13, 14]]},
+        {"label": "ball", "shape_type": "point", "points": [[3, 4]]},
+    ]
+    path.write_text(json.dumps(content))
+    source = read_source(root)
+    # The edge is 5 from the centre.
+    assert simplify(source.splits["val"].load())["c.png"] == [("ball", (5, 5, 10, 10))]
+    assert any("c.json number 2 (point)" in note for note in source.notes)
+    content["shapes"][0]["points"] = [[1, "x"]]
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"c\.json: shape number 1 needs"):
+        read_source(root)
+
+
+def test_a_bad_row_of_a_table_is_named(write_data):
+    root = write_data("csv")
+    with open(root / "val.csv", "a") as file:
+        file.write("\nc.png,40,20,dog,1,2,x,4\n")
+    with pytest.raises(DataError, match=r"val\.csv, line 4: a box must be four numbers"):
+        read_source(root)
+
+
+def test_images_of_one_name_in_two_folders_are_not_mixed_up(write_data):
+    root = write_data("csv without names")
+    (root / "more").mkdir()
+    (root / "images/c.png").rename(root / "more/c.png")
+
+    (root / "more/a.png").write_bytes((root / "images/a.png").read_bytes())
+    text = (root / "train.csv").read_text()
+    read_source(root)
+    (root / "train.csv").write_text(text.replace("images/a.png", "a.png"))
+    with pytest.raises(DataError, match=r"'a\.png' may be .*images/a\.png or .*more/a\.png"):
+        read_source(root)
