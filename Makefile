@@ -3,6 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 UV ?= uv
+# Of the tests: processes, and further options such as --slow.
+JOBS ?= 2
+PYTEST ?=
 
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
@@ -33,7 +36,7 @@ SBOM := output/sbom.cdx.json
 help:
 	@echo "make env         install into VENV=$(VENV), with PYTHON=$(PYTHON)"
 	@echo "make quickstart  train, evaluate and draw on synthetic shapes, on the CPU"
-	@echo "make test        run the tests"
+	@echo "make test        run the tests in JOBS=$(JOBS) processes; with PYTEST=--slow, all of them"
 	@echo "make lint        check style and formatting"
 	@echo "make bench       measure speed and memory"
 	@echo "make audit       look for known vulnerabilities in requirements/lock.txt"
@@ -62,7 +65,7 @@ quickstart: env
 		--opts MODEL.WEIGHTS $(OUTPUT)/model_final.pth MODEL.DEVICE cpu
 
 test: env
-	$(RUN) -m pytest -q tests
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST) tests
 
 lint: env
 	$(RUN) -m ruff check .

@@ -21,8 +21,9 @@ _OF_TENSORRT = """
     Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose
     Trilu Unsqueeze Upsample Where Xor
 """
-_SYSTEMS = ["sparsercnn", "softmax and NMS", "dual attention", "dynamic", "msca_adp", "mssa"]
-_SYSTEMS += ["res5 attention", "cascade", "cascade of masks", "danet", "danet projected"]
+_SYSTEMS = ["softmax and NMS", "dual attention", "dynamic", "msca_adp", "mssa", "res5 attention"]
+_SYSTEMS += ["cascade", "cascade of masks", "danet", "danet projected"]
+_SYSTEMS = ["sparsercnn", *(pytest.param(x, marks=pytest.mark.slow) for x in _SYSTEMS)]
 
 
 @pytest.mark.parametrize("system", _SYSTEMS)

@@ -11,9 +11,10 @@ from sparsercnn.export import load_exported, load_exported_for
 from sparsercnn.export.check import compare
 from sparsercnn.inference.loading import load
 
-_DETECTORS = ["sparsercnn", "softmax and NMS", "dual attention", "dynamic", "msca_adp", "mssa"]
+_DETECTORS = ["softmax and NMS", "dual attention", "dynamic", "msca_adp", "mssa"]
 _DETECTORS += ["res5 attention", "cascade", "cascade of masks"]
-_SEGMENTORS = ["danet", "danet projected"]
+_DETECTORS = ["sparsercnn", *(pytest.param(x, marks=pytest.mark.slow) for x in _DETECTORS)]
+_SEGMENTORS = ["danet", pytest.param("danet projected", marks=pytest.mark.slow)]
 _PACKAGES = {"torch_export": [], "onnx": ["onnx", "onnxscript", "onnxruntime"]}
 _PACKAGES["openvino"] = ["onnx", "onnxscript", "openvino"]
 
