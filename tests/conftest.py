@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
@@ -54,6 +55,17 @@ def _logs_reach_caplog(monkeypatch):
     """Even if another test has set up the loggers as a program does, for its own output alone."""
     for name in ("detectron2", "sparsercnn"):
         monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+
+
+@pytest.fixture(autouse=True)
+def _entries_of_a_test_end_with_it():
+    """Another test may register the same data set, in a cache folder of its own."""
+    before = {*DatasetCatalog, *MetadataCatalog}
+    yield
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        for name in {*catalog} - before:
+            if ":" in name:
+                catalog.remove(name)
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_an_exported_model_is_evaluated_and_drawn(program, squares):
     assert json.loads((squares / "drawn/detections.json").read_text())
 
     run = program("projects/SparseRCNN/train_net.py", "--num-gpus", "0",
-                  "MODEL.WEIGHTS", "model.pt2")  # fmt: skip
+                  "MODEL.WEIGHTS", "model.pt2", "OUTPUT_DIR", "trained")  # fmt: skip
     assert run.returncode == 2
     assert "model.pt2 is an exported model, which cannot be trained: use --eval-only" in run.stderr
 

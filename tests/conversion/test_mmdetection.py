@@ -11,6 +11,7 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 
 import convert as tool
 from sparsercnn import add_sparsercnn_config
+from sparsercnn.cli.convert import get_parser
 from sparsercnn.conversion import LAYOUTS, ConversionError, convert, convert_file
 from sparsercnn.modeling import DualAttention, DynamicConv, Stage
 from sparsercnn.modeling.necks.pooled_attention import AttentionBlock, WindowPooling
@@ -469,3 +470,8 @@ def test_block_of_these_necks_gives_the_same_map(cross):
     x = x + theirs.linear("mlp.fc2", hidden.flatten(2).mT)
     expected = x.mT.unflatten(2, (H, W))
     torch.testing.assert_close(block(s, d if cross else None), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_the_command_line_offers_all_layouts():
+    (option,) = (x for x in get_parser()._actions if x.dest == "layout")
+    assert sorted(option.choices) == sorted(LAYOUTS)

@@ -199,8 +199,8 @@ def test_augmented_testing_uses_the_prepared_model(build, tiny_cfg):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["TEST.OPTIMIZE", "fast"], "TEST.OPTIMIZE is 'fast'; it must be one of none, fuse"),
-        (["TEST.DTYPE", "int8"], "TEST.DTYPE is 'int8'; it must be one of float32"),
+        (["TEST.OPTIMIZE", "fast"], "TEST.OPTIMIZE is 'fast'; it must be none, fuse or compile"),
+        (["TEST.DTYPE", "int8"], "TEST.DTYPE is 'int8'; it must be float32, bfloat16 or float16"),
         (["TEST.DTYPE", "float16"], "TEST.DTYPE float16 needs a GPU"),
     ],
 )

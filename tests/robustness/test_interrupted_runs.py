@@ -7,6 +7,7 @@ evaluates. A process of its own is ended at each of them, and another one resume
 import errno
 import itertools
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -31,6 +32,10 @@ MetadataCatalog.get("interrupted_train").set(thing_classes=["bolt", "nut"])
 TIMES = {"time", "data_time", "eta_seconds"}
 ITERATIONS = 12
 FINAL = "model_final.pth"
+# Forks of a process that has imported this file and done nothing else: autograd's threads, which
+# other tests have started in this one, do not survive a fork.
+CLEAN = multiprocessing.get_context("forkserver")
+CLEAN.set_forkserver_preload([__name__])
 
 
 @META_ARCH_REGISTRY.register()
@@ -103,9 +108,13 @@ def cfg():
 def train(cfg, folder, at_moment=None, disturb=None):
     """A process that trains as train_net.py does; gives its exit status, and writes the number of
     its moments to a file beside the folder."""
-    pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    process = CLEAN.Process(target=train_here, args=(cfg, folder, at_moment, disturb))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def train_here(cfg, folder, at_moment, disturb):
     status = 99
     try:
         os.close(2)

@@ -18,7 +18,7 @@ examples:
   convert.py --from mmdetection --reverse model_final.pth for_mmdetection.pth
 """
 
-_LAYOUTS = ("mmdetection", "timm", "torchvision")
+_LAYOUTS = ("mmdetection", "sparsercnn", "timm", "torchvision")
 
 
 def get_parser():

@@ -80,10 +80,13 @@ def voc_names_in(paths):
 def _names_of_split(root, split, is_used):
     names = set()
     with _warn_of_unused(split, is_used):
-        for image_name in _image_names(root, split):
-            path = _annotation_path(root, image_name)
-            with _warn_of_unused(split, is_used):
-                names |= voc_names_in([path])
+        paths = {name: _annotation_path(root, name) for name in _image_names(root, split)}
+        with _warn_of_unused(split, is_used):
+            _require_annotations(root, split, paths)
+        for path in paths.values():
+            if os.path.exists(path):
+                with _warn_of_unused(split, is_used):
+                    names |= voc_names_in([path])
     return names
 
 
@@ -124,10 +127,9 @@ def convert_voc(root, split, class_names):
         DataError: an annotation cannot be read.
     """
     file_names = _image_files(root)
-    files = []
-    for image_name in _image_names(root, split):
-        file_name = file_names.get(image_name, f"{image_name}.jpg")
-        files.append((_annotation_path(root, image_name), file_name))
+    paths = {name: _annotation_path(root, name) for name in _image_names(root, split)}
+    _require_annotations(root, split, paths)
+    files = [(path, file_names.get(name, f"{name}.jpg")) for name, path in paths.items()]
     image_root = os.path.join(root, "JPEGImages")
     return convert_voc_files(files, image_root, class_names, f"{root}, {split}")
 
@@ -186,7 +188,7 @@ def voc_splits(root):
 
 
 def _image_names(root, split):
-    path = os.path.join(root, "ImageSets", "Main", f"{split}.txt")
+    path = _split_path(root, split)
     if not os.path.exists(path):
         raise MissingFileError(
             f"{path} is missing; existing splits: {', '.join(voc_splits(root))}."
@@ -198,13 +200,21 @@ def _image_names(root, split):
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path}: {twice} is listed more than once; remove the duplicates.")
-    missing = [name for name in names if not os.path.exists(_annotation_path(root, name))]
+    return names
+
+
+def _require_annotations(root, split, paths):
+    """Raise MissingFileError, with all names, if annotations (dict: name -> path) are missing."""
+    missing = [name for name, path in paths.items() if not os.path.exists(path)]
     if missing:
         raise MissingFileError(
-            f"{path} names {abbreviate(missing)}, but {_annotation_path(root, missing[0])} does "
+            f"{_split_path(root, split)} names {abbreviate(missing)}, but {paths[missing[0]]} does "
             "not exist. Add the annotations, or remove these names."
         )
-    return names
+
+
+def _split_path(root, split):
+    return os.path.join(root, "ImageSets", "Main", f"{split}.txt")
 
 
 def _image_files(root):

@@ -45,7 +45,6 @@ def requested():
 def take_signals():
     """In the block, SIGTERM and SIGUSR1 raise :class:`Stopped`, at once or, see :func:`deferred`,
     when the training allows it. For the main thread of a process that trains."""
-    _request.signal, _request.is_deferred = None, False
 
     def note(number, _):
         _request.signal = signal.Signals(number)
@@ -57,7 +56,7 @@ def take_signals():
         try:
             yield
         finally:
-            _request.is_awaited = False
+            _request.is_awaited, _request.signal = False, None
 
 
 @contextlib.contextmanager
