@@ -9,10 +9,10 @@ from detectron2.config import get_cfg
 
 from sparsercnn import add_sparsercnn_config, get_config
 from sparsercnn.engine.config_check import check_gpus
+from sparsercnn.engine.devices import check_devices
 from sparsercnn.engine.setup import (
     ConfigError,
     argument_parser,
-    check_devices,
     load_config,
     load_demo_config,
 )

@@ -253,3 +253,20 @@ def test_a_signal_ends_the_run_after_its_iteration_with_a_checkpoint(cfg, tmp_pa
     assert (folder / "last_checkpoint").read_text() == "model_latest.pth"
     content = torch.load(folder / "model_latest.pth", weights_only=True)
     assert content["iteration"] == content["trainer"]["iteration"] == 4
+
+
+@pytest.mark.parametrize("disturb", [kill, fill_disk])
+def test_a_run_out_of_patience_interrupted_at_its_end_ends_as_one_left_alone(
+    cfg, tmp_path, disturb
+):
+    cfg.SOLVER.PATIENCE = 1
+    alone = tmp_path / "alone"
+    assert train(cfg, alone) == 0
+    expected = outcome(alone)
+    assert expected["rows"][-1]["iteration"] < ITERATIONS - 1
+    last = int((tmp_path / "alone.moments").read_text())
+    for moment in range(last - 15, last + 1):
+        folder = tmp_path / f"at_{moment}"
+        train(cfg, folder, moment, disturb)
+        assert train(cfg, folder) == 0, folder.with_suffix(".txt").read_text()
+        assert outcome(folder) == expected, f"moment {moment}"

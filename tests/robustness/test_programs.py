@@ -127,6 +127,13 @@ def test_a_sub_command_lets_the_option_through():
     assert args.debug and args.opts == ["SEED", "1"]
 
 
+LESS_MEMORY = (
+    "Training takes less with a smaller SOLVER.IMS_PER_BATCH, SOLVER.AMP.ENABLED or "
+    "MODEL.ACTIVATION_CHECKPOINT (docs/training.md), everything with smaller images "
+    "(INPUT.MIN_SIZE_TRAIN, MIN_SIZE_TEST)."
+)
+
+
 class Failing(Dataset):
     def __init__(self, error):
         self.error = error
@@ -152,12 +159,22 @@ class Failing(Dataset):
             "error: No space left on device. Free some space, or choose a folder on another disk "
             "(OUTPUT_DIR).\n",
         ),
+        (MemoryError(), f"error: The memory is used up. {LESS_MEMORY}\n"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
+            f"error: The memory is used up: CUDA out of memory. {LESS_MEMORY}\n",
+        ),
+        (
+            RuntimeError("[fail at a.cpp:1] . DefaultCPUAllocator: can't allocate 9 bytes."),
+            f"error: The memory is used up: can't allocate 9 bytes. {LESS_MEMORY}\n",
+        ),
     ],
     ids=lambda x: type(x).__name__,
 )
-def test_an_error_in_a_data_worker_is_one_line(capsys, error, line):
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_error_here_or_in_a_data_worker_is_one_line(capsys, error, line, num_workers):
     def program(arguments):
-        list(DataLoader(Failing(error), num_workers=1))
+        list(DataLoader(Failing(error), num_workers=num_workers))
 
     assert run_program(program, argparse.Namespace()) == 2
     assert capsys.readouterr().err == line

@@ -110,6 +110,9 @@ def test_a_run_is_refused_resumed_with_another_config_or_moved_aside(train_net, 
     assert (
         "SOLVER.BASE_LR" in changed and "-> 0.5" in changed and "SOLVER.MAX_ITER 1 -> 2" in changed
     )
+    run = train_net("--overwrite", "MODEL.WEIGHTS", "out/model_final.pth", *short)
+    assert run.returncode == 2
+    assert "out/model_final.pth is in OUTPUT_DIR out, whose run --overwrite moves" in run.stderr
     run = train_net("--overwrite", *short)
     assert run.returncode == 0, run.stderr
     assert (squares / "out/previous_1/model_final.pth").exists()

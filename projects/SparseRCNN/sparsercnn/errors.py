@@ -210,10 +210,32 @@ def _message_for_user(error):
     """One line about an error that a user can correct; None for other errors."""
     text = _raised_elsewhere(str(error))
     if text is None:
+        text = _about_memory(f"{type(error).__module__}.{type(error).__qualname__}: {error}")
+    if text is None:
         if not isinstance(error, UserError | OSError):
             return None
         text = _describe(error) if isinstance(error, OSError) else str(error)
     return " ".join(text.split("\n")) if "\n" in text else text
+
+
+# What PyTorch and Python call a device or a machine whose memory is used up.
+_NO_MEMORY = re.compile(
+    r"^(?:[\w.]*MemoryError\b|[\w.]*RuntimeError: .*DefaultCPUAllocator)(?:$|: *)([^.\n]*\.?)",
+    re.MULTILINE,
+)
+
+
+def _about_memory(text):
+    """The message for "KIND: MESSAGE" of an error, or its traceback; None if it is another one."""
+    found = _NO_MEMORY.findall(text)
+    if not found:
+        return None
+    # The last one is the original of an account of another process.
+    return (
+        f"The memory is used up{f': {found[-1]}' if found[-1] else '.'} Training takes less with a "
+        "smaller SOLVER.IMS_PER_BATCH, SOLVER.AMP.ENABLED or MODEL.ACTIVATION_CHECKPOINT "
+        "(docs/training.md), everything with smaller images (INPUT.MIN_SIZE_TRAIN, MIN_SIZE_TEST)."
+    )
 
 
 def _raised_elsewhere(text):

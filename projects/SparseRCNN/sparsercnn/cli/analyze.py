@@ -88,7 +88,7 @@ def analyze(args):
     import torch
 
     from ..analysis import find_configs, format_costs
-    from ..engine.setup import check_device
+    from ..engine.devices import check_device
 
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(args.device, "--device")

@@ -60,7 +60,7 @@ def measure(args):
     short = [] if args.name else [name for name in BENCHMARKS if load_benchmark(name).SHORT]
     for job in [args] if args.name else [get_parser(name).parse_args([name]) for name in short]:
         if "device" in job:
-            from ..engine.setup import check_device
+            from ..engine.devices import check_device
 
             check_device(job.device, "--device")
         print(f"## {job.name}\n", flush=True)

@@ -41,7 +41,8 @@ def draw(args):
 
     from ..analysis.assignment import assign, draw_assignment, load_annotated_image
     from ..engine.checkpoint import load_for_inference
-    from ..engine.setup import check_devices, load_model_config
+    from ..engine.devices import check_devices
+    from ..engine.setup import load_model_config
 
     start_logs()
     opts = args.opts

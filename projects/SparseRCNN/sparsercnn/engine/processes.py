@@ -16,6 +16,7 @@ import torch.multiprocessing as mp
 from detectron2.utils import comm
 
 from ..errors import ConfigError, ProcessError, UserError
+from .devices import check_gpus_here
 from .joining import join
 from .launchers import Place, check_machines, find_place, num_restarts
 
@@ -51,7 +52,7 @@ def run_processes(function, args):
     _check_arguments(args)
     number = args.num_processes or args.num_gpus or 1
     if number * args.num_machines > 1:
-        _require_gpus(args)
+        check_gpus_here(args.num_gpus)
         _spawn(function, args, number)
     else:
         function(args)
@@ -106,17 +107,6 @@ def _check_arguments(args):
             )
         args.num_gpus = 0
     check_machines(args.num_machines, args.machine_rank, args.dist_url)
-
-
-def _require_gpus(args):
-    if not args.num_gpus:
-        return
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if args.num_gpus > found:
-        raise ConfigError(
-            f"--num-gpus {args.num_gpus} is too many: there are {found} GPUs on this machine. For "
-            "the CPU: --num-gpus 0, with --num-processes for several processes."
-        )
 
 
 def _backend(args):

@@ -16,7 +16,6 @@ from detectron2.utils.logger import setup_logger
 from .. import modeling  # noqa: F401, registers all that a config may name
 from ..config import add_sparsercnn_config, read_renamed_keys
 from ..config_files import find_config
-from ..config_values import Device, as_text
 from ..data import register_datasets
 from ..errors import ConfigError
 from .arguments import (
@@ -29,6 +28,7 @@ from .arguments import (
 from .checkpoint_files import find_weights, is_exported, read_metadata
 from .config_check import check_batch, check_config
 from .config_merge import merge_file, merge_opts, merge_text
+from .devices import check_devices
 from .imports import add_imported_keys, import_modules, imports_of
 from .model_check import check_model
 from .run_folder import open_run_folder
@@ -40,16 +40,12 @@ __all__ = [
     "add_opts_argument",
     "add_unsafe_argument",
     "argument_parser",
-    "check_device",
-    "check_devices",
-    "check_gpus_here",
     "get_config",
     "load_config",
     "load_demo_config",
     "load_model_config",
     "setup",
     "start_run",
-    "visible_gpus",
 ]
 
 
@@ -68,8 +64,9 @@ def setup(args):
         CfgNode: the whole config, frozen.
 
     Raises:
-        ConfigError: see :func:`load_config`, :func:`load_model_config`, :func:`check_devices` and
-            :func:`~sparsercnn.engine.run_folder.open_run_folder`.
+        ConfigError: see :func:`load_config`, :func:`load_model_config`, :func:`check_devices`,
+            :func:`~sparsercnn.engine.run_folder.open_run_folder`; or ``--overwrite`` would move
+            MODEL.WEIGHTS.
     """
     import_modules(getattr(args, "imports", None) or ())  # this process may not have parsed them
     load = load_model_config if args.eval_only else load_config
@@ -86,6 +83,11 @@ def setup(args):
         check_model(cfg, training, num_processes)
     if comm.is_main_process():
         _require_writable(cfg.OUTPUT_DIR)
+    if args.overwrite and _is_inside(cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR):
+        raise ConfigError(
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is in OUTPUT_DIR {cfg.OUTPUT_DIR}, whose run "
+            "--overwrite moves. Set another OUTPUT_DIR, or copy the weights to another folder."
+        )
     open_run_folder(
         cfg.OUTPUT_DIR,
         resume=args.resume,
@@ -132,6 +134,10 @@ def start_run(cfg, args):
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 
+def _is_inside(path, folder):
+    return bool(path) and os.path.realpath(os.path.dirname(path)) == os.path.realpath(folder)
+
+
 def _require_writable(folder):
     """Raise ConfigError if files cannot be written to OUTPUT_DIR, which is made if need be."""
     advice = "Set OUTPUT_DIR to a folder that can be written, on a disk with space."
@@ -145,76 +151,6 @@ def _require_writable(folder):
         raise ConfigError(
             f"OUTPUT_DIR {folder} cannot be used: {error.strerror}. {advice}"
         ) from error
-
-
-def check_devices(cfg, num_gpus=1):
-    """Raise ConfigError if the config or the command line asks for GPUs that are not available.
-
-    Args:
-        cfg (CfgNode): the whole config; MODEL.DEVICE is read.
-        num_gpus (int): processes on this machine, each with its own GPU.
-    """
-    check_device(cfg.MODEL.DEVICE, "MODEL.DEVICE")
-    if not cfg.MODEL.DEVICE.startswith("cuda"):
-        if num_gpus > 1:
-            raise ConfigError(
-                f"--num-gpus {num_gpus} needs MODEL.DEVICE cuda, but MODEL.DEVICE is "
-                f"{cfg.MODEL.DEVICE}. On the CPU: --num-gpus 0, or --num-processes {num_gpus}."
-            )
-        return
-    check_gpus_here(num_gpus)
-
-
-def check_device(name, source):
-    """Raise ConfigError unless torch can use a device.
-
-    Args:
-        name (str): of the device, such as "cuda:0".
-        source (str): where the user has set it, for the message.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"{source} is {as_text(name)}; it must be {Device.names}.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            f"{source} is {name}, but PyTorch finds no usable GPU. To run on the CPU, set {source} "
-            "cpu (for training also: --num-gpus 0)."
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ConfigError(f"{source} is {name}; the GPUs here are cuda:0 to cuda:{count - 1}.")
-    if device.type not in ("cpu", "cuda") and not _is_available(device.type):
-        raise ConfigError(f"{source} is {name}, which is not on this machine; set it to cpu.")
-
-
-def check_gpus_here(num_gpus):
-    """Raise ConfigError if this machine has fewer GPUs than several processes need.
-
-    Args:
-        num_gpus (int): processes on this machine; one of them may run without a GPU.
-    """
-    if num_gpus < 0:
-        raise ConfigError(f"--num-gpus is {num_gpus}; it must be 0 or more.")
-    count = torch.cuda.device_count()
-    if num_gpus > max(count, 1):
-        raise ConfigError(
-            f"--num-gpus {num_gpus} is too many: there are {count} GPUs"
-            f"{'; for the CPU, use --num-gpus 0 and MODEL.DEVICE cpu' if count == 0 else ''}."
-        )
-
-
-def _is_available(device_type):
-    """Whether torch can use a type of device, such as "mps"."""
-    module = getattr(torch, device_type, None) or getattr(torch.backends, device_type, None)
-    return bool(module and getattr(module, "is_available", bool)())
-
-
-def visible_gpus():
-    """The GPUs of this machine that may be used (list[str]), as CUDA_VISIBLE_DEVICES has them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = torch.cuda.device_count()
-    return visible.split(",")[:found] if visible else [str(i) for i in range(found)]
 
 
 def get_config(name: str | os.PathLike[str], opts: Sequence[str] = ()) -> CfgNode:

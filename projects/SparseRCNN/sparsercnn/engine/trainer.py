@@ -180,9 +180,12 @@ class Trainer(DefaultTrainer):
         # What comes after the checkpoint in an iteration was interrupted unless there is its row.
         writer = next(hook for hook in self._hooks if isinstance(hook, MetricsWriter))
         is_complete = comm.all_gather(writer.last_row == self.start_iter - 1)[0]
-        if 0 < self.start_iter <= self.max_iter and not is_complete:
+        if 0 < self.start_iter <= self.max_iter:
             self.iter = self.storage.iter = self.start_iter - 1
-            afterwards = (hooks.EvalHook, BestCheckpointer, EarlyStopping, MetricsWriter)
+            # The end of a run that stops early, `model_final.pth`, comes after its row.
+            afterwards = (EarlyStopping,)
+            if not is_complete:
+                afterwards = (hooks.EvalHook, BestCheckpointer, EarlyStopping, MetricsWriter)
             for hook in self._hooks:
                 if isinstance(hook, afterwards):
                     hook.after_step()

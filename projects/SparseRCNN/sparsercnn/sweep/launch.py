@@ -8,8 +8,8 @@ import submitit
 from tqdm import tqdm
 
 from ..engine.config_check import check_gpus
+from ..engine.devices import visible_gpus
 from ..engine.model_check import check_model
-from ..engine.setup import visible_gpus
 from ..errors import ConfigError, SweepError
 from ..files import write_json
 from .results import count_states, format_status, read_runs, seconds_left
