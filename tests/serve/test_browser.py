@@ -18,14 +18,15 @@ LOADING = 60_000  # milliseconds
 
 @pytest.fixture(scope="module")
 def server(load, run_server):
-    with run_server(load(image_pixels=1_000_000, video_frames=3)) as found:
+    with run_server(load(image_pixels=4_000_000, video_frames=3)) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as started:
-        options = {"executable_path": CHROMIUM, "args": ["--no-sandbox"]}
+        camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        options = {"executable_path": CHROMIUM, "args": ["--no-sandbox", *camera]}
         browser = started.chromium.launch(**options)
         yield browser
         browser.close()
@@ -157,13 +158,21 @@ def test_stages_and_two_models_side_by_side(open_page, load, picture, tmp_path):
     page.locator("#second-title").wait_for(state="hidden")
 
 
+def test_a_picture_is_taken_with_the_camera(open_page):
+    page = open_page()
+    page.get_by_label("Capture from camera").click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.get_by_label("capture photo").click()
+    wait_for_result(page)
+
+
 def test_mistakes_give_a_message(open_page, huge_png, picture, tmp_path):
     page = open_page()
     upload(page, picture)
     wait_for_result(page)
     for name, content, message in (
         ("note.png", b"hello", "note.png is not an image that can be read"),
-        ("huge.png", huge_png, "huge.png has too many pixels: the limit is 1 megapixels"),
+        ("huge.png", huge_png, "huge.png has too many pixels: the limit is 4 megapixels"),
         ("<b>x</b>.png", b"hello", "is not an image that can be read"),
     ):
         (tmp_path / "files").mkdir(exist_ok=True)

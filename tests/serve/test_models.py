@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("gradio", reason="needs the extra 'web'")
 
 from sparsercnn import Predictor
+from sparsercnn.cli import export
 from sparsercnn.errors import ConfigError, ImageError
 from sparsercnn.serve.limits import BusyError
 from sparsercnn.serve.models import load_models, parse_named
@@ -82,6 +83,21 @@ def test_what_models_are_is_known(load):
     assert models.class_names("two") == ["mug", "spoon", "plate"]
     with pytest.raises(ConfigError, match="no model 'four'. The models are: two, three"):
         models.find("four", Upload(b""))
+
+
+@pytest.mark.slow
+def test_an_exported_model_is_shown_like_the_original(load, run_folders, picture, tmp_path):
+    file = str(tmp_path / "two.pt2")
+    options = ["--format", "torch_export", "--output", file, "--image", str(picture)]
+    assert export.main([*options, "--opts", "MODEL.WEIGHTS", run_folders["two"]]) == 0
+    models = load_models({"exported": file})
+    assert models.num_stages("exported") == 1
+    assert models.class_names("exported") == ["mug", "spoon", "plate"]
+    found = models.find("exported", Upload(picture.read_bytes()))[-1].above(0.3)
+    expected = load().find("two", Upload(picture.read_bytes()))[-1].above(0.3)
+    assert found.names == expected.names and len(found) > 0
+    assert found.scores == pytest.approx(expected.scores, abs=1e-4)
+    assert found.boxes == pytest.approx(expected.boxes, abs=0.01)
 
 
 def test_errors_leave_nothing_behind(load, picture):
