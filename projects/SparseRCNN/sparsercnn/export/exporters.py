@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import os
 import re
 import shutil
@@ -111,7 +112,7 @@ def trace(graph, dtype=torch.uint8):
     least = smallest_side(graph.model)
     sides = {name: torch.export.Dim(name, min=least) for name in ("height", "width")}
     shapes = {"images": {0: batch, 2: sides["height"], 3: sides["width"]}, "sizes": {0: batch}}
-    with _plain_attention(), _without_future_warnings(), torch.no_grad():
+    with _plain_attention(), _without_inner_warnings(), torch.no_grad():
         return torch.export.export(graph, (images, sizes), dynamic_shapes=shapes)
 
 
@@ -127,11 +128,17 @@ def _plain_attention():
 
 
 @contextlib.contextmanager
-def _without_future_warnings():
-    """Without those of torch's and torchvision's own code, which concern nobody else."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
+def _without_inner_warnings():
+    """Without those of the exporters' own code, which concern nobody else."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 class Traced:
@@ -149,7 +156,7 @@ class Traced:
     @functools.cached_property
     def onnx(self):
         """onnx.ModelProto: without metadata. PyTorch can convert a program only once."""
-        with _without_future_warnings():
+        with _without_inner_warnings():
             exported = torch.onnx.export(
                 self.program,
                 input_names=["images", "sizes"],
