@@ -231,6 +231,8 @@ def _no_such_key(cfg, key):
 def _refusal(key, value):
     row = rows().get(key)
     allowed = row.allowed.allowed if row else "a value of the type of its default"
+    if not value.isprintable():
+        value = as_text(value)
     value = value if len(value) <= 60 else f"{value[:57]}..."
     return f"{key} is {value}; it must be {allowed}."
 

@@ -51,6 +51,7 @@ class Checkpoints(HookBase):
 
     def before_train(self):
         self._saved_time = time.monotonic()
+        self._remove_old()  # of a run that was killed before it did
 
     def after_step(self):
         done = self.trainer.iter + 1

@@ -163,6 +163,8 @@ class Trainer(DefaultTrainer):
                 iteration = read_torch_file(path, unsafe, mmap=True).get("iteration")
         if iteration != self.start_iter - 1:  # of an earlier, shorter run
             self.checkpointer.save("model_final", iteration=self.start_iter - 1)
+        else:
+            self.checkpointer.tag_last_checkpoint("model_final.pth")
         remove_latest(self.cfg.OUTPUT_DIR)
 
     def _name_changes(self, checkpoint):
