@@ -183,6 +183,7 @@ def test_the_command_and_the_config_it_writes(tmp_path, capsys, monkeypatch):
     assert Path(cfg.MODEL.WEIGHTS) == root / "my run/run/model_best.pth"
     assert cfg.MODEL.SparseRCNN.HIDDEN_DIM == 32 and cfg.MODEL.FPN.OUT_CHANNELS == 32
     assert cfg.MODEL.SparseRCNN.NUM_CLASSES == 2
+    assert "ROI_BOX_CASCADE_HEAD" not in Path("second/config.yaml").read_text()  # it is the same
 
 
 def test_errors_are_a_line(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The steps from a folder to a config: read, divide, check, count, choose, write."""
 
+import json
 import os
 from dataclasses import dataclass, field
 
@@ -142,7 +143,8 @@ def _base(options):
         for key, value in flatten(trained)
         if (key.startswith(_ARCHITECTURE) or key in _INPUT)
         and not key.startswith(_NOT_ARCHITECTURE)
-        and known.get(key) != value
+        # As json, since YAML has no tuples.
+        and json.dumps(known.get(key)) != json.dumps(value)
     }
     return file, base, {**differing, "MODEL.WEIGHTS": os.path.abspath(trained.MODEL.WEIGHTS)}
 
