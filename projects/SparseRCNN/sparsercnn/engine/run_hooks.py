@@ -148,7 +148,6 @@ class MetricsWriter(hooks.PeriodicWriter):
         self.eval_period = eval_period
         self.last_row = -1  # the last iteration in metrics.json, of those done before this start
         self._restored = {}
-        self._completed = -1
 
     def state_dict(self):
         storage = getattr(self.trainer, "storage", None)
@@ -170,7 +169,6 @@ class MetricsWriter(hooks.PeriodicWriter):
             for value, storage.iter in values:
                 storage.put_scalar(name, value, smoothing_hint=hint)
         storage.iter = start
-        self._completed = start - 1
         if not comm.is_main_process():
             return
         self.last_row = drop_rows(self.folder, start)
@@ -186,13 +184,10 @@ class MetricsWriter(hooks.PeriodicWriter):
         if any(done % period == 0 for period in periods):
             for writer in self._writers:
                 writer.write()
-        self._completed = self.trainer.iter
 
     def after_train(self):
-        latest = self.trainer.storage.latest().values()
-        # A row says that its iteration is complete, with evaluation: not after a failure in that.
-        is_over = self.trainer.iter >= self.trainer.max_iter
-        if is_over or max((iteration for _, iteration in latest), default=-1) <= self._completed:
+        # A run that failed or was stopped has no row that one left alone would not have.
+        if self.trainer.iter >= self.trainer.max_iter:
             super().after_train()
             return
         for writer in self._writers:
