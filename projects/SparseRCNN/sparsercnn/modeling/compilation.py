@@ -1,9 +1,9 @@
 """Compilation of the parts of a model that gain from it, for training alone."""
 
 import torch
-from detectron2.layers import CNNBlockBase
 
 from ..errors import ConfigError
+from .backbones.layers import blocks_of
 from .head import Stage
 
 __all__ = ["compile_for_training"]
@@ -32,8 +32,7 @@ def compile_for_training(model, *, blockwise=False):
     _require_compiler(next(model.parameters()).device)
     # Blocks share their code, but not the numbers of channels, each of which is compiled for.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MAX_VARIANTS)
-    blocks = [x for x in model.backbone.modules() if isinstance(x, CNNBlockBase)]
-    parts = blocks if blockwise else [model.backbone]
+    parts = blocks_of(model.backbone) if blockwise else [model.backbone]
     for module in parts + [x for x in model.modules() if isinstance(x, Stage)]:
         module.forward = _CompiledInTraining(module)
 
