@@ -208,7 +208,8 @@ class ViTBlock(nn.Module):
             return self.attn(x.flatten(1, 2)).view(x.shape)
         B, H, W, C = x.shape
         w = self.window_size
-        rows, columns = -(-H // w), -(-W // w)
+        # Not -(-H // w): ONNX divides towards zero.
+        rows, columns = (H + w - 1) // w, (W + w - 1) // w
         # Beyond the map zeros take part, as in ViTDet, whose weights have learned with them.
         x = F.pad(x, (0, 0, 0, columns * w - W, 0, rows * w - H))
         x = x.view(B, rows, w, columns, w, C).transpose(2, 3).reshape(-1, w * w, C)
