@@ -47,8 +47,10 @@ def with_extras(weights, extras):
 def vit_cfg(tiny_cfg):
     tiny_cfg.MODEL.BACKBONE.NAME = "build_vit_backbone"
     tiny_cfg.MODEL.VIT.merge_from_list(
-        ["PATCH_SIZE", 8, "EMBED_DIM", DIM, "DEPTH", 2, "NUM_HEADS", 2, "PRETRAIN_SIZE", 32]
-        + ["GLOBAL_BLOCKS", [0]]
+        [
+            *("PATCH_SIZE", 8, "EMBED_DIM", DIM, "DEPTH", 2, "NUM_HEADS", 2, "PRETRAIN_SIZE", 32),
+            *("GLOBAL_BLOCKS", [0]),
+        ]
     )
     return tiny_cfg
 

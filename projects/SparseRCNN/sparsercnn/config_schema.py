@@ -393,8 +393,8 @@ TABLE = {
         "MODEL.FPN.AGGREGATION": OWN(
             "sum",
             Choice("sum", "mssa", "mssa_adp", "msca", "msca_adp"),
-            "how build_resnet_attention_fpn_backbone and build_timm_fpn_backbone join the levels of "
-            "the pyramid; sum: detectron2's FPN",
+            "how build_resnet_attention_fpn_backbone and build_timm_fpn_backbone join the levels "
+            "of the pyramid; sum: detectron2's FPN",
         ),
         "MODEL.FPN.IN_FEATURES": THEIRS(NAMES, "maps of the backbone, finest first"),
         "MODEL.FPN.OUT_CHANNELS": THEIRS(WIDTH, "channels of all levels; HIDDEN_DIM must be equal"),

@@ -141,8 +141,10 @@ def test_what_does_not_fit_names_the_keys():
 
 def test_from_config_reads_every_key(tiny_cfg):
     tiny_cfg.MODEL.VIT.merge_from_list(
-        ["PATCH_SIZE", 8, "EMBED_DIM", 24, "DEPTH", 2, "NUM_HEADS", 3, "MLP_RATIO", 2.0]
-        + ["PRETRAIN_SIZE", 64, "WINDOW_SIZE", 5, "GLOBAL_BLOCKS", [1], "DROP_PATH", 0.2]
+        [
+            *("PATCH_SIZE", 8, "EMBED_DIM", 24, "DEPTH", 2, "NUM_HEADS", 3, "MLP_RATIO", 2.0),
+            *("PRETRAIN_SIZE", 64, "WINDOW_SIZE", 5, "GLOBAL_BLOCKS", [1], "DROP_PATH", 0.2),
+        ]
     )
     tiny_cfg.MODEL.BACKBONE.FREEZE_AT = 1
     model = ViT(tiny_cfg, ShapeSpec(channels=3))

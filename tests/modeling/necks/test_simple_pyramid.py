@@ -38,7 +38,9 @@ def test_norms_are_over_channels():
     with torch.no_grad():
         maps = pyramid(torch.randn(1, 3, 32, 32))
     assert maps["p4"].mean(1).abs().max() < 1e-5
-    torch.testing.assert_close(maps["p4"].var(1, unbiased=False), torch.ones(1, 2, 2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        maps["p4"].var(1, unbiased=False), torch.ones(1, 2, 2), atol=1e-3, rtol=0
+    )
 
 
 def test_patches_of_no_power_of_two_are_refused():
@@ -51,8 +53,10 @@ def test_patches_of_no_power_of_two_are_refused():
 def vit_cfg(tiny_cfg):
     tiny_cfg.MODEL.BACKBONE.NAME = "build_vit_backbone"
     tiny_cfg.MODEL.VIT.merge_from_list(
-        ["PATCH_SIZE", 8, "EMBED_DIM", 32, "DEPTH", 2, "NUM_HEADS", 2, "PRETRAIN_SIZE", 64]
-        + ["WINDOW_SIZE", 4, "GLOBAL_BLOCKS", [1]]
+        [
+            *("PATCH_SIZE", 8, "EMBED_DIM", 32, "DEPTH", 2, "NUM_HEADS", 2, "PRETRAIN_SIZE", 64),
+            *("WINDOW_SIZE", 4, "GLOBAL_BLOCKS", [1]),
+        ]
     )
     return tiny_cfg
 

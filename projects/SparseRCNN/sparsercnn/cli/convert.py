@@ -1,5 +1,5 @@
-"""Convert weights of mmdetection, torchvision, timm or MAE to this project's names, or back; or its own
-checkpoints to the format safetensors.
+"""Convert weights of mmdetection, torchvision, timm or MAE to this project's names, or back; or its
+own checkpoints to the format safetensors.
 
 If no rule covers some weights, an error names them all and nothing is written.
 """
@@ -40,8 +40,8 @@ def get_parser():
         "--backbone-prefix",
         default="backbone.bottom_up.",
         metavar="NAME",
-        help="for torchvision, timm and mae: prefix of our backbone's names; 'backbone.' for models "
-        "without a neck, such as DANet (%(default)s)",
+        help="for torchvision, timm and mae: prefix of our backbone's names; 'backbone.' for "
+        "models without a neck, such as DANet (%(default)s)",
     )
     parser.add_argument(
         "--mask-stage",

@@ -1,4 +1,4 @@
-"""Weights of an image classifier, or of self-supervised learning, for the backbone of a training."""
+"""Weights of image classifiers, or of self-supervised learning, for the backbone of a training."""
 
 import logging
 import os
@@ -62,7 +62,9 @@ def load_pretrained(cfg, model, allow_unsafe=False):
     _require_fit(own, weights, source)
     require_finite(own, weights, source)
     bottom_up.load_state_dict(weights)
-    logging.getLogger(__name__).info(f"The backbone starts from {len(weights)} weights of {source}.")
+    logging.getLogger(__name__).info(
+        f"The backbone starts from {len(weights)} weights of {source}."
+    )
     loaded = {id(x) for x in bottom_up.state_dict(keep_vars=True).values()}
     return [k for k, x in model.state_dict(keep_vars=True).items() if id(x) not in loaded]
 
@@ -137,8 +139,8 @@ def _in_timms_layout(backbone, weights, path):
 def _read(path, allow_unsafe):
     if not os.path.isfile(path):
         raise CheckpointError(
-            f"The file {path} of MODEL.TIMM.PRETRAINED or MODEL.VIT.PRETRAINED does not exist. Check "
-            "the key; '' starts from random weights."
+            f"The file {path} of MODEL.TIMM.PRETRAINED or MODEL.VIT.PRETRAINED does not exist. "
+            "Check the key; '' starts from random weights."
         )
     weights = read_weights(path, allow_unsafe)
     require_tensors(weights, path)

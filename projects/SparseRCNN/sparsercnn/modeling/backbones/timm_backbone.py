@@ -25,10 +25,10 @@ _LAST_STAGE = 5
 # What a model does not take, by the name of timm's argument.
 _REFUSED = {
     "drop_path_rate": "has no drop path: set MODEL.TIMM.DROP_PATH to 0",
-    "output_stride": "has no dilated stages: set MODEL.TIMM.OUTPUT_STRIDE to 32, or choose a ResNet "
-    "or a ConvNeXt",
-    "strict_img_size": "takes images of one size alone; for a plain ViT, set MODEL.BACKBONE.NAME to "
-    "build_vit_backbone, else choose another model",
+    "output_stride": "has no dilated stages: set MODEL.TIMM.OUTPUT_STRIDE to 32, or choose a "
+    "ResNet or a ConvNeXt",
+    "strict_img_size": "takes images of one size alone; for a plain ViT, set MODEL.BACKBONE.NAME "
+    "to build_vit_backbone, else choose another model",
     "features_only": "gives no feature maps, and cannot be a backbone",
 }
 

@@ -223,7 +223,7 @@ def build_resnet_attention_fpn_backbone(cfg, input_shape):
 
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg, input_shape):
-    """Build a model of timm with the pyramid that ``MODEL.FPN.AGGREGATION`` names; "sum" is the FPN.
+    """Build a model of timm with the pyramid that ``MODEL.FPN.AGGREGATION`` names; "sum": the FPN.
 
     Args:
         cfg (CfgNode): the whole config.
