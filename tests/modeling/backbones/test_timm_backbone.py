@@ -190,6 +190,7 @@ def test_recomputation_keeps_results_and_gradients(convnext):
     "options, message",
     [
         ({"name": "convnext_tin"}, "timm does not have. The nearest names are convnext_tiny"),
+        ({"name": "convnext_atto.none"}, "of which timm has .*convnext_atto.d2_in1k"),
         ({"name": "vit_tiny_patch16_224"}, "set MODEL.BACKBONE.NAME to build_vit_backbone"),
         ({"name": "vgg11", "drop_path": 0.1}, "vgg11 has no drop path: set MODEL.TIMM.DROP_PATH"),
         (

@@ -12,7 +12,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...errors import ConfigError
+from ...errors import ConfigError, abbreviate
 from ...extras import require_extra
 from ..freezing import keep_statistics
 from ..norm import choose_norm
@@ -200,13 +200,8 @@ class TimmBackbone(Backbone):
 
 def _create(name, **options):
     """:func:`timm.create_model`, whose errors name the key to change."""
-    require_extra("backbones", "timm")
     import timm
 
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f" The nearest names are {', '.join(near)}." if near else ""
-        raise ConfigError(f"MODEL.TIMM.NAME is '{name}', which timm does not have.{hint}")
     try:
         return timm.create_model(name, **options)
     except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
@@ -217,11 +212,22 @@ def _create(name, **options):
 
 
 def _with_free_size(name, options):
-    """The options, with that by which models of one size take others."""
+    """The options, with that by which models of one size take others; timm must have the model."""
     require_extra("backbones", "timm")
     import timm
 
-    known = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f" The nearest names are {', '.join(near)}." if near else ""
+        raise ConfigError(f"MODEL.TIMM.NAME is '{name}', which timm does not have.{hint}")
+    try:
+        known = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError as error:  # the tag
+        names = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+        raise ConfigError(
+            f"MODEL.TIMM.NAME is '{name}', of which timm has "
+            f"{abbreviate(names, 8) or 'no weights'}."
+        ) from error
     if known is not None and known.fixed_input_size:
         return {**options, "strict_img_size": False}
     return options
