@@ -3,6 +3,7 @@
 import torch
 
 from ..errors import ConfigError
+from .backbones import TimmBackbone, ViT
 from .backbones.layers import blocks_of
 from .head import Stage
 
@@ -27,8 +28,14 @@ def compile_for_training(model, *, blockwise=False):
             checkpointing, which must hold each of them by itself.
 
     Raises:
-        ConfigError: torch.compile does not work on this machine.
+        ConfigError: torch.compile does not work on this machine, or not with the backbone.
     """
+    if isinstance(getattr(model.backbone, "bottom_up", model.backbone), TimmBackbone | ViT):
+        # PyTorch 2.11's code generator cannot compare sizes that are divided by that of a patch.
+        raise ConfigError(
+            "SOLVER.COMPILE is True, but torch.compile fails on models of timm and plain ViTs for "
+            "images of any size. Set it to False."
+        )
     _require_compiler(next(model.parameters()).device)
     # Blocks share their code, but not the numbers of channels, each of which is compiled for.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MAX_VARIANTS)
