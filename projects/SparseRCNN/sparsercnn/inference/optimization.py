@@ -14,7 +14,7 @@ from torch.nn.utils import fuse_conv_bn_weights
 from ..errors import ConfigError
 from ..modeling.head import Stage
 from ..modeling.segmentation import with_sem_seg_inference
-from .timm_resnet import fold_timm_norms, plain_blocks
+from .timm_resnet import fold_timm_norms, plain_blocks, plain_stems
 
 __all__ = ["check_optimization", "fold_norms", "optimize", "prepare_for_inference"]
 
@@ -155,6 +155,10 @@ def _fuse_convolutions(model):
                 module.forward = _FusedBlock(convs, module.shortcut)
         elif forward is BasicStem.forward and isinstance(module.conv1.forward, _FusedConv):
             module.forward = _FusedStem(module.conv1.forward)
+    for network in plain_stems(model):
+        network.conv1.forward = _FusedConv(network.conv1)
+        network.conv1.forward.relu = True
+        network.act1 = nn.Identity()
     for block, convs in plain_blocks(model):
         shortcut = block.downsample
         for conv in () if shortcut is None else shortcut.children():

@@ -5,7 +5,7 @@ import sys
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
-__all__ = ["fold_timm_norms", "plain_blocks"]
+__all__ = ["fold_timm_norms", "plain_blocks", "plain_stems"]
 
 
 def fold_timm_norms(model, fold):
@@ -51,6 +51,22 @@ def plain_blocks(model):
     return found
 
 
+def plain_stems(model):
+    """The networks (list[nn.Module]) of timm's ResNets that begin with one convolution, ``conv1``,
+    and a ReLU, ``act1``, after :func:`fold_timm_norms`."""
+    return [
+        module
+        for module in filter(_has_blocks, model.modules())
+        if type(getattr(module, "conv1", None)) is nn.Conv2d
+        and isinstance(getattr(module, "bn1", None), nn.Identity)
+        and isinstance(getattr(module, "act1", None), nn.ReLU)
+    ]
+
+
+def _has_blocks(module):
+    return any(_is_block(x) for stage in module.children() for x in stage.children())
+
+
 def _is_block(module):
     # Without timm's ResNets in memory there is no such block.
     resnets = sys.modules.get("timm.models.resnet")
@@ -64,5 +80,5 @@ def _pairs(model):
             yield from ((module, f"conv{i}", f"bn{i}") for i in (1, 2, 3))
             if isinstance(module.downsample, nn.Sequential) and len(module.downsample) == 2:
                 yield module.downsample, "0", "1"
-        elif any(_is_block(x) for stage in module.children() for x in stage.children()):
+        elif _has_blocks(module):
             yield module, "conv1", "bn1"  # the stem
