@@ -37,6 +37,8 @@ setup(
         "gui": ["opencv-python"],
         "fast-eval": ["faster-coco-eval>=1.6"],
         "safetensors": ["safetensors>=0.4"],
+        # safetensors is the format of most weights of timm.
+        "backbones": ["timm>=1.0.15", "safetensors>=0.4"],
         "export": [
             "onnx>=1.17",
             "onnxscript>=0.5",
@@ -55,7 +57,7 @@ setup(
         # Its routes and checks are restricted by name (sparsercnn/serve/guard.py).
         "web": ["gradio>=6.31,<7", "fastapi", "uvicorn"],
         "dev": [
-            "sparsercnn[fast-eval,safetensors,sweep]",
+            "sparsercnn[backbones,fast-eval,safetensors,sweep]",
             "pytest",
             "hypothesis",
             "ruff",

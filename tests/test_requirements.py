@@ -13,7 +13,7 @@ import setuptools
 NOT_CORE = ("analysis", "benchmark", "export", "serve", "sweep")
 CORE_SCRIPTS = ("projects/SparseRCNN/train_net.py", "demo/demo.py", "tools/convert.py")
 # Not of the registry, an extra because two packages provide it, and done without if need be.
-NOT_LISTED = {"detectron2", "opencv", "faster-coco-eval", "safetensors"}
+NOT_LISTED = {"detectron2", "opencv", "faster-coco-eval", "safetensors", "timm"}
 
 
 @pytest.fixture

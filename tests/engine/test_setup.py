@@ -142,6 +142,30 @@ def test_the_old_name_of_a_key_is_still_read(write, caplog):
     assert model.BACKBONE.NAME == "build_resnet_attention_fpn_backbone"
 
 
+@pytest.mark.parametrize(
+    "key, value, backbone",
+    [
+        ("MODEL.TIMM.NAME", "convnext_atto", "build_timm_fpn_backbone or build_timm_backbone"),
+        ("MODEL.TIMM.PRETRAINED", "x.pth", "build_timm_fpn_backbone or build_timm_backbone"),
+        ("MODEL.VIT.DEPTH", "3", "build_vit_backbone"),
+        ("MODEL.VIT.PRETRAINED", "x.pth", "build_vit_backbone"),
+    ],
+)
+def test_a_key_of_a_backbone_that_is_not_in_use_is_an_error(repository, key, value, backbone):
+    path = str(repository / "configs/quickstart/sparsercnn.yaml")
+    with pytest.raises(ConfigError, match=f"{key} {value} has no effect.*set that to {backbone}"):
+        load(path, [key, value])
+    load(path, [key, value, "MODEL.BACKBONE.NAME", backbone.partition(" ")[0]])
+
+
+def test_every_key_of_these_backbones_is_known_to_the_check(repository):
+    from sparsercnn.engine.config_check import _READ_WITH
+
+    cfg = load(str(repository / "configs/quickstart/sparsercnn.yaml"))
+    keys = {f"{part}.{key}" for part in ("TIMM", "VIT") for key in cfg.MODEL[part]}
+    assert keys <= _READ_WITH.keys()
+
+
 def test_a_key_of_danet_that_nothing_reads_is_an_error(repository):
     path = str(repository / "configs/quickstart/danet.yaml")
     projected = ["MODEL.DANET.ATTENTION", "projected"]

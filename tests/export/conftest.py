@@ -43,6 +43,14 @@ SYSTEMS = {
     "msca_adp": ("sparsercnn.msca_adp", _TINY_SPARSE),
     "mssa": ("sparsercnn", [*_TINY_SPARSE, *_ATTENTION_FPN, "MODEL.FPN.AGGREGATION", "mssa"]),
     "res5 attention": ("sparsercnn.res5_attention", _TINY_SPARSE),
+    "convnext": ("sparsercnn.convnext", _TINY_SPARSE),
+    "vit": (
+        "sparsercnn.vit",
+        [
+            *_TINY_SPARSE,
+            *("MODEL.VIT.DEPTH", 2, "MODEL.VIT.EMBED_DIM", 32, "MODEL.VIT.GLOBAL_BLOCKS", [1]),
+        ],
+    ),
     "cascade": ("cascade_mask_rcnn", _TINY_CASCADE),
     "cascade of masks": (
         "cascade_mask_rcnn",
@@ -60,6 +68,8 @@ LABELS = ClassNames(["mug", "spoon", "plate"], ["table", "mug", "spoon", "plate"
 def make_cfg(repository, system):
     """The config of a system, at a size that is built in a moment."""
     name, options = SYSTEMS[system]
+    if system == "convnext":
+        pytest.importorskip("timm")
     cfg = get_cfg()
     add_sparsercnn_config(cfg)
     cfg.merge_from_file(str(repository / f"configs/quickstart/{name}.yaml"))

@@ -9,10 +9,11 @@ from sparsercnn.engine.checkpoint_files import is_exported
 from sparsercnn.errors import ConfigError, ExportError
 from sparsercnn.export import load_exported, load_exported_for
 from sparsercnn.export.check import compare
+from sparsercnn.export.exporters import build_graph, trace
 from sparsercnn.inference.loading import load
 
 _DETECTORS = ["softmax and NMS", "dual attention", "dynamic", "msca_adp", "mssa"]
-_DETECTORS += ["res5 attention", "cascade", "cascade of masks"]
+_DETECTORS += ["res5 attention", "convnext", "vit", "cascade", "cascade of masks"]
 _DETECTORS = ["sparsercnn", *(pytest.param(x, marks=pytest.mark.slow) for x in _DETECTORS)]
 _SEGMENTORS = ["danet", pytest.param("danet projected", marks=pytest.mark.slow)]
 _PACKAGES = {"torch_export": [], "onnx": ["onnx", "onnxscript", "onnxruntime"]}
@@ -137,6 +138,18 @@ def test_a_config_that_does_not_fit(exported, small, options, message):
     cfg.merge_from_list(options)
     with pytest.raises((ExportError, ConfigError), match=message):
         load_exported_for(cfg)
+
+
+def test_models_of_timm_that_cannot_be_traced_are_refused_by_name(small, monkeypatch):
+    def export(*args, **options):
+        raise RuntimeError("Could not guard on u0\nand more")
+
+    graph = build_graph(small("convnext")[1])
+    monkeypatch.setattr(torch.export, "export", export)
+    with pytest.raises(
+        ExportError, match="timm's convnext_atto cannot .*Error: Could not guard on u0$"
+    ):
+        trace(graph)
 
 
 def test_files_that_are_none(tmp_path):

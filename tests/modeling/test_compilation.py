@@ -6,6 +6,7 @@ import torch._inductor.config
 from detectron2.modeling import build_model
 from torch import nn
 
+from sparsercnn.errors import ConfigError
 from sparsercnn.modeling.activation_checkpoint import checkpoint_activations
 from sparsercnn.modeling.compilation import _CompiledInTraining, compile_for_training
 
@@ -78,6 +79,15 @@ def test_a_copy_does_not_run_the_code_of_the_original(in_dynamo_alone):
     other.factor = 3.0
     assert other(torch.ones(3)).tolist() == [3, 3, 3]
     assert module(torch.ones(3)).tolist() == [2, 2, 2]
+
+
+def test_backbones_that_the_compiler_fails_on_are_refused(tiny_cfg):
+    tiny_cfg.MODEL.BACKBONE.NAME = "build_vit_backbone"
+    tiny_cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(tiny_cfg)
+    with pytest.raises(ConfigError, match="SOLVER.COMPILE is True, but .* plain ViTs"):
+        compile_for_training(model)
 
 
 def test_without_a_compiler_the_key_is_named(tiny_cfg):

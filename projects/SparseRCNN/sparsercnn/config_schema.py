@@ -268,10 +268,13 @@ TABLE = {
         "MODEL.BACKBONE.NAME": THEIRS(
             Registered("BACKBONE"),
             "build_resnet_fpn_backbone, build_resnet_attention_fpn_backbone, "
-            "build_dilated_resnet_backbone ...",
+            "build_dilated_resnet_backbone, build_timm_fpn_backbone, build_timm_backbone, "
+            "build_vit_backbone ...",
         ),
         "MODEL.BACKBONE.FREEZE_AT": THEIRS(
-            Whole(0, 5), "stages that are not trained, the stem being the first; 0: none"
+            Whole(0, 5),
+            "stages that are not trained, the stem being the first; 0: none. Of a plain ViT, a "
+            "quarter of the blocks is a stage",
         ),
         "MODEL.RESNETS.DEPTH": THEIRS(COUNT, "of a ResNet: 18, 34, 50, 101 or 152"),
         "MODEL.RESNETS.OUT_FEATURES": THEIRS(NAMES, "maps that are computed, such as res2 to res5"),
@@ -315,12 +318,83 @@ TABLE = {
             "AGGREGATION sum its neck is the ordinary FPN",
         ),
     },
+    "Backbone of timm": {
+        "MODEL.TIMM.NAME": OWN(
+            "",
+            Text(),
+            "a model of timm with features_only: convnext_tiny, swin_tiny_patch4_window7_224, "
+            "resnet50.a1_in1k ... Read by build_timm_fpn_backbone, whose neck is that of "
+            "FPN.AGGREGATION, and by build_timm_backbone, without neck; both need the extra "
+            "backbones",
+        ),
+        "MODEL.TIMM.PRETRAINED": OWN(
+            "",
+            Text(),
+            "weights of a training that begins without MODEL.WEIGHTS: a file with timm's names or "
+            "those of the model's authors, or timm, which downloads those that timm has under "
+            "NAME; '': random ones",
+        ),
+        "MODEL.TIMM.OUT_FEATURES": OWN(
+            ("res2", "res3", "res4", "res5"),
+            NAMES,
+            "maps that are computed, finest first. The last stage is res5, one at the stride of "
+            "the stem res1",
+        ),
+        "MODEL.TIMM.DROP_PATH": OWN(
+            0.0,
+            DROPOUT,
+            "probability of dropping the last block's residual for an image, in training; from 0 "
+            "at the first block it rises linearly",
+        ),
+        "MODEL.TIMM.OUTPUT_STRIDE": OWN(
+            32,
+            Choice(8, 16, 32),
+            "of res5; 8 and 16 dilate the last stages, of models that can, for DANet",
+        ),
+        "MODEL.TIMM.NORM": OWN(
+            "",
+            Choice("", "FrozenBN", "SyncBN", "auto"),
+            "what batch norms become; '': they stay. FrozenBN for pretrained weights in small "
+            "batches; auto: SyncBN with several GPUs. Other norms stay in any case",
+        ),
+    },
+    "Plain ViT": {
+        "MODEL.VIT.PRETRAINED": OWN(
+            "",
+            Text(),
+            "file of weights of a training that begins without MODEL.WEIGHTS: MAE's, timm's or "
+            "converted ones. Positions and patches of another size are made to fit. '': random "
+            "weights",
+        ),
+        "MODEL.VIT.PATCH_SIZE": OWN(
+            16, Choice(4, 8, 16, 32), "side of a patch in pixels; of build_vit_backbone, as all VIT"
+        ),
+        "MODEL.VIT.EMBED_DIM": OWN(768, WIDTH, "channels; ViT-B has 768, S 384, L 1024"),
+        "MODEL.VIT.DEPTH": OWN(12, Whole(1, 64), "blocks; ViT-B and S have 12, L 24"),
+        "MODEL.VIT.NUM_HEADS": OWN(12, COUNT, "heads of attention; ViT-B has 12, S 6, L 16"),
+        "MODEL.VIT.MLP_RATIO": OWN(4.0, POSITIVE, "hidden width of the MLPs over EMBED_DIM"),
+        "MODEL.VIT.PRETRAIN_SIZE": OWN(
+            224,
+            PIXELS,
+            "side of the images for which the table of positions is made; it is interpolated to "
+            "others",
+        ),
+        "MODEL.VIT.WINDOW_SIZE": OWN(
+            14, Whole(0, 1024), "side of the windows of attention, in patches; 0: the whole map"
+        ),
+        "MODEL.VIT.GLOBAL_BLOCKS": OWN(
+            (2, 5, 8, 11),
+            Sequence(Whole(0, 63)),
+            "blocks, from 0, that attend to the whole map in any case",
+        ),
+        "MODEL.VIT.DROP_PATH": OWN(0.0, DROPOUT, "as MODEL.TIMM.DROP_PATH"),
+    },
     "Neck": {
         "MODEL.FPN.AGGREGATION": OWN(
             "sum",
             Choice("sum", "mssa", "mssa_adp", "msca", "msca_adp"),
-            "how build_resnet_attention_fpn_backbone joins the levels of the pyramid; sum: "
-            "detectron2's FPN",
+            "how build_resnet_attention_fpn_backbone and build_timm_fpn_backbone join the levels "
+            "of the pyramid; sum: detectron2's FPN",
         ),
         "MODEL.FPN.IN_FEATURES": THEIRS(NAMES, "maps of the backbone, finest first"),
         "MODEL.FPN.OUT_CHANNELS": THEIRS(WIDTH, "channels of all levels; HIDDEN_DIM must be equal"),
@@ -561,6 +635,12 @@ TABLE = {
         "SOLVER.BACKBONE_MULTIPLIER": OWN(
             1.0, WEIGHT, "learning rate of the backbone over BASE_LR"
         ),
+        "SOLVER.LAYER_DECAY": OWN(
+            1.0,
+            Number(above=0, high=1),
+            "learning rate of the backbone's layer i of L, as a factor: LAYER_DECAY^(L + 1 - i), "
+            "with the stem, or patches and positions, as layer 0; 1: all alike",
+        ),
         "SOLVER.NEW_LAYERS_MULTIPLIER": OWN(
             1.0,
             WEIGHT,
@@ -577,7 +657,8 @@ TABLE = {
             FLAG,
             "no weight decay on norms and biases, as is usual with transformers, because decay "
             "pulls a norm's scale, which starts at 1, towards 0. The original Sparse R-CNN and the "
-            "published attention FPNs decay all parameters",
+            "published attention FPNs decay all parameters. Positions of a ViT or Swin have none "
+            "in any case",
         ),
         "SOLVER.LR_SCHEDULER_NAME": THEIRS(
             Choice("WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR"), "learning-rate schedule"

@@ -1,5 +1,5 @@
-"""Convert weights of mmdetection, torchvision or timm to this project's names, or back; or its own
-checkpoints to the format safetensors.
+"""Convert weights of mmdetection, torchvision, timm or MAE to this project's names, or back; or its
+own checkpoints to the format safetensors.
 
 If no rule covers some weights, an error names them all and nothing is written.
 """
@@ -11,6 +11,7 @@ from ..errors import parse_arguments, run_program
 EPILOG = """
 examples:
   convert.py --from torchvision resnet101-63fe2227.pth torchvision-R-101.pth
+  convert.py --from mae mae_pretrain_vit_base.pth vit.pth
   convert.py --from mmdetection sparse_rcnn_r50_fpn_1x_coco.pth sparse_rcnn.pth
   convert.py --from mmdetection cascade_msca_adp.pth cascade.pth
   convert.py --from mmdetection any_detector.pth backbone.pth --only backbone. neck.
@@ -18,7 +19,7 @@ examples:
   convert.py --from mmdetection --reverse model_final.pth for_mmdetection.pth
 """
 
-_LAYOUTS = ("mmdetection", "sparsercnn", "timm", "torchvision")
+_LAYOUTS = ("mae", "mmdetection", "sparsercnn", "timm", "torchvision")
 
 
 def get_parser():
@@ -39,8 +40,8 @@ def get_parser():
         "--backbone-prefix",
         default="backbone.bottom_up.",
         metavar="NAME",
-        help="for torchvision and timm: prefix of our backbone's names; 'backbone.' for models "
-        "without a neck, such as DANet (%(default)s)",
+        help="for torchvision, timm and mae: prefix of our backbone's names; 'backbone.' for "
+        "models without a neck, such as DANet (%(default)s)",
     )
     parser.add_argument(
         "--mask-stage",

@@ -14,6 +14,7 @@ from ..files import write_atomically
 from .mmdetection import mmdetection_rules
 from .resnet import CLASSIFIER, COUNTERS, resnet_rules
 from .rules import Rule, convert
+from .vit import is_vit, vit_rules
 
 __all__ = ["LAYOUTS", "Layout", "convert_file", "read_weights"]
 
@@ -21,6 +22,11 @@ _SETTINGS_RGB = """\
   INPUT.FORMAT "RGB"
   MODEL.PIXEL_MEAN [123.675, 116.28, 103.53], MODEL.PIXEL_STD [58.395, 57.12, 57.375]
   MODEL.RESNETS.STRIDE_IN_1X1 False"""
+
+_SETTINGS_VIT = """\
+  INPUT.FORMAT "RGB"
+  MODEL.PIXEL_MEAN [123.675, 116.28, 103.53], MODEL.PIXEL_STD [58.395, 57.12, 57.375]
+  MODEL.BACKBONE.NAME "build_vit_backbone", MODEL.VIT of the same size"""
 
 _MMDETECTION = f"""\
 a backbone of mmdetection's style "pytorch":
@@ -46,6 +52,17 @@ def _image_classifier(names, backbone, mask_stage, wanted=None):
     return [COUNTERS, CLASSIFIER, *resnet_rules("", backbone)]
 
 
+def _timm(names, backbone, mask_stage, wanted=None):
+    # Converted back, a ViT's names have our prefix.
+    if is_vit(names) or is_vit([name.removeprefix(backbone) for name in names]):
+        return vit_rules(backbone)
+    return _image_classifier(names, backbone, mask_stage, wanted)
+
+
+def _vit(names, backbone, mask_stage, wanted=None):
+    return vit_rules(backbone)
+
+
 def _mmdetection(names, backbone, mask_stage, wanted=None):
     return mmdetection_rules(names, mask_stage, wanted)
 
@@ -54,12 +71,13 @@ def _ours(names, backbone, mask_stage, wanted=None):
     return [Rule("{rest}", "{rest}")]
 
 
-# The plain ResNets and ResNeXts of timm have torchvision's names.
+# The plain ResNets and ResNeXts of timm have torchvision's names, and its plain ViTs those of MAE.
 LAYOUTS = {
     "sparsercnn": Layout(_ours, "", section="model", keeps_metadata=True),
     "mmdetection": Layout(_mmdetection, _MMDETECTION, section="state_dict"),
     "torchvision": Layout(_image_classifier, f"such a backbone:\n{_SETTINGS_RGB}"),
-    "timm": Layout(_image_classifier, f"such a backbone:\n{_SETTINGS_RGB}"),
+    "timm": Layout(_timm, f"such a backbone:\n{_SETTINGS_RGB}"),
+    "mae": Layout(_vit, f"such a backbone:\n{_SETTINGS_VIT}", section="model"),
 }
 
 # Keys of the weights in the files of mmdetection, detectron2 and timm.

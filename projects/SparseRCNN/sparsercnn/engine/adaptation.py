@@ -1,5 +1,6 @@
-"""Weights of a model with other classes or another number of proposals, made to fit."""
+"""Weights of a model with other classes, proposals or patches, made to fit."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from ..errors import abbreviate
+from ..modeling.backbones.vit import resample_patches, resample_positions
 
 __all__ = ["Adapted", "adapt_weights", "describe_loading"]
 
@@ -46,7 +48,8 @@ def adapt_weights(own, saved, own_meta, saved_meta):
     Rows of a class that both models have are copied, also if it has another number in the other
     one; rows of other classes stay as initialised. Without the names of the saved classes, rows are
     taken as they are if there are as many. With fewer proposals than saved, these are evenly spaced
-    ones of the saved; with more, those added stay as initialised.
+    ones of the saved; with more, those added stay as initialised. Positions and patch embedding of
+    a plain ViT are interpolated.
 
     Args:
         own (dict[str, Tensor]): the model's state dict, as initialised.
@@ -59,6 +62,10 @@ def adapt_weights(own, saved, own_meta, saved_meta):
     experts = _num_experts(own_meta, own), _num_experts(saved_meta, saved)
     adapted = {}
     for name, value in own.items():
+        result = _fitted_to_patches(name, value, saved.get(name))
+        if result is not None:
+            adapted[name] = result
+            continue
         if name not in saved or value.shape[1:] != saved[name].shape[1:] or value.ndim == 0:
             continue
         found = next((x for x in _CLASS_ROWS if re.search(x[0], name)), None)
@@ -73,6 +80,23 @@ def adapt_weights(own, saved, own_meta, saved_meta):
         if result is not None:
             adapted[name] = result
     return adapted
+
+
+def _fitted_to_patches(name, own, saved):
+    """A ViT's positions, or patch embedding, for another grid or size of patches."""
+    if saved is None or own.shape == saved.shape or own.dim() != saved.dim():
+        return None
+    if name.endswith("bottom_up.pos_embed") and own.shape[2] == saved.shape[2]:
+        sides = math.isqrt(saved.shape[1]), math.isqrt(own.shape[1])
+        if sides[0] ** 2 != saved.shape[1]:
+            return None
+        value = resample_positions(saved, own.shape[1])
+        return Adapted(value, "positions {0} x {0}, made {1} x {1}".format(*sides), False)
+    if name.endswith("bottom_up.patch_embed.proj.weight") and own.shape[:2] == saved.shape[:2]:
+        sides = saved.shape[-1], own.shape[-1]
+        value = resample_patches(saved, own.shape[-1])
+        return Adapted(value, "patches {0} x {0}, made {1} x {1}".format(*sides), False)
+    return None
 
 
 def _by_class(own, saved, classes, saved_classes, rows):

@@ -24,17 +24,29 @@ __all__ = ["ConfigError", "check_batch", "check_config", "check_gpus", "require_
 
 _ATTENTION_FPN = "build_resnet_attention_fpn_backbone"
 _DILATED = "build_dilated_resnet_backbone"
-_RESNETS = (
+_TIMM = ("build_timm_fpn_backbone", "build_timm_backbone")
+_VIT = "build_vit_backbone"
+_BACKBONES = (
     "build_resnet_backbone",
     "build_resnet_fpn_backbone",
     "build_retinanet_resnet_fpn_backbone",
     _ATTENTION_FPN,
     _DILATED,
+    *_TIMM,
+    _VIT,
 )
-# Key of MODEL -> another key of MODEL, and the value of that one with which the first is read.
+_OF_TIMM = ("NAME", "PRETRAINED", "OUT_FEATURES", "DROP_PATH", "OUTPUT_STRIDE", "NORM")
+_OF_VIT = (
+    *("PRETRAINED", "PATCH_SIZE", "EMBED_DIM", "DEPTH", "NUM_HEADS", "MLP_RATIO"),
+    *("PRETRAIN_SIZE", "WINDOW_SIZE", "GLOBAL_BLOCKS", "DROP_PATH"),
+)
+# Key of MODEL -> another key of MODEL, and the value of that one, or values, with which the first
+# is read.
 _READ_WITH = {
+    **{f"TIMM.{key}": ("BACKBONE.NAME", _TIMM) for key in _OF_TIMM},
+    **{f"VIT.{key}": ("BACKBONE.NAME", _VIT) for key in _OF_VIT},
     "SparseRCNN.CLASS_WEIGHTS": ("META_ARCHITECTURE", "SparseRCNN"),
-    "FPN.AGGREGATION": ("BACKBONE.NAME", _ATTENTION_FPN),
+    "FPN.AGGREGATION": ("BACKBONE.NAME", (_ATTENTION_FPN, _TIMM[0])),
     "RESNETS.RES5_ATTENTION": ("BACKBONE.NAME", _ATTENTION_FPN),
     "RESNETS.RES4_DILATION": ("BACKBONE.NAME", _DILATED),
     "RESNETS.RES5_MULTI_GRID": ("BACKBONE.NAME", _DILATED),
@@ -142,19 +154,21 @@ def _require_registered(key, name, registry):
 def _check_unread(model, defaults):
     for key, (switch, wanted) in _READ_WITH.items():
         value, chosen = attrgetter(key)(model), attrgetter(switch)(model)
-        if chosen == wanted or value == attrgetter(key)(defaults) or _is_foreign(model, switch):
+        wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+        if chosen in wanted or value == attrgetter(key)(defaults) or _is_foreign(model, switch):
             continue
         if key == "DANET.DROPOUT" and value == 0:  # as without dropout
             continue
         raise ConfigError(
-            f"MODEL.{key} {value} has no effect with MODEL.{switch} {chosen}; set that to {wanted}."
+            f"MODEL.{key} {value} has no effect with MODEL.{switch} {chosen}; set that to "
+            f"{' or '.join(wanted)}."
         )
 
 
 def _is_foreign(model, switch):
     """Whether `switch` belongs to a part of another project, which may read any key."""
     if switch == "BACKBONE.NAME":
-        return model.BACKBONE.NAME not in _RESNETS
+        return model.BACKBONE.NAME not in _BACKBONES
     is_danet = switch in ("DANET.ATTENTION", "SEM_SEG_HEAD.LOSS_TYPE")
     return is_danet and model.SEM_SEG_HEAD.NAME != "DANetHead"
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
-from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.solver.lr_scheduler import LRMultiplier, WarmupParamScheduler
 from fvcore.common.param_scheduler import (
     CosineParamScheduler,
@@ -17,6 +17,7 @@ from fvcore.common.param_scheduler import (
 from torch.nn.utils import clip_grad_norm_
 
 from ..errors import ConfigError
+from .param_groups import build_param_groups, describe_layer_decay
 
 __all__ = [
     "build_gradient_clipper",
@@ -44,7 +45,8 @@ def build_optimizer(cfg, model, new=()):
         new (sequence[str]): see :func:`build_param_groups`.
 
     Raises:
-        ConfigError: unknown SOLVER.OPTIMIZER or SOLVER.CLIP_GRADIENTS.CLIP_TYPE.
+        ConfigError: unknown SOLVER.OPTIMIZER or SOLVER.CLIP_GRADIENTS.CLIP_TYPE; or see
+            :func:`build_param_groups`.
     """
     solver = cfg.SOLVER
     name = solver.OPTIMIZER.upper()
@@ -56,6 +58,9 @@ def build_optimizer(cfg, model, new=()):
         options = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
     else:
         raise ConfigError(f"SOLVER.OPTIMIZER is '{solver.OPTIMIZER}'; it must be ADAMW or SGD.")
+    if solver.LAYER_DECAY != 1:
+        table = describe_layer_decay(cfg, model)
+        logging.getLogger(__name__).info(f"SOLVER.LAYER_DECAY {solver.LAYER_DECAY}:\n{table}")
     if _clip_type(cfg) in ("norm", "value"):
         optimizer_class = maybe_add_gradient_clipping(cfg, optimizer_class)
     return optimizer_class(
@@ -66,55 +71,6 @@ def build_optimizer(cfg, model, new=()):
         fused=next(model.parameters()).device.type in ("cpu", "cuda"),
         **options,
     )
-
-
-def build_param_groups(cfg, model, new=()):
-    """Group the trainable parameters by learning rate and weight decay, eight groups at most.
-
-    The order depends only on the model and the config; a resumed run relies on it to assign the
-    optimizer's moments to parameters.
-
-    Args:
-        cfg (CfgNode): the whole config.
-        model (nn.Module): the model.
-        new (sequence[str]): names in its state dict of weights that MODEL.WEIGHTS did not have.
-
-    Returns:
-        list[dict]: groups with `params`, `lr` and `weight_decay`. Parameters of ``model.backbone``
-        have lr BASE_LR x BACKBONE_MULTIPLIER, those in `new` NEW_LAYERS_MULTIPLIER times as much;
-        with NO_DECAY_NORM_BIAS, norms and biases have no decay.
-    """
-    solver = cfg.SOLVER
-    spared = {}
-    if solver.NO_DECAY_NORM_BIAS:
-        # Not every bias is named "bias": attention has an in_proj_bias.
-        leaves = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
-        biases = sorted(leaf for leaf in leaves if leaf.endswith("bias"))
-        spared = {
-            "weight_decay_norm": 0.0,
-            "overrides": {bias: {"weight_decay": 0.0} for bias in biases},
-        }
-    groups = get_default_optimizer_params(
-        model, base_lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, **spared
-    )
-    backbone = {p for name, p in model.named_parameters() if name.startswith("backbone.")}
-    groups = _with_rate_of(backbone, solver.BACKBONE_MULTIPLIER, groups)
-    state = model.state_dict(keep_vars=True)
-    added = {state[name] for name in new}
-    return _with_rate_of(added, solver.NEW_LAYERS_MULTIPLIER, groups)
-
-
-def _with_rate_of(parameters, multiplier, groups):
-    """The groups, split so that the learning rate of some parameters is multiplied."""
-    if multiplier == 1.0:
-        return groups
-    split = []
-    for group in groups:
-        inside = [p for p in group["params"] if p in parameters]
-        outside = [p for p in group["params"] if p not in parameters]
-        split += [{**group, "params": outside}] if outside else []
-        split += [{**group, "params": inside, "lr": group["lr"] * multiplier}] if inside else []
-    return split
 
 
 def match_memory_format(optimizer):

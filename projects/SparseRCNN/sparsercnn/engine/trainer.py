@@ -16,6 +16,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
 
+from ..conversion.pretrained import load_pretrained, pretrained_source
 from ..data import build_test_loader, build_train_loader
 from ..errors import CheckpointError, ConfigError, abbreviate
 from ..evaluation import LOWER_IS_BETTER, build_evaluator
@@ -121,13 +122,31 @@ class Trainer(DefaultTrainer):
             path = self.checkpointer.get_checkpoint_file()
             # Before its moments are loaded, which follow the groups.
             self._set_rates_of_new(read_metadata(path, self.checkpointer.allow_unsafe).get(_NEW))
+        new = [] if resumes else self._load_backbone()
         rest = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resumes:
             # The checkpoint has the iteration that was done last.
             self.start_iter = self.iter + 1
             self._name_changes(rest)
         elif with_rates:
-            self._set_rates_of_new(self.checkpointer.new_weights)
+            self._set_rates_of_new(new or self.checkpointer.new_weights)
+
+    def _load_backbone(self):
+        """Load MODEL.TIMM.PRETRAINED or MODEL.VIT.PRETRAINED, unless there is MODEL.WEIGHTS.
+
+        Returns:
+            list[str]: names of the weights that were not loaded; [] if there was nothing to load.
+        """
+        source = pretrained_source(self.cfg)
+        if source and self.cfg.MODEL.WEIGHTS:
+            logging.getLogger(__name__).info(
+                f"{source}, the backbone's PRETRAINED, is not read: the training begins with "
+                "MODEL.WEIGHTS."
+            )
+        elif source:
+            unsafe = self.checkpointer.allow_unsafe
+            return load_pretrained(self.cfg, self.checkpointer.model, unsafe)
+        return []
 
     def _set_rates_of_new(self, names):
         """Build the optimizer anew, with another rate for weights that MODEL.WEIGHTS lacks."""

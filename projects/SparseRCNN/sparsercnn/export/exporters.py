@@ -16,7 +16,7 @@ from detectron2.modeling import GeneralizedRCNN, SemanticSegmentor
 
 from ..errors import ConfigError, ExportError
 from ..extras import require_extra
-from ..modeling import SparseRCNN
+from ..modeling import SparseRCNN, TimmBackbone
 from ..modeling.segmentation import DANetHead
 from .cascade import CascadeGraph
 from .graph import DetectorGraph, SegmentorGraph, smallest_side
@@ -104,6 +104,9 @@ def trace(graph, dtype=torch.uint8):
     Args:
         graph (nn.Module): from :func:`build_graph`.
         dtype (torch.dtype): of the images.
+
+    Raises:
+        ExportError: the exporter cannot follow the code of a model of timm.
     """
     B, H, W = _EXAMPLE_SIZE
     images = torch.zeros(B, 3, H, W, dtype=dtype)
@@ -112,8 +115,20 @@ def trace(graph, dtype=torch.uint8):
     least = smallest_side(graph.model)
     sides = {name: torch.export.Dim(name, min=least) for name in ("height", "width")}
     shapes = {"images": {0: batch, 2: sides["height"], 3: sides["width"]}, "sizes": {0: batch}}
-    with _plain_attention(), _without_inner_warnings(), torch.no_grad():
-        return torch.export.export(graph, (images, sizes), dynamic_shapes=shapes)
+    backbone = graph.model.backbone
+    bottom_up = getattr(backbone, "bottom_up", backbone)
+    try:
+        with _plain_attention(), _without_inner_warnings(), torch.no_grad():
+            return torch.export.export(graph, (images, sizes), dynamic_shapes=shapes)
+    except RuntimeError as error:
+        if not isinstance(bottom_up, TimmBackbone):
+            raise
+        raise ExportError(
+            f"MODEL.TIMM.NAME: timm's {bottom_up.model_name} cannot be exported, since PyTorch's "
+            "exporter cannot follow its code for images of any size. ResNets and ConvNeXts can be, "
+            f"and plain ViTs (build_vit_backbone). {type(error).__name__}: "
+            f"{str(error).partition(chr(10))[0][:200]}"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..modeling.backbones import TimmBackbone, ViT
 from ..modeling.necks.attention_fpn import AttentionFPN
 from .modules import exportable_copy
 from .suppression import suppress
@@ -150,12 +151,14 @@ def gather_boxes(boxes, index):
 
 def smallest_side(model):
     """int: the least height and width that a model's graph takes; 1, unless its neck has windows
-    that must not be larger than a map, or images are not padded: exporters take maps of one row or
-    column for another kind of map."""
-    if isinstance(model.backbone, AttentionFPN):
-        return model.backbone.size_divisibility + 1
-    if model.backbone.size_divisibility <= 1:
-        return max(shape.stride for shape in model.backbone.output_shape().values()) + 1
+    that must not be larger than a map, or its convolutions are such that exporters take maps of one
+    row or column for another kind of map."""
+    backbone = model.backbone
+    bottom_up = getattr(backbone, "bottom_up", backbone)
+    if isinstance(backbone, AttentionFPN) or isinstance(bottom_up, TimmBackbone | ViT):
+        return backbone.size_divisibility + 1
+    if backbone.size_divisibility <= 1:
+        return max(shape.stride for shape in backbone.output_shape().values()) + 1
     return 1
 
 

@@ -14,6 +14,7 @@ from torch.nn.utils import fuse_conv_bn_weights
 from ..errors import ConfigError
 from ..modeling.head import Stage
 from ..modeling.segmentation import with_sem_seg_inference
+from .timm_resnet import fold_timm_norms, plain_blocks, plain_stems
 
 __all__ = ["check_optimization", "fold_norms", "optimize", "prepare_for_inference"]
 
@@ -95,21 +96,26 @@ def optimize(model, mode="fuse", dtype="float32"):
 
 
 def fold_norms(model):
+    fold_timm_norms(model, _fold)
     for conv in model.modules():
         norm = getattr(conv, "norm", None)
         if not isinstance(conv, Conv2d) or not isinstance(norm, (FrozenBatchNorm2d, _BatchNorm)):
             continue
         if norm.running_mean is not None:
-            conv.weight, conv.bias = fuse_conv_bn_weights(
-                conv.weight,
-                conv.bias,
-                norm.running_mean,
-                norm.running_var,
-                norm.eps,
-                norm.weight,
-                norm.bias,
-            )
+            _fold(conv, norm)
             conv.norm = None
+
+
+def _fold(conv, norm):
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight,
+        conv.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
 
 
 def _convert_weights(model, dtype):
@@ -149,6 +155,16 @@ def _fuse_convolutions(model):
                 module.forward = _FusedBlock(convs, module.shortcut)
         elif forward is BasicStem.forward and isinstance(module.conv1.forward, _FusedConv):
             module.forward = _FusedStem(module.conv1.forward)
+    for network in plain_stems(model):
+        network.conv1.forward = _FusedConv(network.conv1)
+        network.conv1.forward.relu = True
+        network.act1 = nn.Identity()
+    for block, convs in plain_blocks(model):
+        shortcut = block.downsample
+        for conv in () if shortcut is None else shortcut.children():
+            if type(conv) is nn.Conv2d:
+                conv.forward = _FusedConv(conv)
+        block.forward = _FusedBlock([_FusedConv(conv) for conv in convs], shortcut)
 
 
 def _is_plain(conv):
@@ -174,7 +190,7 @@ class _FusedConv:
         self.weight = None
         self.bias = conv.bias
         self.dtype = conv.weight.dtype
-        self.relu = conv.activation is not None
+        self.relu = getattr(conv, "activation", None) is not None
 
     def __call__(self, x, added=None, relu=False):
         """ReLU(conv(x) + added); `relu` in addition to the convolution's own activation."""

@@ -1,6 +1,12 @@
 """The detectors and their parts; importing registers them with detectron2."""
 
-from .backbones import add_res5_attention, build_dilated_resnet_backbone
+from .backbones import (
+    TimmBackbone,
+    ViT,
+    add_res5_attention,
+    build_dilated_resnet_backbone,
+    build_timm_backbone,
+)
 from .classification import FocalClassification, SoftmaxClassification, build_classification
 from .criterion import SetCriterion
 from .detector import SparseRCNN
@@ -16,7 +22,14 @@ from .matching import (
     build_matcher,
     build_matching_cost,
 )
-from .necks import MSCA, MSSA, build_resnet_attention_fpn_backbone
+from .necks import (
+    MSCA,
+    MSSA,
+    SimpleFeaturePyramid,
+    build_resnet_attention_fpn_backbone,
+    build_timm_fpn_backbone,
+    build_vit_backbone,
+)
 from .pooler import PyramidRoIAlign
 from .proposals import (
     PROPOSALS_REGISTRY,
@@ -59,10 +72,13 @@ __all__ = [
     "PyramidRoIAlign",
     "SemSegInference",
     "SetCriterion",
+    "SimpleFeaturePyramid",
     "SoftmaxClassification",
     "SparseRCNN",
     "SparseRCNNWithTTA",
     "Stage",
+    "TimmBackbone",
+    "ViT",
     "add_res5_attention",
     "build_classification",
     "build_danet_attention",
@@ -72,5 +88,8 @@ __all__ = [
     "build_matching_cost",
     "build_proposals",
     "build_resnet_attention_fpn_backbone",
+    "build_timm_backbone",
+    "build_timm_fpn_backbone",
+    "build_vit_backbone",
     "with_sem_seg_inference",
 ]

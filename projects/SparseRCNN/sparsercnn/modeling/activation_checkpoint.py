@@ -3,11 +3,11 @@
 import contextlib
 
 import torch
-from detectron2.layers import CNNBlockBase
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import ConfigError
+from .backbones.layers import blocks_of
 from .head import Stage
 
 __all__ = ["checkpoint_activations"]
@@ -25,17 +25,16 @@ def checkpoint_activations(model, *, backbone=False, head=False):
         ConfigError: the model has no such block or stage.
     """
     if backbone:
-        _checkpoint_all(model.backbone, CNNBlockBase, "MODEL.ACTIVATION_CHECKPOINT.BACKBONE")
+        blocks = blocks_of(model.backbone)
+        _checkpoint_all(blocks, "residual block", "MODEL.ACTIVATION_CHECKPOINT.BACKBONE")
     if head:
-        _checkpoint_all(model, Stage, "MODEL.ACTIVATION_CHECKPOINT.HEAD")
+        stages = [module for module in model.modules() if isinstance(module, Stage)]
+        _checkpoint_all(stages, "Stage", "MODEL.ACTIVATION_CHECKPOINT.HEAD")
 
 
-def _checkpoint_all(model, module_type, key):
-    modules = [module for module in model.modules() if isinstance(module, module_type)]
+def _checkpoint_all(modules, kind, key):
     if not modules:
-        raise ConfigError(
-            f"{key} is on, but the model has no {module_type.__name__} to apply it to."
-        )
+        raise ConfigError(f"{key} is on, but the model has no {kind} to apply it to.")
     for module in modules:
         module.forward = _Checkpointed(module)
 

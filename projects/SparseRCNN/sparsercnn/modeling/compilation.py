@@ -1,9 +1,10 @@
 """Compilation of the parts of a model that gain from it, for training alone."""
 
 import torch
-from detectron2.layers import CNNBlockBase
 
 from ..errors import ConfigError
+from .backbones import TimmBackbone, ViT
+from .backbones.layers import blocks_of
 from .head import Stage
 
 __all__ = ["compile_for_training"]
@@ -27,13 +28,18 @@ def compile_for_training(model, *, blockwise=False):
             checkpointing, which must hold each of them by itself.
 
     Raises:
-        ConfigError: torch.compile does not work on this machine.
+        ConfigError: torch.compile does not work on this machine, or not with the backbone.
     """
+    if isinstance(getattr(model.backbone, "bottom_up", model.backbone), TimmBackbone | ViT):
+        # PyTorch 2.11's code generator cannot compare sizes that are divided by that of a patch.
+        raise ConfigError(
+            "SOLVER.COMPILE is True, but torch.compile fails on models of timm and plain ViTs for "
+            "images of any size. Set it to False."
+        )
     _require_compiler(next(model.parameters()).device)
     # Blocks share their code, but not the numbers of channels, each of which is compiled for.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MAX_VARIANTS)
-    blocks = [x for x in model.backbone.modules() if isinstance(x, CNNBlockBase)]
-    parts = blocks if blockwise else [model.backbone]
+    parts = blocks_of(model.backbone) if blockwise else [model.backbone]
     for module in parts + [x for x in model.modules() if isinstance(x, Stage)]:
         module.forward = _CompiledInTraining(module)
 

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import ConfigError
 
-__all__ = ["freeze"]
+__all__ = ["freeze", "keep_statistics"]
 
 
 def freeze(model, patterns):
@@ -49,14 +49,20 @@ def freeze(model, patterns):
         raise ConfigError(f"MODEL.FREEZE {list(patterns)} leaves nothing to train.")
     norms = [x for x in model.modules() if isinstance(x, _BatchNorm) and x.track_running_stats]
     norms = [x for x in norms if is_frozen(x.running_mean)]
-    for norm in norms:
-        norm.train = types.MethodType(_stay, norm)
-        norm.eval()
+    keep_statistics(norms)
     frozen = sum(p.numel() for p in parameters if not p.requires_grad)
     logging.getLogger(__name__).info(
         f"Frozen: {frozen / 1e6:.1f} of {sum(p.numel() for p in parameters) / 1e6:.1f} million "
         f"parameters, and the statistics of {len(norms)} batch norms."
     )
+
+
+def keep_statistics(norms):
+    """Keep batch norms (sequence[nn.Module]) in evaluation mode, in place: they normalise by their
+    running statistics, and do not update them."""
+    for norm in norms:
+        norm.train = types.MethodType(_stay, norm)
+        norm.eval()
 
 
 def _stay(module, mode=True):

@@ -37,9 +37,12 @@ _DEVICES = {
 # Sections of MODEL that a checkpoint brings along, and keys of them that are for the data or the
 # training instead.
 _ARCHITECTURE = ("MODEL.BACKBONE", "MODEL.RESNETS", "MODEL.FPN", "MODEL.ROI_", "MODEL.SparseRCNN")
+_ARCHITECTURE += ("MODEL.TIMM", "MODEL.VIT")
 _INPUT = ("MODEL.META_ARCHITECTURE", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT")
 _NOT_ARCHITECTURE = (
     "MODEL.BACKBONE.FREEZE_AT",
+    "MODEL.TIMM.PRETRAINED",  # the checkpoint has these weights
+    "MODEL.VIT.PRETRAINED",
     "MODEL.SparseRCNN.MATCHER.",
     "MODEL.SparseRCNN.NUM_CLASSES",
     "MODEL.SparseRCNN.NUM_PROPOSALS",

@@ -14,14 +14,26 @@ import torch
 from detectron2.config import configurable
 from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
-from detectron2.modeling.backbone.fpn import build_resnet_fpn_backbone
+from detectron2.modeling.backbone.fpn import (
+    FPN,
+    LastLevelMaxPool,
+    build_resnet_fpn_backbone,
+)
 from torch import nn
 
 from ...errors import ConfigError
 from ..backbones.res5_attention import add_res5_attention
+from ..backbones.timm_backbone import TimmBackbone
 from .pooled_attention import AttentionBlock, GridPooling, WindowPooling, upsample
 
-__all__ = ["AGGREGATIONS", "MSCA", "MSSA", "AttentionFPN", "build_resnet_attention_fpn_backbone"]
+__all__ = [
+    "AGGREGATIONS",
+    "MSCA",
+    "MSSA",
+    "AttentionFPN",
+    "build_resnet_attention_fpn_backbone",
+    "build_timm_fpn_backbone",
+]
 
 _WINDOWS = (64, 32)  # sides of the pooling windows in image pixels
 
@@ -93,14 +105,14 @@ class AttentionFPN(Backbone):
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
 
     @classmethod
-    def from_config(cls, cfg, input_shape):
+    def from_config(cls, cfg, input_shape, bottom_up=None):
         if cfg.MODEL.FPN.FUSE_TYPE != "sum":
             raise ConfigError(
                 f"MODEL.FPN.FUSE_TYPE is '{cfg.MODEL.FPN.FUSE_TYPE}', which has no effect with "
                 f"MODEL.FPN.AGGREGATION '{cfg.MODEL.FPN.AGGREGATION}'; set it to 'sum'."
             )
         return {
-            "bottom_up": build_resnet_backbone(cfg, input_shape),
+            "bottom_up": bottom_up or build_resnet_backbone(cfg, input_shape),
             "in_features": cfg.MODEL.FPN.IN_FEATURES,
             "out_channels": cfg.MODEL.FPN.OUT_CHANNELS,
             "norm": cfg.MODEL.FPN.NORM,
@@ -165,9 +177,24 @@ class MSCA(AttentionFPN):
         return lateral + block(coarser, lateral)
 
 
-# MODEL.FPN.AGGREGATION -> builder, called with the config and the shape of the input.
+def _build_fpn(cfg, input_shape, bottom_up=None):
+    if bottom_up is None:
+        return build_resnet_fpn_backbone(cfg, input_shape)
+    fpn = cfg.MODEL.FPN
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=fpn.IN_FEATURES,
+        out_channels=fpn.OUT_CHANNELS,
+        norm=fpn.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=fpn.FUSE_TYPE,
+    )
+
+
+# MODEL.FPN.AGGREGATION -> builder, called with the config, the shape of the input and, unless it is
+# a ResNet, the bottom-up backbone.
 AGGREGATIONS = {
-    "sum": build_resnet_fpn_backbone,
+    "sum": _build_fpn,
     "mssa": MSSA,
     "mssa_adp": partial(MSSA, adaptive=True),
     "msca": MSCA,
@@ -191,12 +218,48 @@ def build_resnet_attention_fpn_backbone(cfg, input_shape):
     Raises:
         ConfigError: unknown aggregation.
     """
+    return add_res5_attention(_builder(cfg)(cfg, input_shape), cfg)
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_fpn_backbone(cfg, input_shape):
+    """Build a model of timm with the pyramid that ``MODEL.FPN.AGGREGATION`` names; "sum": the FPN.
+
+    Args:
+        cfg (CfgNode): the whole config.
+        input_shape (ShapeSpec): shape of the image.
+
+    Returns:
+        Backbone: with outputs "p2" ... "p6".
+
+    Raises:
+        ConfigError: unknown aggregation; maps that the model lacks, or whose strides do not double;
+            or see :class:`~sparsercnn.modeling.backbones.timm_backbone.TimmBackbone`.
+    """
+    bottom_up = TimmBackbone(cfg, input_shape)
+    shapes, names = bottom_up.output_shape(), cfg.MODEL.FPN.IN_FEATURES
+    strides = [shapes[name].stride for name in names if name in shapes]
+    if not names or len(strides) < len(names):
+        raise ConfigError(
+            f"MODEL.FPN.IN_FEATURES is {list(names)}; it must name maps of "
+            f"MODEL.TIMM.OUT_FEATURES, {list(shapes)}."
+        )
+    if any(fine * 2 != coarse for fine, coarse in itertools.pairwise(strides)):
+        raise ConfigError(
+            f"A pyramid needs maps whose strides double; those of timm's {cfg.MODEL.TIMM.NAME}, "
+            f"{list(names)}, are {strides}. Set MODEL.TIMM.OUTPUT_STRIDE to 32, or choose another "
+            "MODEL.TIMM.NAME."
+        )
+    return _builder(cfg)(cfg, input_shape, bottom_up=bottom_up)
+
+
+def _builder(cfg):
     name = cfg.MODEL.FPN.AGGREGATION
     if name not in AGGREGATIONS:
         raise ConfigError(
             f"MODEL.FPN.AGGREGATION must be one of {', '.join(AGGREGATIONS)}, got '{name}'."
         )
-    return add_res5_attention(AGGREGATIONS[name](cfg, input_shape), cfg)
+    return AGGREGATIONS[name]
 
 
 def _initialize(module):
