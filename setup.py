@@ -37,6 +37,8 @@ setup(
         "gui": ["opencv-python"],
         "fast-eval": ["faster-coco-eval>=1.6"],
         "safetensors": ["safetensors>=0.4"],
+        # Or its successor albumentationsx, of the same module name (docs/recipes.md).
+        "albumentations": ["albumentations>=2.0"],
         "export": [
             "onnx>=1.17",
             "onnxscript>=0.5",

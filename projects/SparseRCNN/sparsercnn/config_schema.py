@@ -13,6 +13,7 @@ from .config_values import (
     Device,
     Either,
     Flag,
+    Named,
     Number,
     Registered,
     Sequence,
@@ -511,6 +512,61 @@ TABLE = {
             "Sparse R-CNN pads a training batch to height and width that are multiples of this, so "
             "that few sizes occur and cuDNN's search (CUDNN_BENCHMARK) and compilation start anew "
             "for few. 0: of the backbone's stride, the least that it needs",
+        ),
+        "INPUT.LSJ.ENABLED": OWN(
+            False,
+            FLAG,
+            "large-scale jitter, in place of MIN_SIZE_TRAIN and CROP; see [recipes.md](recipes.md)",
+        ),
+        "INPUT.LSJ.SIZE": OWN(
+            (1024, 1024), Sequence(PIXELS, 2, 2), "height and width of the largest image"
+        ),
+        "INPUT.LSJ.SCALE": OWN(
+            (0.1, 2.0),
+            Sequence(Number(above=0, high=64), 2, 2),
+            "an image is resized to fit into SIZE times a factor of this range, and cropped to "
+            "SIZE",
+        ),
+        "INPUT.MOSAIC.ENABLED": OWN(
+            False, FLAG, "four images around a point, in the size of the first"
+        ),
+        "INPUT.MOSAIC.PROB": OWN(0.5, SHARE, "share of the images that become mosaics"),
+        "INPUT.MOSAIC.CENTER": OWN(
+            (0.3, 0.7), Sequence(SHARE, 2, 2), "range of the point, in shares of width and height"
+        ),
+        "INPUT.MOSAIC.SCALE": OWN(
+            (0.5, 1.0),
+            Sequence(Number(above=0, high=64), 2, 2),
+            "range of the factors by which the images are resized",
+        ),
+        "INPUT.COPY_PASTE.ENABLED": OWN(
+            False,
+            FLAG,
+            "paste objects of other images, along their masks; one without mask as its box",
+        ),
+        "INPUT.COPY_PASTE.PROB": OWN(0.5, SHARE, "share of the images that get objects"),
+        "INPUT.COPY_PASTE.SHARE": OWN(0.5, SHARE, "share of the other image's objects"),
+        "INPUT.MIXUP.ENABLED": OWN(False, FLAG, "blend two images, with the objects of both"),
+        "INPUT.MIXUP.PROB": OWN(0.5, SHARE, "share of the images that are blended"),
+        "INPUT.MIXUP.ALPHA": OWN(
+            32.0, POSITIVE, "α, the share of the first image is drawn from Beta(α, α)"
+        ),
+        "INPUT.ALBUMENTATIONS": OWN(
+            (),
+            Sequence(Named()),
+            "transforms of the library albumentations (extra `albumentations`), applied to each "
+            "image first: mappings of `name` and that transform's arguments, such as {name: "
+            "Rotate, limit: 10}",
+        ),
+        "INPUT.SLIVERS.MIN_SIDE": OWN(
+            2.0,
+            WEIGHT,
+            "with LSJ, MOSAIC, COPY_PASTE, MIXUP or ALBUMENTATIONS, an object is dropped, and "
+            "counted in data/slivers, if a side of its box is shorter, in pixels of the training "
+            "image",
+        ),
+        "INPUT.SLIVERS.MIN_VISIBLE": OWN(
+            0.1, SHARE, "and likewise if less than this share of it is left"
         ),
     },
     "Data": {

@@ -10,6 +10,7 @@ from detectron2.config import get_cfg
 
 from ..config_schema import rows
 from ..config_values import Registered, as_text
+from ..data.recipes import check_recipes
 from ..errors import ConfigError
 from ..inference import check_optimization
 from ..modeling.interaction import INTERACTION_REGISTRY
@@ -69,6 +70,7 @@ def check_config(cfg, defaults):
     _check_unread(cfg.MODEL, defaults.MODEL)
     _check_size_bucket(cfg)
     _check_input(cfg)
+    check_recipes(cfg)
     _check_heads(cfg.MODEL)
     _check_solver(cfg)
     _check_test(cfg, defaults)
