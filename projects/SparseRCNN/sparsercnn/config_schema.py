@@ -815,6 +815,34 @@ TABLE = {
             Sequence(PIXELS, 0, 2),
             "(vertical, horizontal) distance of windows; (): two thirds of CROP_SIZE",
         ),
+        "TEST.SLICES.ENABLED": OWN(
+            False,
+            FLAG,
+            "detect in overlapping slices of large images, in evaluation, demo and of exported "
+            "models alike; see [recipes.md](recipes.md#large-images)",
+        ),
+        "TEST.SLICES.SIZE": OWN(
+            (640, 640),
+            Sequence(PIXELS, 2, 2),
+            "height and width of a slice, in pixels of the image as it is; each is resized to "
+            "INPUT.MIN_SIZE_TEST",
+        ),
+        "TEST.SLICES.OVERLAP": OWN(
+            0.2, Number(0, below=1), "share of a slice that the next one has too, at least"
+        ),
+        "TEST.SLICES.WHOLE": OWN(
+            True, FLAG, "look at the whole image too, for objects larger than a slice"
+        ),
+        "TEST.SLICES.MERGE_THRESH": OWN(
+            0.5,
+            SHARE,
+            "detections of a class from different slices are one if their intersection is above "
+            "this share of the smaller box",
+        ),
+        "TEST.SLICES.MAX_DETECTIONS": OWN(
+            1000, Whole(1, 10**6), "kept per image, of all slices together"
+        ),
+        "TEST.SLICES.BATCH_SIZE": OWN(4, COUNT, "slices that are computed together"),
         "TEST.AUG.ENABLED": THEIRS(FLAG, "another evaluation, with test-time augmentation"),
         "TEST.AUG.MIN_SIZES": OWN(
             (400, 500, 600, 640, 700, 900, 1000, 1100, 1200, 1300, 1400, 1800, 800),
@@ -863,6 +891,13 @@ TABLE = {
             "adds their keys",
         ),
         "OUTPUT_DIR": THEIRS(Text(), "folder of checkpoints, logs and results"),
+        "TRACKERS": OWN(
+            ("tensorboard",),
+            Sequence(Choice("tensorboard", "csv", "wandb", "mlflow")),
+            "where a training's metrics go beside metrics.json: TensorBoard, metrics.csv, Weights "
+            "& Biases (extra `wandb`), MLflow (extra `mlflow`); see "
+            "[recipes.md](recipes.md#trackers)",
+        ),
         "SEED": THEIRS(
             Whole(-1, 2**31 - 1), "of all random numbers; -1: a run differs from the next"
         ),

@@ -15,7 +15,13 @@ from ..errors import ConfigError, DataError
 from ..image_files import UNREADABLE, read_image
 from .image_check import leave_out
 from .label_map import read_label_map
-from .recipes import build_albumentations, build_mixes, build_slivers, large_scale_jitter
+from .recipes import (
+    build_albumentations,
+    build_mixes,
+    build_slivers,
+    build_test_augmentations,
+    large_scale_jitter,
+)
 from .slivers import LOST, tracked_instances
 
 __all__ = ["SparseRCNNDatasetMapper", "build_train_augmentations"]
@@ -89,6 +95,8 @@ class SparseRCNNDatasetMapper(DatasetMapper):
                 "the package shapely: pip install shapely."
             )
         options = super().from_config(cfg, is_train)
+        if not is_train:
+            options["augmentations"] = build_test_augmentations(cfg)
         if is_train:
             options["augmentations"] = build_train_augmentations(cfg)
             options["mixes"] = build_mixes(cfg)

@@ -1,5 +1,6 @@
 """Augmentations beyond flip, crop and resize: what the config says of them, checked and built."""
 
+from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 
 from ..errors import ConfigError
@@ -11,6 +12,7 @@ __all__ = [
     "build_albumentations",
     "build_mixes",
     "build_slivers",
+    "build_test_augmentations",
     "check_recipes",
     "large_scale_jitter",
 ]
@@ -74,6 +76,14 @@ def large_scale_jitter(cfg):
     height, width = cfg.INPUT.LSJ.SIZE
     resize = T.ResizeScale(*cfg.INPUT.LSJ.SCALE, height, width)
     return [resize, T.FixedSizeCrop((height, width), pad=False)]
+
+
+def build_test_augmentations(cfg):
+    """Augmentations (list[Augmentation]) of images in evaluation and demo: the resize to the test
+    size, or nothing with TEST.SLICES, which resizes each slice."""
+    if cfg.TEST.SLICES.ENABLED:
+        return []
+    return detection_utils.build_augmentation(cfg, is_train=False)
 
 
 def build_mixes(cfg):

@@ -18,6 +18,7 @@ from ..modeling.matching import MATCHER_REGISTRY
 from ..modeling.proposals import PROPOSALS_REGISTRY
 from ..modeling.segmentation.danet_attention import DANET_ATTENTION_REGISTRY
 from ..modeling.segmentation.sem_seg_inference import check_sem_seg_test
+from ..modeling.slices import check_slices
 from ..modeling.tta import check_scale_ranges
 from .overrides import flatten
 
@@ -244,6 +245,7 @@ def _check_test(cfg, defaults):
     device = cfg.MODEL.DEVICE
     # Another machine will choose, see load_config.
     check_optimization(cfg.TEST.OPTIMIZE, cfg.TEST.DTYPE, "cuda" if device == "auto" else device)
+    check_slices(cfg)
     if cfg.TEST.AUG.ENABLED:
         require_augmentable(cfg)
         check_scale_ranges(cfg)
