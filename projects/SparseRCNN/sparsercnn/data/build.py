@@ -252,7 +252,7 @@ def _build_mapper(cfg, is_train):
 def _match_ground_truth(name, records, num_left_out, with_masks):
     """Restrict the evaluator's ground truth to these records."""
     metadata = MetadataCatalog.get(name)
-    from_json = metadata.get("evaluator_type") in ("coco", "crowdhuman")
+    from_json = metadata.get("evaluator_type") in ("coco", "crowdhuman", "lvis")
     if not from_json or metadata.get("json_file") is None:
         # Evaluators of segmentation read only the label maps of the images that they receive.
         if num_left_out and "sem_seg" not in metadata.get("evaluator_type", ""):
