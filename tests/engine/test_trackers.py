@@ -50,6 +50,21 @@ def test_a_csv_has_the_rows_of_metrics_json(tmp_path):
     assert list(found[-1]) == ["iteration", "bbox/AP-(größe)", "loss"] or len(found[-1]) == 3
 
 
+def test_iterations_that_are_written_together_have_a_row_each(tmp_path):
+    writers = [JSONWriter(str(tmp_path / "metrics.json"))]
+    writers += build_trackers(config(tmp_path, "csv"))
+    with EventStorage(3) as storage:
+        storage.put_scalar("loss", 1.0)
+        storage.iter = 4
+        storage.put_scalar("bbox/AP", 2.0)
+        for writer in writers:
+            writer.write()
+    assert read(tmp_path) == [
+        {"iteration": "3", "loss": "1.0", "bbox/AP": ""},
+        {"iteration": "4", "loss": "", "bbox/AP": "2.0"},
+    ]
+
+
 def test_a_resumed_csv_has_no_row_twice(tmp_path):
     rows = [{"iteration": i, "loss": float(i)} for i in range(3)]
     (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, rows[:2])) + "\n")

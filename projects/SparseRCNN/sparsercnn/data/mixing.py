@@ -74,7 +74,7 @@ class CopyPaste:
             return sample
         other = draw()
         chosen = np.random.rand(len(other["instances"])) < self.share
-        size, pixels = sample["image"].shape[1:], other["image"]
+        size, pixels = tuple(sample["image"].shape[1:]), other["image"]
         window = _overlap((0, 0, size[1], size[0]), (0, 0), pixels.shape)
         pasted = _moved(other["instances"][torch.as_tensor(chosen)], size, window, (0, 0))
         pasted = pasted[pasted.visible > 0]
@@ -109,7 +109,7 @@ class MixUp:
             return sample
         other, share = draw(), np.random.beta(self.alpha, self.alpha)
         image, pixels = sample["image"].clone(), other["image"]
-        size = image.shape[1:]
+        size = tuple(image.shape[1:])
         window = _overlap((0, 0, size[1], size[0]), (0, 0), pixels.shape)
         inside = image[:, : window[3], : window[2]]
         mixed = share * inside + (1 - share) * pixels[:, : window[3], : window[2]]

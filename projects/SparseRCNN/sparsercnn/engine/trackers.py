@@ -87,11 +87,14 @@ class _Csv(TrackerWriter):
     def __init__(self, folder):
         super().__init__()
         self.folder = Path(folder)
-        self.columns = []
+        self.columns, self.last = [], -1
         self._rewrite()  # a resumed run does iterations again, whose rows metrics.json has lost
 
     def send(self, iteration, values):
         row = {"iteration": iteration, **values}
+        if iteration <= self.last:  # written along with another one
+            return
+        self.last = iteration
         if not set(row) <= set(self.columns):
             self._rewrite()
             return
@@ -101,6 +104,7 @@ class _Csv(TrackerWriter):
     def _rewrite(self):
         rows = read_metrics(self.folder)
         self.columns = list(dict.fromkeys(["iteration", *(key for row in rows for key in row)]))
+        self.last = rows[-1]["iteration"] if rows else -1
         with write_atomically(os.fspath(self.folder / "metrics.csv"), "w") as file:
             writer = csv.DictWriter(file, self.columns, lineterminator="\r\n")
             writer.writeheader()
