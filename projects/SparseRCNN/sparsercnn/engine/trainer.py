@@ -245,6 +245,7 @@ class Trainer(DefaultTrainer):
         Returns:
             list[EventWriter]: in the order of their use.
         """
+        os.makedirs(self.cfg.OUTPUT_DIR, exist_ok=True)
         metrics = os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")
         writers = [CommonMetricPrinter(self.max_iter), JSONWriter(metrics)]
         return [*writers, *build_trackers(self.cfg, resumed=self.start_iter > 0)]
