@@ -97,7 +97,7 @@ def seen_box(image, colour, near):
 ROTATED = [
     {"name": "RandomRotate90", "p": 1.0},
     {"name": "RandomCrop", "height": 200, "width": 180, "p": 1.0},
-    {"name": "Affine", "translate_px": 12, "p": 1.0},
+    {"name": "Affine", "translate_px": (-12, 12), "p": 1.0},
 ]
 RECIPES = {
     "jitter": ["LSJ.ENABLED", True, "LSJ.SIZE", (SIDE, SIDE), "LSJ.SCALE", (0.6, 2.0)],
@@ -332,8 +332,8 @@ def test_segmentors_have_no_objects_to_mix():
     "transform,message",
     [
         ({"name": "Rotat"}, r"no transform Rotat\. Did you mean .*Rotate"),
-        ({"name": "Rotate", "limits": 3}, "no argument limits; it has limit"),
-        ({"name": "Rotate", "limit": "x"}, "INPUT.ALBUMENTATIONS: Rotate"),
+        ({"name": "Rotate", "limits": 3}, r"no argument limits; it has .*interpolation"),
+        ({"name": "Affine", "scale": "x"}, "INPUT.ALBUMENTATIONS: Affine"),
         ({"name": "OneOf", "transforms": [{"name": "Nope"}]}, "no transform Nope"),
         ({"name": "Normalize"}, "must stay uint8"),
     ],
@@ -349,12 +349,11 @@ def test_wrong_transforms_are_named(cfg, transform, message):
 def test_transforms_get_rgb_and_follow_the_seed():
     from sparsercnn.data.albumentation import Albumentations
 
-    redder = {"name": "RGBShift", "r_shift_limit": (50, 50), "g_shift_limit": (0, 0), "p": 1.0}
-    redder["b_shift_limit"] = (0, 0)
     image = np.full((8, 8, 3), 100, np.uint8)
-    for order, channel in (("RGB", 0), ("BGR", 2)):
-        found = Albumentations([redder], order).on_objects(image, [])[0]
-        assert (found[..., channel] == 150).all() and found.sum() == 8 * 8 * 350
+    sepia = {"name": "ToSepia", "p": 1.0}  # more red than green, and more green than blue
+    rgb, bgr = (Albumentations([sepia], x).on_objects(image, [])[0] for x in ("RGB", "BGR"))
+    assert (rgb[..., 0] > rgb[..., 1]).all() and (rgb[..., 1] > rgb[..., 2]).all()
+    assert (rgb == bgr[..., ::-1]).all()
     noise = Albumentations([{"name": "GaussNoise", "p": 1.0}], "RGB")
     drawn = []
     for seed in (1, 1, 2):
@@ -381,7 +380,7 @@ def test_label_maps_follow_their_images(cfg, tmp_path):
     Image.fromarray(labels).save(tmp_path / "labels.png")
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
     cfg.INPUT.LSJ.ENABLED, cfg.INPUT.LSJ.SIZE, cfg.INPUT.LSJ.SCALE = True, (60, 60), (1.0, 2.0)
-    cfg.INPUT.ALBUMENTATIONS = [{"name": "Rotate", "limit": 45, "p": 1.0}]
+    cfg.INPUT.ALBUMENTATIONS = [{"name": "Affine", "rotate": (-45, 45), "p": 1.0}]
     mapper = SemSegDatasetMapper(cfg)
     record = {"file_name": str(tmp_path / "image.png")}
     record["sem_seg_file_name"] = str(tmp_path / "labels.png")

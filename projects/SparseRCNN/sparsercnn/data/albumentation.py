@@ -50,7 +50,7 @@ class Albumentations:
         self.is_bgr = image_format == "BGR"
         built = [_build(albumentations, x) for x in transforms]
         boxes = albumentations.BboxParams(
-            format="pascal_voc",
+            "pascal_voc",
             label_fields=["numbers"],
             filter_invalid_bboxes=True,
             min_visibility=min_visible,
@@ -81,7 +81,7 @@ class Albumentations:
         boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4).clip(0, [*size[::-1]] * 2)
         masks = {}
         if annotations and all(x.get("segmentation") for x in annotations):
-            masks = {"masks": [_draw(x["segmentation"], size) for x in annotations]}
+            masks = {"masks": np.stack([_draw(x["segmentation"], size) for x in annotations])}
         found = self._call(
             self._on_objects, image, bboxes=boxes, numbers=np.arange(len(boxes)), **masks
         )
