@@ -39,6 +39,10 @@ setup(
         "safetensors": ["safetensors>=0.4"],
         # safetensors is the format of most weights of timm.
         "backbones": ["timm>=1.0.15", "safetensors>=0.4"],
+        # Or its successor albumentationsx, of the same module name (docs/recipes.md).
+        "albumentations": ["albumentations>=2.0"],
+        "wandb": ["wandb>=0.16"],
+        "mlflow": ["mlflow>=2.9"],
         "export": [
             "onnx>=1.17",
             "onnxscript>=0.5",

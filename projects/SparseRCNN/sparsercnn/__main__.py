@@ -18,6 +18,7 @@ COMMANDS = {
     "analyze": ("analyze", [], "print parameters, operations and memory of models"),
     "convert": ("convert", [], "convert weights of other code bases"),
     "draw_assignment": ("draw_assignment", [], "draw the assignment of proposals to objects"),
+    "draw_batch": ("draw_batch", [], "draw training batches as augmentations make them"),
     "draw_attention": ("draw_attention", [], "draw the attention of a dual-attention model"),
 }
 

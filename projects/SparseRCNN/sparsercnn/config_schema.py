@@ -13,6 +13,7 @@ from .config_values import (
     Device,
     Either,
     Flag,
+    Named,
     Number,
     Registered,
     Sequence,
@@ -586,6 +587,61 @@ TABLE = {
             "that few sizes occur and cuDNN's search (CUDNN_BENCHMARK) and compilation start anew "
             "for few. 0: of the backbone's stride, the least that it needs",
         ),
+        "INPUT.LSJ.ENABLED": OWN(
+            False,
+            FLAG,
+            "large-scale jitter, in place of MIN_SIZE_TRAIN and CROP; see [recipes.md](recipes.md)",
+        ),
+        "INPUT.LSJ.SIZE": OWN(
+            (1024, 1024), Sequence(PIXELS, 2, 2), "height and width of the largest image"
+        ),
+        "INPUT.LSJ.SCALE": OWN(
+            (0.1, 2.0),
+            Sequence(Number(above=0, high=64), 2, 2),
+            "an image is resized to fit into SIZE times a factor of this range, and cropped to "
+            "SIZE",
+        ),
+        "INPUT.MOSAIC.ENABLED": OWN(
+            False, FLAG, "four images around a point, in the size of the first"
+        ),
+        "INPUT.MOSAIC.PROB": OWN(0.5, SHARE, "share of the images that become mosaics"),
+        "INPUT.MOSAIC.CENTER": OWN(
+            (0.3, 0.7), Sequence(SHARE, 2, 2), "range of the point, in shares of width and height"
+        ),
+        "INPUT.MOSAIC.SCALE": OWN(
+            (0.5, 1.0),
+            Sequence(Number(above=0, high=64), 2, 2),
+            "range of the factors by which the images are resized",
+        ),
+        "INPUT.COPY_PASTE.ENABLED": OWN(
+            False,
+            FLAG,
+            "paste objects of other images, along their masks; one without mask as its box",
+        ),
+        "INPUT.COPY_PASTE.PROB": OWN(0.5, SHARE, "share of the images that get objects"),
+        "INPUT.COPY_PASTE.SHARE": OWN(0.5, SHARE, "share of the other image's objects"),
+        "INPUT.MIXUP.ENABLED": OWN(False, FLAG, "blend two images, with the objects of both"),
+        "INPUT.MIXUP.PROB": OWN(0.5, SHARE, "share of the images that are blended"),
+        "INPUT.MIXUP.ALPHA": OWN(
+            32.0, POSITIVE, "α, the share of the first image is drawn from Beta(α, α)"
+        ),
+        "INPUT.ALBUMENTATIONS": OWN(
+            (),
+            Sequence(Named()),
+            "transforms of the library albumentations (extra `albumentations`), applied to each "
+            "image first: mappings of `name` and that transform's arguments, such as {name: "
+            "Rotate, limit: 10}",
+        ),
+        "INPUT.SLIVERS.MIN_SIDE": OWN(
+            2.0,
+            WEIGHT,
+            "with LSJ, MOSAIC, COPY_PASTE, MIXUP or ALBUMENTATIONS, an object is dropped, and "
+            "counted in data/slivers, if a side of its box is shorter, in pixels of the training "
+            "image",
+        ),
+        "INPUT.SLIVERS.MIN_VISIBLE": OWN(
+            0.1, SHARE, "and likewise if less than this share of it is left"
+        ),
     },
     "Data": {
         "DATASETS.TRAIN": THEIRS(NAMES, "data sets by name or location, see [data.md](data.md)"),
@@ -840,6 +896,34 @@ TABLE = {
             Sequence(PIXELS, 0, 2),
             "(vertical, horizontal) distance of windows; (): two thirds of CROP_SIZE",
         ),
+        "TEST.SLICES.ENABLED": OWN(
+            False,
+            FLAG,
+            "detect in overlapping slices of large images, in evaluation, demo and of exported "
+            "models alike; see [recipes.md](recipes.md#large-images)",
+        ),
+        "TEST.SLICES.SIZE": OWN(
+            (640, 640),
+            Sequence(PIXELS, 2, 2),
+            "height and width of a slice, in pixels of the image as it is; each is resized to "
+            "INPUT.MIN_SIZE_TEST",
+        ),
+        "TEST.SLICES.OVERLAP": OWN(
+            0.2, Number(0, below=1), "share of a slice that the next one has too, at least"
+        ),
+        "TEST.SLICES.WHOLE": OWN(
+            True, FLAG, "look at the whole image too, for objects larger than a slice"
+        ),
+        "TEST.SLICES.MERGE_THRESH": OWN(
+            0.5,
+            SHARE,
+            "detections of a class from different slices are one if their intersection is above "
+            "this share of the smaller box",
+        ),
+        "TEST.SLICES.MAX_DETECTIONS": OWN(
+            1000, Whole(1, 10**6), "kept per image, of all slices together"
+        ),
+        "TEST.SLICES.BATCH_SIZE": OWN(4, COUNT, "slices that are computed together"),
         "TEST.AUG.ENABLED": THEIRS(FLAG, "another evaluation, with test-time augmentation"),
         "TEST.AUG.MIN_SIZES": OWN(
             (400, 500, 600, 640, 700, 900, 1000, 1100, 1200, 1300, 1400, 1800, 800),
@@ -888,6 +972,13 @@ TABLE = {
             "adds their keys",
         ),
         "OUTPUT_DIR": THEIRS(Text(), "folder of checkpoints, logs and results"),
+        "TRACKERS": OWN(
+            ("tensorboard",),
+            Sequence(Choice("tensorboard", "csv", "wandb", "mlflow")),
+            "where a training's metrics go beside metrics.json: TensorBoard, metrics.csv, Weights "
+            "& Biases (extra `wandb`), MLflow (extra `mlflow`); see "
+            "[recipes.md](recipes.md#trackers)",
+        ),
         "SEED": THEIRS(
             Whole(-1, 2**31 - 1), "of all random numbers; -1: a run differs from the next"
         ),

@@ -9,6 +9,7 @@ __all__ = [
     "Device",
     "Either",
     "Flag",
+    "Named",
     "Number",
     "Registered",
     "Sequence",
@@ -202,6 +203,19 @@ class Anything(_Values):
 
     def accepts(self, value):
         return True
+
+
+@dataclass(frozen=True)
+class Named(_Values):
+    """A mapping of a `name` and arguments."""
+
+    allowed = "a mapping with a name and arguments, such as {'name': 'Rotate', 'limit': 10}"
+    type = "mapping"
+
+    def accepts(self, value):
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            return False
+        return isinstance(value.get("name"), str)
 
 
 @dataclass(frozen=True)

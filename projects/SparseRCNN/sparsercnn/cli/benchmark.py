@@ -22,6 +22,8 @@ BENCHMARKS = {
     "one.",
     "position_attention": "Position attention compared with the explicit matrix of all pairs: time "
     "and peak memory.",
+    "slices": "Small objects found in a picture of 4,000 x 3,000 pixels, whole and in slices "
+    "(TEST.SLICES).",
     "soak": "Slopes of memory and open files over a long training and a long demo.",
     "startup": "Start-up on a data set of COCO's size: processor time and memory, at first and "
     "later.",

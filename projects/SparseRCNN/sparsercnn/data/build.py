@@ -20,6 +20,7 @@ from detectron2.data.samplers import (
 )
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from torch.utils.data import Subset
 
 from ..errors import ConfigError, DataError
 from .coco import read_coco, without_invalid
@@ -54,14 +55,17 @@ def build_train_loader(cfg):
     if _have_objects(records):
         _print_histogram(records, cfg.DATASETS.TRAIN)
     dataset = as_dataset(records)
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    sampler = _build_sampler(cfg, records, seed)
     mapper = _build_mapper(cfg, is_train=True)
+    if isinstance(mapper, SparseRCNNDatasetMapper):
+        mapper.others = _sampled(dataset, sampler)
     if cfg.DATASETS.SKIP_INVALID:
         mapper = _ReplaceUnusable(mapper, dataset)
-    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     return TrainLoader(
         dataset,
         mapper,
-        _build_sampler(cfg, records, seed),
+        sampler,
         seed=seed,
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
@@ -232,6 +236,13 @@ def _build_sampler(cfg, records, seed):
     )
 
 
+def _sampled(dataset, sampler):
+    """The part of a data set that a sampler draws from."""
+    if isinstance(sampler, RandomSubsetTrainingSampler):
+        return Subset(dataset, sampler._indexes_subset.tolist())
+    return dataset
+
+
 def _build_mapper(cfg, is_train):
     if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":
         return SemSegDatasetMapper(cfg, is_train)
@@ -241,7 +252,7 @@ def _build_mapper(cfg, is_train):
 def _match_ground_truth(name, records, num_left_out, with_masks):
     """Restrict the evaluator's ground truth to these records."""
     metadata = MetadataCatalog.get(name)
-    from_json = metadata.get("evaluator_type") in ("coco", "crowdhuman")
+    from_json = metadata.get("evaluator_type") in ("coco", "crowdhuman", "lvis")
     if not from_json or metadata.get("json_file") is None:
         # Evaluators of segmentation read only the label maps of the images that they receive.
         if num_left_out and "sem_seg" not in metadata.get("evaluator_type", ""):

@@ -112,8 +112,8 @@ def require_registered(dataset_name):
     if dataset_name not in DatasetCatalog:
         raise DataError(
             f"The data set '{dataset_name}' is not registered. Register it, or use an entry "
-            "coco:ANNOTATIONS.json@IMAGE_DIR, voc:ROOT@SPLIT, yolo:ROOT/data.yaml@SPLIT or "
-            "semseg:IMAGES@LABELS."
+            "coco:ANNOTATIONS.json@IMAGE_DIR, lvis:ANNOTATIONS.json@IMAGE_DIR, voc:ROOT@SPLIT, "
+            "yolo:ROOT/data.yaml@SPLIT or semseg:IMAGES@LABELS."
         )
 
 

@@ -1,7 +1,6 @@
 """COCO files, read once: what is read of them is kept for later starts and other processes."""
 
 import codecs
-import hashlib
 import io
 import json
 import logging
@@ -16,7 +15,7 @@ from ..files import wait_for_lock, write_atomically
 from .coco_index import DAMAGED, CocoIndex, build_index
 from .coco_scan import IRREGULAR, scan_coco
 from .coco_schema import read_coco
-from .files import cache_folder, cache_folders, read_bytes
+from .files import cache_folder, cache_folders, content_hash, read_bytes
 
 __all__ = ["completed_copy", "open_coco"]
 
@@ -153,9 +152,5 @@ def _write_text(path, text):
 
 def _name(path):
     """Name of what is kept of a file, without suffix: it ends in a hash of the content."""
-    digest = hashlib.sha256(f"{_VERSION} ".encode())
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
     stem = os.path.splitext(os.path.basename(path))[0]
-    return f"coco-{stem}-{digest.hexdigest()[:16]}"
+    return f"coco-{stem}-{content_hash(path, f'{_VERSION} ')}"

@@ -8,7 +8,7 @@ from ..errors import DataError, MissingFileError
 from .files import read_text
 from .segmentations import form_problem
 
-__all__ = ["default_area", "read_coco"]
+__all__ = ["check_coco", "default_area", "read_coco", "read_json"]
 
 _NUMBER, _ID = (int, float), (int, str)
 _FIELDS = {
@@ -34,7 +34,21 @@ def read_coco(path):
         MissingFileError: the file does not exist.
         DataError: the file cannot be read, is not json, or not in COCO's format.
     """
-    content = _read_json(path)
+    content = read_json(path)
+    check_coco(path, content)
+    return content
+
+
+def check_coco(path, content):
+    """Check that the content of a json file has COCO's format.
+
+    Args:
+        path (str): for messages.
+        content: as :func:`read_json` returns it.
+
+    Raises:
+        DataError: see :func:`read_coco`.
+    """
     if not isinstance(content, dict):
         raise DataError(f"{path}: COCO's format is a json object, not {_kind(content)}.")
     for key in ("images", "categories"):
@@ -54,7 +68,6 @@ def read_coco(path):
                 f"{path}: annotation id {_kind(annotation['id'])} of image id "
                 f"{_kind(annotation['image_id'])}: {problem}."
             )
-    return content
 
 
 def default_area(box):
@@ -64,7 +77,12 @@ def default_area(box):
     return area if 0 < area < math.inf else 0
 
 
-def _read_json(path):
+def read_json(path):
+    """The content of a json file.
+
+    Raises:
+        MissingFileError, DataError: see :func:`read_coco`.
+    """
     try:
         text = read_text(path)
     except MissingFileError as error:

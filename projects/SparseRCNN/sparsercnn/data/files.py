@@ -13,6 +13,7 @@ __all__ = [
     "cache_folder",
     "cache_folders",
     "cache_json",
+    "content_hash",
     "datasets_root",
     "read_bytes",
     "read_text",
@@ -34,9 +35,15 @@ def read_bytes(path):
         MissingFileError: there is no such file.
         DataError: it cannot be read, or is no regular file.
     """
+    with _opened(path) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def _opened(path):
     try:
         with open_regular(path) as file:
-            return file.read()
+            yield file
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingFileError(f"{path} does not exist. Correct the path.") from error
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
@@ -89,6 +96,19 @@ def cache_json(label, content):
         with write_atomically(path, "w") as file:
             file.write(text)
     return path
+
+
+def content_hash(path, prefix=""):
+    """A hash (str) of a file's content, after a text that is hashed first.
+
+    Raises:
+        MissingFileError, DataError: see :func:`read_bytes`.
+    """
+    digest = hashlib.sha256(prefix.encode())
+    with _opened(path) as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 def cache_folders():

@@ -10,6 +10,7 @@ from .coco import register_coco
 from .coco_cache import completed_copy, open_coco
 from .coco_records import CocoFile, load_coco
 from .files import cache_json, datasets_root
+from .lvis import convert_lvis
 from .semseg import register_semseg
 from .voc import convert_voc, voc_class_names
 from .yolo import convert_yolo, label_file
@@ -20,10 +21,10 @@ __all__ = ["register_crowdhuman", "register_datasets"]
 def register_datasets(names):
     """Register the entries among `names` that are not registered yet, each under its own text.
 
-    Entries are ``coco:ANNOTATIONS.json@IMAGE_DIR``, ``voc:ROOT@SPLIT`` with a split from
-    ROOT/ImageSets/Main, ``yolo:ROOT/data.yaml@SPLIT`` with a split that the file gives, and
-    ``semseg:IMAGES@LABELS`` with two folders. Other names are ignored.
-    Annotations are read now, images are checked when the data set is loaded.
+    Entries are ``coco:ANNOTATIONS.json@IMAGE_DIR``, ``lvis:ANNOTATIONS.json@IMAGE_DIR``,
+    ``voc:ROOT@SPLIT`` with a split from ROOT/ImageSets/Main, ``yolo:ROOT/data.yaml@SPLIT`` with a
+    split that the file gives, and ``semseg:IMAGES@LABELS`` with two folders. Other names are
+    ignored. Annotations are read now, images are checked when the data set is loaded.
 
     Args:
         names (iterable[str]): as in DATASETS.TRAIN and DATASETS.TEST.
@@ -39,14 +40,7 @@ def register_datasets(names):
 
 
 def _register_coco(name, location):
-    path, separator, image_root = location.rpartition("@")
-    if ".json@" in location:  # the name of the folder may contain another @
-        path, separator, image_root = location.partition(".json@")
-        path += ".json"
-    if not (path and separator and image_root):
-        raise DataError(
-            f"'{name}': a COCO entry must have the form coco:ANNOTATIONS.json@IMAGE_DIR."
-        )
+    path, image_root = _json_and_folder(name, location, "COCO")
     header = open_coco(path).header
     # What evaluation needs is added, or a mark removed, in a copy, never in the user's file.
     unchanged = header["complete"] and not header["marked"]
@@ -54,6 +48,28 @@ def _register_coco(name, location):
     load = CocoFile(name, json_file, image_root, original=path)
     categories = sorted(header["categories"], key=lambda category: category["id"])
     register_coco(name, load, json_file, image_root, categories, annotation_file=path)
+
+
+def _register_lvis(name, location):
+    path, image_root = _json_and_folder(name, location, "LVIS")
+    json_file = convert_lvis(path)
+    load = CocoFile(name, json_file, image_root)
+    categories = sorted(open_coco(json_file).header["categories"], key=lambda x: x["id"])
+    options = {"evaluator_type": "lvis", "annotation_file": path}
+    register_coco(name, load, json_file, image_root, categories, **options)
+
+
+def _json_and_folder(name, location, form):
+    path, separator, image_root = location.rpartition("@")
+    if ".json@" in location:  # the name of the folder may contain another @
+        path, separator, image_root = location.partition(".json@")
+        path += ".json"
+    if not (path and separator and image_root):
+        kind = form.lower()
+        raise DataError(
+            f"'{name}': a {form} entry must have the form {kind}:ANNOTATIONS.json@IMAGE_DIR."
+        )
+    return path, image_root
 
 
 def _register_voc(name, location):
@@ -103,6 +119,7 @@ def _name_source(record, annotation_file):
 
 _ENTRIES = {
     "coco": _register_coco,
+    "lvis": _register_lvis,
     "voc": _register_voc,
     "yolo": _register_yolo,
     "semseg": register_semseg,

@@ -10,6 +10,7 @@ from ..errors import ConfigError, DataError
 from ..image_files import UNREADABLE, read_image
 from .image_check import leave_out
 from .label_map import label_map_problem, read_label_map
+from .recipes import build_albumentations, large_scale_jitter
 from .semseg import IGNORE_LABEL
 
 __all__ = ["SemSegDatasetMapper", "build_sem_seg_augmentations"]
@@ -34,6 +35,7 @@ class SemSegDatasetMapper:
         num_classes,
         ignore_label=IGNORE_LABEL,
         skip_invalid=False,
+        albumentations=None,
     ):
         """
         Args:
@@ -43,6 +45,7 @@ class SemSegDatasetMapper:
             num_classes (int): K.
             ignore_label (int): value of ignored pixels.
             skip_invalid (bool): return None for unusable files, and log it.
+            albumentations (Albumentations): applied in training, before all others.
 
         Raises:
             ConfigError: more than 255 classes.
@@ -59,6 +62,7 @@ class SemSegDatasetMapper:
         self.num_classes = num_classes
         self.ignore_label = ignore_label
         self.skip_invalid = skip_invalid
+        self.albumentations = albumentations
 
     @classmethod
     def from_config(cls, cfg, is_train=True):
@@ -69,6 +73,7 @@ class SemSegDatasetMapper:
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             "skip_invalid": cfg.DATASETS.SKIP_INVALID and is_train,
+            "albumentations": build_albumentations(cfg) if is_train else None,
         }
 
     def __call__(self, dataset_dict):
@@ -94,6 +99,8 @@ class SemSegDatasetMapper:
         image = read_image(dataset_dict["file_name"], self.image_format)
         utils.check_image_size(dataset_dict, image)
         labels = self._read_labels(dataset_dict, image) if self.is_train else None
+        if self.is_train and self.albumentations is not None:
+            image, labels = self.albumentations.on_labels(image, labels)
         augmented = T.AugInput(image, sem_seg=labels)
         self.augmentations(augmented)
         pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
@@ -119,8 +126,11 @@ def build_sem_seg_augmentations(cfg, is_train):
 
     Returns:
         list[Augmentation]: in this order; a crop after the resize has CROP.SIZE at every scale.
+        With INPUT.LSJ, its resize and crop take the place of these two.
     """
     resize, *flip = utils.build_augmentation(cfg, is_train)
+    if is_train and cfg.INPUT.LSJ.ENABLED:
+        return [*large_scale_jitter(cfg), *flip]
     crop = []
     if is_train and cfg.INPUT.CROP.ENABLED:
         crop = [T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)]

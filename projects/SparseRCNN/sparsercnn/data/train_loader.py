@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Sampler
 
 from ..errors import ProcessError
 from .loading_processes import NotedSamples, watch
+from .slivers import record_lost
 
 __all__ = ["TrainLoader"]
 
@@ -97,6 +98,7 @@ class TrainLoader:
             try:
                 for batch in batches:
                     num_done += 1
+                    record_lost(batch)
                     yield batch
                 return
             except ProcessError as error:

@@ -10,6 +10,7 @@ from detectron2.config import get_cfg
 
 from ..config_schema import rows
 from ..config_values import Registered, as_text
+from ..data.recipes import check_recipes
 from ..errors import ConfigError
 from ..inference import check_optimization
 from ..modeling.interaction import INTERACTION_REGISTRY
@@ -17,6 +18,7 @@ from ..modeling.matching import MATCHER_REGISTRY
 from ..modeling.proposals import PROPOSALS_REGISTRY
 from ..modeling.segmentation.danet_attention import DANET_ATTENTION_REGISTRY
 from ..modeling.segmentation.sem_seg_inference import check_sem_seg_test
+from ..modeling.slices import check_slices
 from ..modeling.tta import check_scale_ranges
 from .overrides import flatten
 
@@ -81,6 +83,7 @@ def check_config(cfg, defaults):
     _check_unread(cfg.MODEL, defaults.MODEL)
     _check_size_bucket(cfg)
     _check_input(cfg)
+    check_recipes(cfg)
     _check_heads(cfg.MODEL)
     _check_solver(cfg)
     _check_test(cfg, defaults)
@@ -256,6 +259,7 @@ def _check_test(cfg, defaults):
     device = cfg.MODEL.DEVICE
     # Another machine will choose, see load_config.
     check_optimization(cfg.TEST.OPTIMIZE, cfg.TEST.DTYPE, "cuda" if device == "auto" else device)
+    check_slices(cfg)
     if cfg.TEST.AUG.ENABLED:
         require_augmentable(cfg)
         check_scale_ranges(cfg)

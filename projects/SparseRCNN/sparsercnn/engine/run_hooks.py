@@ -17,6 +17,7 @@ from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from .interruption import Stopped, at_once
 from .metrics_file import drop_rows
 from .run_folder import LATEST, find_checkpoints, remove_latest
+from .trackers import TrackerWriter
 
 __all__ = ["Checkpoints", "Evaluation", "MetricsWriter", "StopOnSignal"]
 
@@ -174,7 +175,7 @@ class MetricsWriter(hooks.PeriodicWriter):
         self.last_row = drop_rows(self.folder, start)
         self._writers = self.trainer.build_writers()  # which open the file
         for writer in self._writers:
-            if isinstance(writer, (JSONWriter, TensorboardXWriter)):
+            if isinstance(writer, (JSONWriter, TensorboardXWriter, TrackerWriter)):
                 writer._last_write = self.last_row
 
     def after_step(self):
@@ -184,6 +185,9 @@ class MetricsWriter(hooks.PeriodicWriter):
         if any(done % period == 0 for period in periods):
             for writer in self._writers:
                 writer.write()
+            # Which TensorBoard alone takes, and without it nobody.
+            self.trainer.storage.clear_images()
+            self.trainer.storage.clear_histograms()
 
     def after_train(self):
         # A run that failed or was stopped has no row that one left alone would not have.

@@ -13,6 +13,7 @@ from detectron2.engine.train_loop import TrainerBase
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import CommonMetricPrinter, JSONWriter
 from detectron2.utils.logger import setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
 
@@ -34,6 +35,7 @@ from .run_hooks import Checkpoints, Evaluation, MetricsWriter, StopOnSignal
 from .schedule import schedule_in_iterations
 from .serialization import read_torch_file
 from .solver import build_lr_scheduler, build_optimizer, scale_for_workers
+from .trackers import build_trackers, require_trackers
 from .train_step import TrainStep
 from .training_checkpoint import TrainingCheckpointer
 from .weight_average import WeightAverage
@@ -64,6 +66,7 @@ class Trainer(DefaultTrainer):
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         as_given = cfg
+        require_trackers(cfg.TRACKERS)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -259,6 +262,17 @@ class Trainer(DefaultTrainer):
             built.append(Evaluation(0, self._test_augmented))
         built.append(MetricsWriter(self.cfg.OUTPUT_DIR, eval_period=period))
         return built
+
+    def build_writers(self):
+        """Detectron2's printer and `metrics.json`, and the writers of TRACKERS.
+
+        Returns:
+            list[EventWriter]: in the order of their use.
+        """
+        os.makedirs(self.cfg.OUTPUT_DIR, exist_ok=True)
+        metrics = os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")
+        writers = [CommonMetricPrinter(self.max_iter), JSONWriter(metrics)]
+        return [*writers, *build_trackers(self.cfg, resumed=self.start_iter > 0)]
 
     def _build_precise_bn(self):
         precise_bn = self.cfg.TEST.PRECISE_BN

@@ -1,16 +1,13 @@
 """Choice of the evaluator by the `evaluator_type` in a data set's metadata."""
 
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import (
-    CityscapesInstanceEvaluator,
-    LVISEvaluator,
-    PascalVOCDetectionEvaluator,
-)
+from detectron2.evaluation import CityscapesInstanceEvaluator, PascalVOCDetectionEvaluator
 
 from ..errors import ConfigError
 from ..registry import NamedRegistry
 from .coco_evaluation import COCOEvaluator
 from .crowdhuman_evaluation import CrowdHumanEvaluator
+from .lvis_evaluation import LVISEvaluator
 from .sem_seg_evaluation import SemSegEvaluator
 
 __all__ = ["EVALUATOR_REGISTRY", "build_evaluator"]

@@ -71,14 +71,16 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         if "segm" in tasks:
             self._prepare_masks()
         for task in tasks:
-            coco_eval = None
-            if results:
-                coco_eval = evaluate_on_coco(
-                    self._coco_api, results, task, img_ids, self._eval_class
-                )
-            self._results[task] = self._derive_coco_results(
-                coco_eval, task, class_names=self._metadata.get("thing_classes")
-            )
+            self._results[task] = self._evaluate_task(results, task, img_ids)
+
+    def _evaluate_task(self, results, task, img_ids):
+        """Metrics (dict[str, float]) of "bbox" or "segm"."""
+        coco_eval = None
+        if results:
+            coco_eval = evaluate_on_coco(self._coco_api, results, task, img_ids, self._eval_class)
+        return self._derive_coco_results(
+            coco_eval, task, class_names=self._metadata.get("thing_classes")
+        )
 
     def _prepare_masks(self):
         """Make the ground truth's masks those of training, and safe to draw.

@@ -14,6 +14,7 @@ from torch.nn.utils import fuse_conv_bn_weights
 from ..errors import ConfigError
 from ..modeling.head import Stage
 from ..modeling.segmentation import with_sem_seg_inference
+from ..modeling.slices import with_slices
 from .timm_resnet import fold_timm_norms, plain_blocks, plain_stems
 
 __all__ = ["check_optimization", "fold_norms", "optimize", "prepare_for_inference"]
@@ -23,8 +24,8 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 def prepare_for_inference(cfg, model):
-    """:func:`optimize` according to TEST.OPTIMIZE and TEST.DTYPE, and augmentation of segmentation
-    models according to TEST.SEM_SEG.
+    """:func:`optimize` according to TEST.OPTIMIZE and TEST.DTYPE; augmentation of segmentation
+    models according to TEST.SEM_SEG, and detection in slices according to TEST.SLICES.
 
     Args:
         cfg (CfgNode): the whole config.
@@ -36,7 +37,7 @@ def prepare_for_inference(cfg, model):
     """
     if not getattr(model, "is_exported", False):
         model = optimize(model, cfg.TEST.OPTIMIZE, cfg.TEST.DTYPE)
-    return with_sem_seg_inference(cfg, model)
+    return with_slices(cfg, with_sem_seg_inference(cfg, model))
 
 
 def check_optimization(mode, dtype, device):

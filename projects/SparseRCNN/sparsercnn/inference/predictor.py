@@ -13,6 +13,7 @@ from detectron2.data import detection_utils
 from detectron2.data.transforms import AugInput, AugmentationList
 from PIL import Image
 
+from ..data.recipes import build_test_augmentations
 from ..errors import ConfigError, ImageError
 from ..image_files import load_image
 from ..modeling import SparseRCNN
@@ -77,7 +78,7 @@ class Predictor:
         model, description = load_model(cfg, allow_unsafe)
         return {
             "model": model,
-            "augmentations": detection_utils.build_augmentation(cfg, is_train=False),
+            "augmentations": build_test_augmentations(cfg),
             "input_format": cfg.INPUT.FORMAT,
             "labels": choose_class_names(cfg, description),
         }

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ...errors import ConfigError
+from ..windows import window_slices
 
 __all__ = ["SemSegInference", "check_sem_seg_test", "with_sem_seg_inference"]
 
@@ -107,17 +108,15 @@ class SemSegInference(nn.Module):
     def _segment(self, image):
         """Mean probabilities (K, h, w) of an image (3, h, w), over windows and mirror images."""
         height, width = image.shape[-2:]
-        crop_height, crop_width = self.crop_size or (height, width)
-        stride_y, stride_x = self.stride or (1, 1)
+        crop_size = self.crop_size or (height, width)
         total, count = None, image.new_zeros(height, width)
-        for top in _starts(height, crop_height, stride_y):
-            for left in _starts(width, crop_width, stride_x):
-                window = (..., slice(top, top + crop_height), slice(left, left + crop_width))
-                probabilities = self._probabilities(image[window])
-                if total is None:  # K is known only from the output
-                    total = image.new_zeros(len(probabilities), height, width)
-                total[window] += probabilities
-                count[window] += 1
+        for rows, columns in window_slices((height, width), crop_size, self.stride or (1, 1)):
+            window = (..., rows, columns)
+            probabilities = self._probabilities(image[window])
+            if total is None:  # K is known only from the output
+                total = image.new_zeros(len(probabilities), height, width)
+            total[window] += probabilities
+            count[window] += 1
         return total / count
 
     def _probabilities(self, image):
@@ -127,12 +126,6 @@ class SemSegInference(nn.Module):
         if self.flip:
             return (probabilities[0] + probabilities[1].flip(-1)) / 2
         return probabilities[0]
-
-
-def _starts(length, window, stride):
-    """Start positions of windows that cover `length`; the last window ends at `length`."""
-    last = max(length - window, 0)
-    return [*range(0, last, stride), last]
 
 
 def _resize(x, size):
