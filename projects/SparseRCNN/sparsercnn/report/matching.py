@@ -94,18 +94,29 @@ def _groups(image, classes, num_classes):
 
 def _match_group(truth, detections, members, objects, result):
     """Fill in the matches of detections (by index) of one image and class, best first."""
+    objects = objects[::-1]  # of objects of the same IoU, COCOeval takes the last, argmax the first
     crowd = truth.crowd[objects]
     iou = pairwise_iou(detections.boxes[members], truth.boxes[objects], crowd)
-    counted = result.counted[:, objects]
-    # As in COCOeval, an IoU of exactly the threshold is enough, and of equal ones the last is taken.
+    # As in COCOeval, an IoU of exactly the threshold is enough.
     thresholds = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
+    rows = np.flatnonzero(iou.max(axis=1) >= thresholds[0])
+    if not len(rows):
+        return
+    iou, members = iou[rows], members[rows]
+    counted = result.counted[:, objects]
+    values = iou[:, None] + 2 * counted  # (n, A, G)
+    enough = (iou[:, None] >= thresholds[:, None])[:, :, None]  # (n, T, 1, G)
     free = np.ones((len(thresholds), *counted.shape), bool)
-    for row in np.flatnonzero(iou.max(axis=1) >= thresholds[0]):
-        possible = free & (iou[row] >= thresholds[:, None])[:, None]
-        value = np.where(possible, iou[row] + 2 * counted, -1)
-        best = iou.shape[1] - 1 - value[..., ::-1].argmax(axis=2)
-        t, a = np.nonzero(possible.any(axis=2))
-        chosen = best[t, a]
-        free[t, a, chosen] = crowd[chosen]
-        result.object[t, a, members[row]] = objects[chosen]
-        result.ignored[t, a, members[row]] = ~counted[a, chosen]
+    chosen = np.empty((len(rows), *free.shape[:2]), np.int64)
+    found = np.empty(chosen.shape, bool)
+    columns = np.arange(len(objects))
+    for row in range(len(rows)):
+        possible = free & enough[row]
+        chosen[row] = np.where(possible, values[row], -1).argmax(axis=2)
+        found[row] = possible.any(axis=2)
+        taken = (columns == chosen[row, ..., None]) & possible & ~crowd
+        free &= ~taken
+    n, t, a = np.nonzero(found)
+    chosen = chosen[n, t, a]
+    result.object[t, a, members[n]] = objects[chosen]
+    result.ignored[t, a, members[n]] = ~counted[a, chosen]
