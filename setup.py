@@ -16,7 +16,11 @@ setup(
     package_dir={"": "projects/SparseRCNN"},
     packages=find_packages("projects/SparseRCNN"),
     # sparsercnn/configs is a link to the folder at the top; a wheel gets the files.
-    package_data={"sparsercnn": ["configs/*/*.yaml", "py.typed"], "sparsercnn.analysis": ["*.j2"]},
+    package_data={
+        "sparsercnn": ["configs/*/*.yaml", "py.typed"],
+        "sparsercnn.analysis": ["*.j2"],
+        "sparsercnn.report": ["browse.*"],
+    },
     entry_points={"console_scripts": ["sparsercnn = sparsercnn.__main__:main"]},
     python_requires=">=3.10",
     install_requires=[

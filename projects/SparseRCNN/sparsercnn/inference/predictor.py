@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     Image_ = str | os.PathLike[str] | np.ndarray | Image.Image
     Found = Detections | Segmentation
+    Threshold = float | Mapping[str, float]
 
 __all__ = ["ImageError", "Predictor"]
 
@@ -92,7 +93,7 @@ class Predictor:
         self,
         images: Image_,
         *,
-        threshold: float = ...,
+        threshold: Threshold = ...,
         channels: str = ...,
         batch_size: int = ...,
     ) -> Found: ...
@@ -102,7 +103,7 @@ class Predictor:
         self,
         images: Sequence[Image_],
         *,
-        threshold: float = ...,
+        threshold: Threshold = ...,
         channels: str = ...,
         batch_size: int = ...,
     ) -> list[Found]: ...
@@ -111,7 +112,7 @@ class Predictor:
         self,
         images: Image_ | Sequence[Image_],
         *,
-        threshold: float = 0.0,
+        threshold: Threshold = 0.0,
         channels: str = "RGB",
         batch_size: int = 8,
     ) -> Found | list[Found]:
@@ -125,7 +126,9 @@ class Predictor:
                 images: a file, rotated according to its EXIF data; an array of uint8, (H, W, 3) in
                 the order of `channels`, (H, W) or (H, W, 1) for grey, or (H, W, 4), whose alpha is
                 ignored; or an image of Pillow, treated as if read from a file.
-            threshold (float): lowest score of detections that are returned.
+            threshold (float | Mapping[str, float]): lowest score of detections that are returned:
+                for all classes, or for each by its name, such as from
+                :func:`~sparsercnn.inference.thresholds.read_thresholds`.
             channels (str): "RGB", or "BGR" for arrays of OpenCV; of arrays alone.
             batch_size (int): images of a list that are in memory and computed at a time.
 
@@ -134,6 +137,7 @@ class Predictor:
 
         Raises:
             ImageError: an image cannot be read or has an unsuitable type, shape or size.
+            ConfigError: `threshold` lacks a class of the model.
         """
         if not isinstance(images, (list, tuple)):
             return self([images], threshold=threshold, channels=channels)[0]
@@ -146,7 +150,7 @@ class Predictor:
         return results
 
     def stages(
-        self, image: Image_, *, threshold: float = 0.0, channels: str = "RGB"
+        self, image: Image_, *, threshold: Threshold = 0.0, channels: str = "RGB"
     ) -> list[Detections]:
         """The detections of each stage of an iterative head, as if it were the last one.
 

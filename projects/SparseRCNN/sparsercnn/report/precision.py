@@ -87,7 +87,7 @@ class Curves:
             matches (Matches): of both.
         """
         self.num_images = truth.num_images
-        self._shape = (truth.num_classes, len(AREAS), len(IOU_THRESHOLDS))
+        self.shape = (truth.num_classes, len(AREAS), len(IOU_THRESHOLDS))
         self._curves = {}
         for k in range(truth.num_classes):
             # Sorted once; Curve needs only the images and the hits of those that count.
@@ -116,7 +116,7 @@ class Curves:
         """
         if weights is None:
             weights = np.ones((self.num_images, 1), np.int32)
-        result = np.empty((weights.shape[1], *self._shape))
+        result = np.empty((weights.shape[1], *self.shape))
         for (k, a, t), curve in self._curves.items():
             result[:, k, a, t] = average_precision(curve, weights)
         return result
@@ -126,26 +126,20 @@ def bootstrap(curves, resamples, seed=0):
     """Average precisions of data sets of the same size, drawn with replacement from the images.
 
     Args:
-        curves (Curves): of a model, or a list of those of several models, for which the same images
-            are drawn.
+        curves (Curves): of a model.
         resamples (int): R.
-        seed (int): of the draw.
+        seed (int): the same seed draws the same images, so that models can be compared.
 
     Returns:
-        ndarray: (R, K, A, T), or a list of them.
+        ndarray: (R, K, A, T).
     """
-    several = curves if isinstance(curves, list) else [curves]
     rng = np.random.default_rng(seed)
-    number = several[0].num_images
-    results = [[] for _ in several]
+    number, results = curves.num_images, [np.empty((0, *curves.shape))]
     for start in range(0, resamples, _CHUNK):
         draws = rng.integers(number, size=(min(_CHUNK, resamples - start), number))
         weights = np.stack([np.bincount(x, minlength=number) for x in draws], axis=1)
-        weights = weights.astype(np.int32)
-        for one, result in zip(several, results, strict=True):
-            result.append(one.average_precisions(weights))
-    results = [np.concatenate(x) for x in results]
-    return results if isinstance(curves, list) else results[0]
+        results.append(curves.average_precisions(weights.astype(np.int32)))
+    return np.concatenate(results)
 
 
 _SIZES = {"APs": 1, "APm": 2, "APl": 3}
