@@ -93,19 +93,27 @@ async function draw() {
   const [width, height, panels, notes] = await load(i);
   if (place !== current) return; // the user has gone on
   $("name").textContent = `${place + 1} of ${order.length}: ${INDEX.names[i]}`;
-  $("panels").replaceChildren(
-    ...panels.map((boxes, p) => panel(INDEX.panels[p], boxes, i, width, height)));
+  const pictures = panels.map((_, p) => picture(INDEX.panels[p], i, width, height));
+  $("panels").replaceChildren(...pictures);
+  panels.forEach((boxes, p) => drawBoxes(pictures[p], INDEX.panels[p], boxes, width, height));
   $("notes").replaceChildren(...notes.map((text) => make("li", {}, text)));
 }
 
-function panel(name, boxes, i, width, height) {
-  // Objects have a score of -1: they are always there.
-  const visible = boxes.filter((x) => x[5] < 0 || x[5] >= lowest(x[4]));
+function picture(name, i, width, height) {
   const figure = make("figure");
-  figure.append(make("figcaption", {}, `${name}: ${visible.length}`));
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": name });
   svg.append(make("image", { href: `pictures/${i}.jpg`, width, height, preserveAspectRatio: "none" }));
-  const unit = Math.max(width, height) / 640;
+  figure.append(make("figcaption"), svg);
+  return figure;
+}
+
+function drawBoxes(figure, name, boxes, width, height) {
+  // Objects have a score of -1: they are always there.
+  const visible = boxes.filter((x) => x[5] < 0 || x[5] >= lowest(x[4]));
+  const [caption, svg] = figure.children;
+  caption.textContent = `${name}: ${visible.length}`;
+  const space = svg.getBoundingClientRect();
+  const unit = Math.max(width / space.width, height / space.height); // a pixel of the screen
   for (const [x, y, w, h, k, score, tag] of visible.reverse()) { // the best on top
     const [tagName, colour] = INDEX.tags[tag];
     const group = make("g", { "data-tag": tagName });
@@ -120,8 +128,6 @@ function panel(name, boxes, i, width, height) {
       "paint-order": "stroke", "font-family": "system-ui, sans-serif" }, text));
     svg.append(group);
   }
-  figure.append(svg);
-  return figure;
 }
 
 function keep() { // the address names what is seen, so that it can be linked to

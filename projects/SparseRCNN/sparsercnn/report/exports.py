@@ -160,7 +160,8 @@ def _label_studio(truth, detections, folder, model):
     labels = "\n".join(f"    <Label value={quoteattr(x)}/>" for x in truth.class_names)
     config = (
         '<View>\n  <Image name="image" value="$image"/>\n'
-        f'  <RectangleLabels name="label" toName="image">\n{labels}\n  </RectangleLabels>\n</View>\n'
+        f'  <RectangleLabels name="label" toName="image">\n{labels}\n'
+        "  </RectangleLabels>\n</View>\n"
     )
     (root / "config.xml").write_text(config, encoding="utf-8")
     return root

@@ -153,11 +153,13 @@ def load_source(options, config_file, opts, dataset=""):
         ConfigError, CheckpointError, DataError: it cannot be loaded.
     """
     opts = [*opts, *(["DATASETS.TEST", repr((dataset,))] if dataset else [])]
-    cfg = load_model_config(config_file, opts, allow_unsafe=options.allow_unsafe)
+    # The images that it was trained on need not be here.
+    cfg = load_model_config(config_file, opts, options.allow_unsafe, register=False)
     check_devices(cfg)
     if not cfg.DATASETS.TEST:
         raise ConfigError("DATASETS.TEST is empty; name a data set by --dataset.")
     name = cfg.DATASETS.TEST[0]
+    register_datasets([name])
     require_registered(name)
     build_test_loader(cfg, name)  # checks the data, and leaves out what evaluation leaves out
     return Source(name, Predictor(cfg, allow_unsafe=options.allow_unsafe))

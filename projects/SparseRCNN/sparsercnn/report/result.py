@@ -7,11 +7,11 @@ import pandas as pd
 
 from .confusion import confusion_matrix
 from .matching import Matches, match
+from .per_image import image_table
 from .precision import Curves, bootstrap
 from .records import Detections, Truth
 from .scores import best_thresholds
 from .tide import Errors, costs, find_errors
-from .per_image import image_table
 
 __all__ = ["Result", "analyse"]
 

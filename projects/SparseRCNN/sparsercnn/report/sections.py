@@ -202,7 +202,7 @@ def stage_sections(result):
     whole = float(np.sqrt(((everywhere - everywhere.mean(axis=0)) ** 2).sum(axis=1).mean()))
     yield Section(
         "Where proposals end up",
-        f"Dots are centres of a proposal's last box, one for each image: green where it is small "
+        "Dots are centres of a proposal's last box, one for each image: green where it is small "
         "(below a twentieth of the image), red where large and wide, blue where large and tall. "
         "Dashed: the box that it starts from.",
         notes=[
@@ -239,9 +239,9 @@ def comparison_sections(first, second, objects, page):
         rows.append(row)
     yield Section(
         f"{second.name} against {first.name}",
-        f"{second.name} minus {first.name}, in points, with 95 % intervals over images: both models "
-        "on the same drawn images. An interval without 0 is a difference that other images of the "
-        "kind would show too.",
+        f"{second.name} minus {first.name}, in points, with 95 % intervals over images: both "
+        "models on the same drawn images. An interval without 0 is a difference that other images "
+        "of the kind would show too.",
         pd.DataFrame(rows),
     )
     picture = figures.costs_figure({x.name: x.costs for x in (first, second)})

@@ -1,7 +1,5 @@
 """The folder of a report: pages, figures, tables and thresholds."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
