@@ -34,6 +34,8 @@ class Truth:
     boxes: np.ndarray  # (M, 4)
     areas: np.ndarray  # (M,) as annotated, often of a mask, by which COCO tells sizes
     crowd: np.ndarray  # (M,) bool
+    annotated: np.ndarray  # (M, 4) before boxes were clipped to their image
+    num_unknown: int = 0  # objects of no class, which are left out
 
     @property
     def num_images(self):
@@ -103,8 +105,7 @@ def as_truth(content, name, metadata):
     place = {x["id"]: number for number, x in enumerate(images)}
     objects = [x for x in content["annotations"] if x["category_id"] in indices]
     objects.sort(key=lambda x: place[x["image_id"]])
-    boxes = np.array([x["bbox"] for x in objects], np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
+    boxes = _corners([x["bbox"] for x in objects])
     return Truth(
         name=name,
         class_names=list(metadata.thing_classes),
@@ -117,7 +118,16 @@ def as_truth(content, name, metadata):
         boxes=boxes,
         areas=np.array([x["area"] for x in objects], np.float64),
         crowd=np.array([bool(x["iscrowd"]) for x in objects], bool),
+        annotated=_corners([x.get("annotated_bbox", x["bbox"]) for x in objects]),
+        num_unknown=len(content["annotations"]) - len(objects),
     )
+
+
+def _corners(boxes):
+    """(n, 4) xyxy of a list of x, y, width, height."""
+    boxes = np.array(boxes, np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
 
 
 def read_detections(path, truth):
@@ -148,7 +158,7 @@ def as_detections(results, truth, source="results"):
     places = {x: number for number, x in enumerate(truth.image_ids)}
     classes = {x: number for number, x in enumerate(truth.category_ids)}
     try:
-        boxes = np.array([x["bbox"] for x in results], np.float64).reshape(-1, 4)
+        boxes = _corners([x["bbox"] for x in results])
         columns = [places[x["image_id"]] for x in results], [x["score"] for x in results]
     except KeyError as error:
         raise DataError(
@@ -163,7 +173,6 @@ def as_detections(results, truth, source="results"):
             f"{source}: {truth.name} has no category {min(unknown, key=str)!r}; it has "
             f"{truth.category_ids[:10]}. Give the file of this data set."
         )
-    boxes[:, 2:] += boxes[:, :2]
     image, scores = columns
     if not (np.isfinite(boxes).all() and np.isfinite(np.array(scores, np.float64)).all()):
         raise DataError(f"{source}: a box or a score is not finite.")

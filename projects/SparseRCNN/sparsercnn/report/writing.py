@@ -138,8 +138,9 @@ def _browser(title, results):
         sorts.insert(0, Sort("loss", "loss", images["loss"].to_numpy()))
     if len(results) > 1:
         gain = (images["LRP"] - results[1].images["LRP"]).to_numpy()
-        better = Sort("better", f"LRP error that {results[1].name} saves", gain)
-        sorts[:0] = [better, Sort("worse", better.label, gain, descending=False)]
+        name = results[1].name
+        worse = Sort("worse", f"{name} is worse: LRP", gain, descending=False)
+        sorts[:0] = [Sort("better", f"{name} is better: LRP", gain), worse]
     sorts += [Sort(f"most-{k}", f"most {_KINDS[k]}", images[k].to_numpy()) for k in _KINDS]
     sorts += [Sort("number", "number", np.arange(truth.num_images), descending=False)]
     kinds = {k: (meaning, images[k].to_numpy()) for k, meaning in _KINDS.items()}
@@ -151,13 +152,22 @@ def _browser(title, results):
         sizes=truth.sizes,
         class_names=truth.class_names,
         panels=["ground truth", *(x.name for x in results)],
-        tags=_TAGS,
+        tags=_TAGS if len(results) == 1 else _tags_of_first(first.name),
         sorts=sorts,
         kinds=kinds,
         classes=_classes(truth, results),
         boxes=_Boxes(truth, results),
         thresholds=[x.score for x in first.thresholds],
     )
+
+
+def _tags_of_first(name):
+    found, missed = (f"object that {name} {x}" for x in ("finds", "does not find"))
+    return {
+        **_TAGS,
+        "found": (_TAGS["found"][0], found),
+        "missed": (_TAGS["missed"][0], missed),
+    }
 
 
 def _only(results):
