@@ -50,6 +50,7 @@ class Browser:
     classes: list  # of I lists of classes that occur
     boxes: object  # index of an image -> for each panel a list of (box, class, score, tag)
     thresholds: list = field(default_factory=list)  # lowest score of each class
+    threshold_label: str = "best for each class"
     notes: list = field(default_factory=list)  # for each image a list of sentences; or []
 
 
@@ -80,7 +81,7 @@ def write_browser(browser, folder, most_images=5000, picture_size=640):
         (folder / name).write_bytes((files("sparsercnn.report") / name).read_bytes())
     loader = jinja2.PackageLoader("sparsercnn.report", "")
     page = jinja2.Environment(loader=loader, autoescape=True).get_template("browse.html.j2")
-    text = page.render(title=browser.title, shown=len(chosen), total=len(browser.files))
+    text = page.render(browser=browser, shown=len(chosen))
     (folder / "browse.html").write_text(text, encoding="utf-8")
     return _save_pictures([browser.files[i] for i in chosen], parts, picture_size)
 

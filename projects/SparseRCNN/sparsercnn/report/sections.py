@@ -11,7 +11,14 @@ from .scores import calibration, expected_calibration_error
 from .stages import ap_by_stage, movement, proposal_places
 from .tide import ERRORS
 
-__all__ = ["comparison_sections", "ends", "model_sections", "precision_table", "stage_sections"]
+__all__ = [
+    "comparison_sections",
+    "csv_link",
+    "ends",
+    "model_sections",
+    "precision_table",
+    "stage_sections",
+]
 
 _LEVEL = (2.5, 97.5)  # percentiles of the bootstrap
 
@@ -89,10 +96,11 @@ def _with_interval(value, low, high):
 
 def _curves_section(result):
     picture = figures.precision_recall_figure(result.truth, result.curves, result.precisions[0])
-    return Section("Precision and recall", pictures=[picture], links=[_csv(picture)])
+    return Section("Precision and recall", pictures=[picture], links=[csv_link(picture)])
 
 
-def _csv(picture):
+def csv_link(picture):
+    """Address and text of a link to the numbers of a picture, beside it."""
     return f"figures/{picture.name.removesuffix('.png')}.csv", "CSV"
 
 
@@ -112,7 +120,7 @@ def _errors_section(result, page):
             "are of detections above their class's threshold, and of objects that these miss.",
         ],
         [picture],
-        links=[_csv(picture), *((f"{page}#kind={x}", f"images with {x}") for x in ERRORS)],
+        links=[csv_link(picture), *((f"{page}#kind={x}", f"images with {x}") for x in ERRORS)],
     )
 
 
@@ -126,7 +134,7 @@ def _confusion_section(result, page):
             "object of their class, then the rest by place alone. Last row: on nothing; last "
             "column: objects not found.",
         ],
-        links=[_csv(picture), (page, "look at the images")],
+        links=[csv_link(picture), (page, "look at the images")],
     )
 
 
@@ -162,7 +170,7 @@ def _scores_section(result):
             "good on them.",
         ],
         [picture],
-        links=[_csv(picture), ("thresholds.json", "thresholds.json")],
+        links=[csv_link(picture), ("thresholds.json", "thresholds.json")],
     )
 
 
@@ -183,7 +191,7 @@ def stage_sections(result):
         "Each stage as if it were the last.",
         shown,
         pictures=[picture],
-        links=[_csv(picture)],
+        links=[csv_link(picture)],
     )
     moved = movement(history)
     picture = figures.movement_figure(moved)
@@ -194,7 +202,7 @@ def stage_sections(result):
             "Before the first stage is the proposal's own box. Positives are proposals that the "
             "model's matcher assigns to each object, as in training.",
         ],
-        links=[_csv(picture)],
+        links=[csv_link(picture)],
     )
     places = proposal_places(history, result.truth.class_names)
     picture = figures.places_figure(history, places)
@@ -211,7 +219,7 @@ def stage_sections(result):
             "two, the less a proposal has a place of its own.",
         ],
         pictures=[picture],
-        links=[_csv(picture)],
+        links=[csv_link(picture)],
     )
 
 
@@ -246,7 +254,7 @@ def comparison_sections(first, second, objects, page):
     )
     picture = figures.costs_figure({x.name: x.costs for x in (first, second)})
     picture = picture._replace(name="errors_compared.png")
-    yield Section("Errors of both", pictures=[picture], links=[_csv(picture)])
+    yield Section("Errors of both", pictures=[picture], links=[csv_link(picture)])
     table = objects.astype(object)
     for name in ("p", "p corrected"):
         table[name] = objects[name].map(probability)
