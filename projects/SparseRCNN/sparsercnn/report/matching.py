@@ -89,7 +89,8 @@ def _groups(image, classes, num_classes):
     keys = image.astype(np.int64) * num_classes + classes
     order = np.argsort(keys, kind="stable")
     values, starts = np.unique(keys[order], return_index=True)
-    return dict(zip(values.tolist(), np.split(order, starts[1:]), strict=True))
+    parts = np.split(order, starts[1:]) if len(keys) else []
+    return dict(zip(values.tolist(), parts, strict=True))
 
 
 def _match_group(truth, detections, members, objects, result):
