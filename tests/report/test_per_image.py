@@ -37,9 +37,8 @@ def test_mcnemar_by_hand(truth):
     first = np.array([0] + [1] * 2 + [0] * 6 + [1] * 3, bool)
     second = np.array([0] + [1] + [0] + [1] * 5 + [0] + [1] * 3, bool)
     table = compare_objects(data, first, second).set_index("class")
-    assert table.loc["all", ["objects", "both", "only first", "only second", "neither"]].tolist() == [
-        11, 4, 1, 5, 1,
-    ]  # fmt: skip
+    columns = ["objects", "both", "only first", "only second", "neither"]
+    assert table.loc["all", columns].tolist() == [11, 4, 1, 5, 1]
     assert table.loc["all", "p"] == pytest.approx(2 * (1 + 6) / 2**6)
     assert np.isnan(table.loc["all", "p corrected"])
     assert table.loc["a", "objects"] + table.loc["b", "objects"] == 11

@@ -19,9 +19,7 @@ def test_the_best_f1(truth, found):
     data = truth([(0, 0, box) for box in BOXES])
     # right, wrong, right, wrong: F1 with 1, 2, 3, 4 of them is 2/4, 2/5, 4/6, 4/7.
     boxes = [BOXES[0], [60, 60, 70, 70], BOXES[1], [80, 80, 90, 90]]
-    detections = found(
-        [(0, 0, box, s) for box, s in zip(boxes, (0.9, 0.8, 0.6, 0.4), strict=True)]
-    )
+    detections = found([(0, 0, box, s) for box, s in zip(boxes, (0.9, 0.8, 0.6, 0.4), strict=True)])
     best, none = thresholds(data, detections)
     assert best.score == pytest.approx(0.5)  # half way to the next one
     assert best.f1 == pytest.approx(4 / 6)
