@@ -56,10 +56,11 @@ setup(
             "Jinja2>=3.1",
             "matplotlib>=3.6",
         ],
+        "report": ["pandas>=2.1", "Jinja2>=3.1", "matplotlib>=3.6"],
         # Its routes and checks are restricted by name (sparsercnn/serve/guard.py).
         "web": ["gradio>=6.31,<7", "fastapi", "uvicorn"],
         "dev": [
-            "sparsercnn[fast-eval,safetensors,sweep]",
+            "sparsercnn[fast-eval,report,safetensors,sweep]",
             "pytest",
             "hypothesis",
             "ruff",

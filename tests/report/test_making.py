@@ -127,6 +127,25 @@ def test_a_model(squares, trained, tmp_path):
     assert index_of(out)["sorts"][0][0] == "loss"
 
 
+def test_the_maps_of_dual_attention(squares, tmp_path):
+    from detectron2.modeling import build_model
+
+    from sparsercnn.engine.checkpoint import SafeCheckpointer
+
+    opts = ["MODEL.DEVICE", "cpu", "MODEL.SparseRCNN.INTERACTION", "dual_attention"]
+    opts += ["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "3"]
+    model = build_model(load_config(str(squares / "tiny.yaml"), opts))
+    SafeCheckpointer(model, str(tmp_path)).save("dual")
+    out = tmp_path / "out"
+    arguments = ["--config-file", str(squares / "tiny.yaml"), "--output", str(out)]
+    arguments += ["--resamples", "1", "--opts", "MODEL.WEIGHTS", str(tmp_path / "dual.pth"), *opts]
+    assert report.main(arguments) == 0
+    assert [x for x in links(out) if "attention" in x] == [
+        f"figures/attention_{n}.png" for n in (1, 2, 3)
+    ]
+    assert all((out / name).exists() for name in links(out))
+
+
 def test_data_sets_are_inspected_with_a_model(squares, dataset, trained, tmp_path):
     out = tmp_path / "out"
     options = ["--opts", "MODEL.WEIGHTS", trained, "MODEL.DEVICE", "cpu"]

@@ -2,4 +2,4 @@
 
 from ..extras import require_extra
 
-require_extra("sweep", "pandas", "jinja2", "matplotlib")
+require_extra("report", "pandas", "jinja2", "matplotlib")

@@ -6,6 +6,8 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from ..analysis.attention import AttentionRecorder, draw_attention
 from ..analysis.charts import to_picture
 from ..data import build_test_loader, register_datasets
@@ -166,13 +168,14 @@ def load_source(options, config_file, opts, dataset=""):
 
 
 def _attention_maps(predictor, result):
-    """Pictures of the attention to the best detections of a few images; [] without attention."""
+    """Pictures of the attention to the best detection of a few images; [] without attention."""
     try:
         AttentionRecorder(predictor.model)
     except UserError:
         return []
     pictures = []
-    for i in dict.fromkeys(result.detections.image[result.shown].tolist()):
+    best_first = result.detections.image[np.argsort(-result.detections.scores, kind="stable")]
+    for i in dict.fromkeys(best_first.tolist()):
         image = predictor.read(result.truth.files[i])
         with AttentionRecorder(predictor.model) as recorder:
             predictor.predict(image)
