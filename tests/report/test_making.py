@@ -91,6 +91,7 @@ def test_two_models_are_compared(squares, dataset, tmp_path):
     assert read_thresholds(out / "thresholds_2.json")["odd"] == 0.45
     index = index_of(out)
     assert index["panels"] == ["ground truth", "first", "second <b>"]
+    assert index["thresholds"] == [[0.45, 0.5], [0.45, 0.5]]
     kinds = {x[0]: x[2] for x in index["kinds"]}
     assert kinds["only-1"] == kinds["only-2"] == [0, 0, 0, 0]
     better = next(x for x in index["sorts"] if x[0] == "better")

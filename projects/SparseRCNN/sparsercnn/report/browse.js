@@ -83,8 +83,8 @@ function close() {
   if (card) card.focus();
 }
 
-function lowest(k) {
-  return state.best ? INDEX.thresholds[k] : state.score;
+function lowest(k, p) { // of a class, in a panel; the first one has no scores
+  return state.best ? INDEX.thresholds[p - 1][k] : state.score;
 }
 
 async function draw() {
@@ -95,7 +95,7 @@ async function draw() {
   $("name").textContent = `${place + 1} of ${order.length}: ${INDEX.names[i]}`;
   const pictures = panels.map((_, p) => picture(INDEX.panels[p], i, width, height));
   $("panels").replaceChildren(...pictures);
-  panels.forEach((boxes, p) => drawBoxes(pictures[p], INDEX.panels[p], boxes, width, height));
+  panels.forEach((boxes, p) => drawBoxes(pictures[p], p, boxes, width, height));
   $("notes").replaceChildren(...notes.map((text) => make("li", {}, text)));
 }
 
@@ -107,11 +107,11 @@ function picture(name, i, width, height) {
   return figure;
 }
 
-function drawBoxes(figure, name, boxes, width, height) {
+function drawBoxes(figure, p, boxes, width, height) {
   // Objects have a score of -1: they are always there.
-  const visible = boxes.filter((x) => x[5] < 0 || x[5] >= lowest(x[4]));
+  const visible = boxes.filter((x) => x[5] < 0 || x[5] >= lowest(x[4], p));
   const [caption, svg] = figure.children;
-  caption.textContent = `${name}: ${visible.length}`;
+  caption.textContent = `${INDEX.panels[p]}: ${visible.length}`;
   const space = svg.getBoundingClientRect();
   const unit = Math.max(width / space.width, height / space.height); // a pixel of the screen
   for (const [x, y, w, h, k, score, tag] of visible.reverse()) { // the best on top

@@ -49,7 +49,7 @@ class Browser:
     kinds: dict  # name -> (meaning, (I,) how many of it there are on each image)
     classes: list  # of I lists of classes that occur
     boxes: object  # index of an image -> for each panel a list of (box, class, score, tag)
-    thresholds: list = field(default_factory=list)  # lowest score of each class
+    thresholds: list = field(default_factory=list)  # for each panel but the first, of K scores
     threshold_label: str = "best for each class"
     notes: list = field(default_factory=list)  # for each image a list of sentences; or []
 
@@ -95,7 +95,7 @@ def _index(browser, chosen):
         "classes": browser.class_names,
         "panels": browser.panels,
         "tags": [[name, *rest] for name, rest in browser.tags.items()],
-        "thresholds": [round(float(x), 6) for x in browser.thresholds],
+        "thresholds": [[round(float(x), 6) for x in scores] for scores in browser.thresholds],
         "chunk": _CHUNK,
         "names": [Path(browser.files[i]).name for i in chosen],
         "of": [browser.classes[i] for i in chosen],

@@ -177,7 +177,7 @@ class Findings:
             kinds=kinds,
             classes=[np.unique(truth.classes[own]).tolist() for own in of_image],
             boxes=_Boxes(self, of_image),
-            thresholds=[] if self.suspicions is None else self.suspicions.lowest,
+            thresholds=[] if self.suspicions is None else [self.suspicions.lowest],
             threshold_label="where the model is sure",
             notes=self._notes(of_image),
         )

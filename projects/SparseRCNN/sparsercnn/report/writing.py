@@ -157,7 +157,7 @@ def _browser(title, results):
         kinds=kinds,
         classes=_classes(truth, results),
         boxes=_Boxes(truth, results),
-        thresholds=[x.score for x in first.thresholds],
+        thresholds=[[x.score for x in result.thresholds] for result in results],
     )
 
 
