@@ -108,7 +108,7 @@ def costs_figure(costs):
     plain_axes(axes, xlabel="points of AP50 that correcting it would bring")
     axes.set_xlim(right=max(float(np.nanmax(data.to_numpy())), 1) * 1.12)
     if len(costs) > 1:
-        axes.legend(fontsize="small", frameon=False, loc="lower right")
+        figure.legend(fontsize="small", frameon=False, loc="outside upper right", ncols=len(costs))
     data = data.reset_index(names="error")
     return to_picture(figure, "errors.png", "AP50 that each kind of error costs", data, dpi=120)
 

@@ -251,6 +251,7 @@ def comparison_sections(first, second, objects, page):
         "models on the same drawn images. An interval without 0 is a difference that other images "
         "of the kind would show too.",
         pd.DataFrame(rows),
+        ["Of few objects, such as those of a size, an interval is narrower than it should be."],
     )
     picture = figures.costs_figure({x.name: x.costs for x in (first, second)})
     picture = picture._replace(name="errors_compared.png")
