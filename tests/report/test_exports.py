@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sparsercnn.cli.report import get_parser
 from sparsercnn.data.yolo import convert_yolo
 from sparsercnn.errors import ConfigError, DataError, MissingFileError
-from sparsercnn.report.exports import export
+from sparsercnn.report.exports import FORMATS, export
 from sparsercnn.report.records import read_detections
 from sparsercnn.start.formats import read_source
 
@@ -125,6 +126,11 @@ def test_label_studio(data, detections, tmp_path):
         found[name].sort()
     assert_same(found, abs=1e-9)
     assert len({x["id"] for task in tasks for x in task["predictions"][0]["result"]}) == 3
+
+
+def test_the_command_line_knows_the_formats():
+    (action,) = (x for x in get_parser()._actions if x.dest == "export")
+    assert list(action.choices) == list(FORMATS)
 
 
 def test_an_unknown_format_is_told(data, detections, tmp_path):

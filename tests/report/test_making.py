@@ -128,6 +128,23 @@ def test_a_model(squares, trained, tmp_path):
     assert index_of(out)["sorts"][0][0] == "loss"
 
 
+def test_a_model_of_other_classes_is_told(squares, trained, truth, tmp_path):
+    from sparsercnn.errors import DataError
+    from sparsercnn.inference.class_names import ClassNames
+    from sparsercnn.inference.loading import load
+    from sparsercnn.report.inference import run_model
+
+    data = truth([], classes=("odd", "other"))
+    data.files = [str(squares / "0.png")]
+    predictor = load(trained, "cpu")
+    with pytest.raises(DataError, match="odd, even, are not those of few: odd, other"):
+        run_model(predictor, data)
+    predictor.labels = ClassNames()
+    data.class_names = ["odd"]
+    with pytest.raises(DataError, match="finds class 1, but few has 1 classes"):
+        run_model(predictor, data)
+
+
 def test_the_maps_of_dual_attention(squares, tmp_path):
     from detectron2.modeling import build_model
 

@@ -44,8 +44,8 @@ def run_model(predictor, truth):
     _check_classes(predictor, truth)
     numbers = tqdm(range(truth.num_images), unit="image", disable=None)
     if not predictor.num_stages:
-        found = [predictor(truth.files[i]) for i in numbers]
-        return Run(_join(found), [], None, None)
+        found = [_columns(predictor(truth.files[i])) for i in numbers]
+        return Run(_join(found, truth), [], None, None)
     by_image, traces = [], []
     for i in numbers:
         own = truth.image == i
@@ -54,7 +54,7 @@ def run_model(predictor, truth):
         with StageRecorder(predictor.model) as recorder:
             by_image.append([_columns(x) for x in predictor.stages(truth.files[i])])
         traces.append(recorder.trace(*map(torch.as_tensor, objects)))
-    stages = [_join_columns(x) for x in zip(*by_image, strict=True)]
+    stages = [_join(x, truth) for x in zip(*by_image, strict=True)]
     losses = np.array([x.loss for x in traces])
     return Run(stages[-1], stages, StageHistory.of(traces), losses)
 
@@ -73,11 +73,12 @@ def _columns(found):
     return found.boxes, found.classes, found.scores
 
 
-def _join(found):
-    return _join_columns([_columns(x) for x in found])
-
-
-def _join_columns(images):
+def _join(images, truth):
     boxes, classes, scores = (np.concatenate(x) for x in zip(*images, strict=True))
+    if classes.max(initial=0) >= truth.num_classes:
+        raise DataError(
+            f"The model finds class {classes.max()}, but {truth.name} has {truth.num_classes} "
+            "classes. Name the data set that it was trained for by --dataset."
+        )
     image = np.repeat(np.arange(len(images)), [len(x[0]) for x in images])
     return Detections.sort(image, classes, boxes, scores)
