@@ -75,6 +75,9 @@ def test_predictions_in_a_file(squares, dataset, tmp_path, capsys):
     (out / "boxes/99.js").touch()
     assert report.main(["--predictions", str(squares / "none.json"), *arguments]) == 0
     assert not (out / "boxes/99.js").exists()
+    # What fails leaves no page of before.
+    assert report.main(["--predictions", str(squares / "gone.json"), *arguments]) == 2
+    assert not (out / "index.html").exists() and not (out / "browse.html").exists()
     assert report.main(["--predictions", file, *arguments[:2], "--output", str(squares)]) == 2
     assert "holds other files" in capsys.readouterr().err
 

@@ -110,9 +110,7 @@ def _similar_section(findings):
     if len(findings.truths) > 1:
         across = int(similar.across.sum())
         text += f" {across} are in a group with images of several data sets."
-        notes.append(
-            "Between training and test, such images make figures look better than they are."
-        )
+        notes.append("Between training and test, such images make results look too good.")
         links.insert(1, (f"{_PAGE}#sort=group&kind=across", "those of several data sets"))
     return Section("Similar images", text, notes=notes, links=links)
 
