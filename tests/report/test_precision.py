@@ -26,6 +26,9 @@ def random_data(truth, seed):
             corner, sides = rng.integers(0, 200, 2), np.exp(rng.normal(4, 1, 2)).round() + 2
             box = np.concatenate([corner, corner + sides])
             objects.append((image, int(rng.integers(NUM_CLASSES)), box))
+            if rng.uniform() < 0.4:  # a detection reaches both, which may be of two sizes
+                twin = np.concatenate([corner, corner + 1.2 * sides])
+                objects.append((*objects[-1][:2], twin))
             for _ in range(rng.poisson(3)):
                 moved = box + rng.normal(0, 0.1, 4) * np.tile(sides, 2)
                 moved[2:] = np.maximum(moved[2:], moved[:2] + 1)
