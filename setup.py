@@ -16,7 +16,11 @@ setup(
     package_dir={"": "projects/SparseRCNN"},
     packages=find_packages("projects/SparseRCNN"),
     # sparsercnn/configs is a link to the folder at the top; a wheel gets the files.
-    package_data={"sparsercnn": ["configs/*/*.yaml", "py.typed"], "sparsercnn.analysis": ["*.j2"]},
+    package_data={
+        "sparsercnn": ["configs/*/*.yaml", "py.typed"],
+        "sparsercnn.analysis": ["*.j2"],
+        "sparsercnn.report": ["browse.*"],
+    },
     entry_points={"console_scripts": ["sparsercnn = sparsercnn.__main__:main"]},
     python_requires=">=3.10",
     install_requires=[
@@ -58,10 +62,11 @@ setup(
             "Jinja2>=3.1",
             "matplotlib>=3.6",
         ],
+        "report": ["pandas>=2.1", "Jinja2>=3.1", "matplotlib>=3.6"],
         # Its routes and checks are restricted by name (sparsercnn/serve/guard.py).
         "web": ["gradio>=6.31,<7", "fastapi", "uvicorn"],
         "dev": [
-            "sparsercnn[backbones,fast-eval,safetensors,sweep]",
+            "sparsercnn[backbones,fast-eval,report,safetensors,sweep]",
             "pytest",
             "hypothesis",
             "ruff",

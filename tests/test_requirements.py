@@ -10,7 +10,7 @@ import pytest
 import setuptools
 
 # Rooms of the package that training, evaluation, demo and conversion do without.
-NOT_CORE = ("analysis", "benchmark", "export", "serve", "sweep")
+NOT_CORE = ("analysis", "benchmark", "export", "report", "serve", "sweep")
 CORE_SCRIPTS = ("projects/SparseRCNN/train_net.py", "demo/demo.py", "tools/convert.py")
 # Not of the registry, an extra because two packages provide it, and done without if need be.
 NOT_LISTED = {"detectron2", "opencv", "faster-coco-eval", "safetensors", "timm"}

@@ -77,6 +77,8 @@ def test_the_source_archive_gives_the_same_wheel(source, wheel, tmp_path):
     in_checkout = {x.relative_to(source).as_posix() for x in (source / "configs").glob("*/*.yaml")}
     assert {f"sparsercnn/{name}" for name in in_checkout} <= names
     assert {"sparsercnn/analysis/page.html.j2", "sparsercnn/py.typed"} <= names
+    pages = ("browse.css", "browse.html.j2", "browse.js")
+    assert {f"sparsercnn/report/{name}" for name in pages} <= names
 
 
 def test_the_quickstart_is_trained_and_used_from_an_empty_folder(installed):

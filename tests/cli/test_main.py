@@ -44,7 +44,10 @@ def test_the_exit_status_is_that_of_the_program(run, capsys):
     assert "error: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["analyze", "benchmark", "convert", "draw_attention", "sweep"])
+TOOLS = ["analyze", "benchmark", "convert", "draw_attention", "inspect_data", "report", "sweep"]
+
+
+@pytest.mark.parametrize("name", TOOLS)
 def test_the_tools_of_a_checkout_are_the_same_programs(repository, name, monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location(name, repository / "tools" / f"{name}.py")
     script = importlib.util.module_from_spec(spec)

@@ -11,6 +11,8 @@ COMMANDS = {
     "train": ("train", [], "train a model"),
     "eval": ("train", ["--eval-only"], "evaluate a model on DATASETS.TEST"),
     "predict": ("predict", [], "draw a model's detections on images or a video, and write json"),
+    "report": ("report", [], "show what a model does on a data set, as pages"),
+    "inspect": ("inspect_data", [], "show what is in data sets, and what is odd in them"),
     "export": ("export", [], "write a model to a file for another runtime"),
     "serve": ("serve", [], "show models on a web page, and answer REST calls"),
     "sweep": ("sweep", [], "run and compare the trainings that a YAML file describes"),

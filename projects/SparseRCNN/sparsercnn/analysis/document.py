@@ -18,6 +18,7 @@ class Picture(NamedTuple):
     name: str
     png: bytes
     description: str  # for those who cannot see it
+    data: Any = None  # the numbers that are drawn (DataFrame)
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Section:
     code: str = ""  # a command
     text_columns: int = 1  # of the table, from the left; the others are numbers
     shades: Any = None  # for each cell of the table from -1 to 1, or NaN for no colour (ndarray)
+    links: list = field(default_factory=list)  # of (address, text), on a page alone
 
 
 def to_markdown(title, sections):
@@ -62,12 +64,20 @@ def to_latex(title, sections):
     return "\n\n".join(blocks) + "\n"
 
 
-def to_html(title, sections):
-    """The report as one page (str) that needs nothing beside it."""
+def to_html(title, sections, pictures_in=None):
+    """The report as one page (str).
+
+    Args:
+        title (str): of the page.
+        sections (list[Section]): its parts.
+        pictures_in (str): folder beside the page that has the pictures, and their data as CSV;
+            None: the pictures are in the page, which needs nothing beside it.
+    """
     loader = jinja2.PackageLoader("sparsercnn.analysis", "")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
     environment.filters |= {
         "base64": lambda data: base64.b64encode(data).decode(),
         "table": lambda x: html_table(x.table, x.text_columns, x.shades),
     }
-    return environment.get_template("page.html.j2").render(title=title, sections=sections)
+    page = environment.get_template("page.html.j2")
+    return page.render(title=title, sections=sections, pictures_in=pictures_in)

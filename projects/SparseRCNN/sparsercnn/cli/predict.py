@@ -42,12 +42,18 @@ def get_parser():
         metavar="DIR",
         help="folder for drawn pictures and detections.json; without it, a window shows them",
     )
-    parser.add_argument(
+    lowest = parser.add_mutually_exclusive_group()
+    lowest.add_argument(
         "--confidence-threshold",
         type=score,
         default=0.5,
         metavar="T",
         help="lowest score that is drawn and written (%(default)s)",
+    )
+    lowest.add_argument(
+        "--thresholds",
+        metavar="FILE",
+        help="that of each class: thresholds.json, which tools/report.py writes",
     )
     return parser
 
@@ -66,19 +72,21 @@ def run(args):
     from ..inference.demo import run_on_camera, run_on_images, run_on_video
     from ..inference.loading import load_predictor
     from ..inference.media import find_images
+    from ..inference.thresholds import read_thresholds
 
     start_logs()
+    threshold = read_thresholds(args.thresholds) if args.thresholds else args.confidence_threshold
     paths, without = find_images(args.input or [])
     if args.input and not paths:
         raise MediaError(f"--input names no images: {', '.join(args.input)}.")
     predictor = load_predictor(args.config_file, args.opts, args.allow_unsafe)
     if args.webcam:
-        run_on_camera(predictor, args.confidence_threshold)
+        run_on_camera(predictor, threshold)
         return 0
     if args.video_input:
-        run_on_video(predictor, args.video_input, args.output, args.confidence_threshold)
+        run_on_video(predictor, args.video_input, args.output, threshold)
         return 0
-    failed = run_on_images(predictor, paths, args.output, args.confidence_threshold)
+    failed = run_on_images(predictor, paths, args.output, threshold)
     for pattern in without:
         print(f"No images in: {pattern}", file=sys.stderr)
     if failed:

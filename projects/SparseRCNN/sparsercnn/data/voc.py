@@ -120,7 +120,8 @@ def convert_voc(root, split, class_names):
 
     Returns:
         tuple[dict, int]: COCO's format with image ids from 1 in the order of the split, and the
-        number of clipped boxes. Objects of other classes have category 0 and "category_name".
+        number of clipped boxes, which have "annotated_bbox" too. Objects of other classes have
+        category 0 and "category_name".
 
     Raises:
         MissingFileError: the split or an annotation is missing.
@@ -159,9 +160,11 @@ def convert_voc_files(files, image_root, class_names, source):
             if not box_problem(box, width, height):
                 box = _clip(box, width, height)
                 num_clipped += box != annotated
-            unknown = {} if name in category_ids else {"category_name": name}
+            more = {} if name in category_ids else {"category_name": name}
+            if box != annotated:
+                more["annotated_bbox"] = annotated  # for tools/inspect_data.py
             category_id = category_ids.get(name, 0)
-            add_object(content, image_id, category_id, box, iscrowd=is_difficult, **unknown)
+            add_object(content, image_id, category_id, box, iscrowd=is_difficult, **more)
     return complete(content), num_clipped
 
 

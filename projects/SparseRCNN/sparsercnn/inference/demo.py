@@ -30,7 +30,7 @@ def run_on_images(predictor, paths, output, threshold):
         output (str): folder for the drawn pictures, ``detections.json`` and label maps of
             segmentations, created if needed; None: show the pictures in a window, one per key
             press.
-        threshold (float): lowest score that is drawn and written.
+        threshold: lowest score that is drawn and written, see :class:`Predictor`.
 
     Returns:
         list[str]: the files that were skipped.
@@ -73,7 +73,7 @@ def run_on_video(predictor, path, output, threshold):
         path (str): the video file.
         output (str): folder for the drawn video, with the same name and frame rate, and
             ``detections.json``, whose "image_id" is the frame number from 0; None: show the video.
-        threshold (float): lowest score that is drawn and written.
+        threshold: lowest score that is drawn and written, see :class:`Predictor`.
 
     Returns:
         int: number of frames.
@@ -121,7 +121,7 @@ def run_on_camera(predictor, threshold):
 
     Args:
         predictor (Predictor): the model to run.
-        threshold (float): lowest score that is drawn.
+        threshold: lowest score that is drawn, see :class:`Predictor`.
 
     Raises:
         MediaError: there is no camera or no display.

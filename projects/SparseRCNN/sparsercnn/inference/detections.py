@@ -3,13 +3,15 @@
 Dimension letters: N detections or regions; K classes; H, W size of the image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from ..image_files import load_image
 from .results import above_threshold, coco_results
+from .thresholds import check_threshold
 
 __all__ = ["Detection", "Detections", "Region", "Segmentation", "make_result"]
 
@@ -90,7 +92,14 @@ class _Result(Sequence):
         return coco_results(self.output, self.class_names, image_id, self.file_name)
 
     def above(self, threshold):
-        """The detections with a score of at least `threshold`; a segmentation stays whole."""
+        """The detections with a score of at least `threshold`; a segmentation stays whole.
+
+        Args:
+            threshold (float | Mapping[str, float]): for all classes, or for each by its name.
+
+        Raises:
+            ConfigError: a class of the model has no threshold, or one that is not from 0 to 1.
+        """
         return self._with(above_threshold(self.output, threshold))
 
     def _with(self, output):
@@ -122,6 +131,12 @@ class Detections(_Result):
     def classes(self):
         """ndarray: (N,), int64, class numbers from 0."""
         return self.instances.pred_classes.numpy()
+
+    def above(self, threshold):
+        if isinstance(threshold, Mapping):
+            lowest = check_threshold(threshold, self.class_names.things or self.names)
+            threshold = torch.tensor([lowest[name] for name in self.names])
+        return super().above(threshold)
 
     @property
     def names(self):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     Image_ = str | os.PathLike[str] | np.ndarray | Image.Image
     Found = Detections | Segmentation
+    Threshold = float | Mapping[str, float]
 
 __all__ = ["ImageError", "Predictor"]
 
@@ -93,7 +94,7 @@ class Predictor:
         self,
         images: Image_,
         *,
-        threshold: float = ...,
+        threshold: Threshold = ...,
         channels: str = ...,
         batch_size: int = ...,
     ) -> Found: ...
@@ -103,7 +104,7 @@ class Predictor:
         self,
         images: Sequence[Image_],
         *,
-        threshold: float = ...,
+        threshold: Threshold = ...,
         channels: str = ...,
         batch_size: int = ...,
     ) -> list[Found]: ...
@@ -112,7 +113,7 @@ class Predictor:
         self,
         images: Image_ | Sequence[Image_],
         *,
-        threshold: float = 0.0,
+        threshold: Threshold = 0.0,
         channels: str = "RGB",
         batch_size: int = 8,
     ) -> Found | list[Found]:
@@ -126,7 +127,9 @@ class Predictor:
                 images: a file, rotated according to its EXIF data; an array of uint8, (H, W, 3) in
                 the order of `channels`, (H, W) or (H, W, 1) for grey, or (H, W, 4), whose alpha is
                 ignored; or an image of Pillow, treated as if read from a file.
-            threshold (float): lowest score of detections that are returned.
+            threshold (float | Mapping[str, float]): lowest score of detections that are returned:
+                for all classes, or for each by its name, such as from
+                :func:`~sparsercnn.inference.thresholds.read_thresholds`.
             channels (str): "RGB", or "BGR" for arrays of OpenCV; of arrays alone.
             batch_size (int): images of a list that are in memory and computed at a time.
 
@@ -135,6 +138,7 @@ class Predictor:
 
         Raises:
             ImageError: an image cannot be read or has an unsuitable type, shape or size.
+            ConfigError: `threshold` lacks a class of the model.
         """
         if not isinstance(images, (list, tuple)):
             return self([images], threshold=threshold, channels=channels)[0]
@@ -147,7 +151,7 @@ class Predictor:
         return results
 
     def stages(
-        self, image: Image_, *, threshold: float = 0.0, channels: str = "RGB"
+        self, image: Image_, *, threshold: Threshold = 0.0, channels: str = "RGB"
     ) -> list[Detections]:
         """The detections of each stage of an iterative head, as if it were the last one.
 

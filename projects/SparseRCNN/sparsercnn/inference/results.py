@@ -18,7 +18,7 @@ def above_threshold(predictions, threshold):
 
     Args:
         predictions (dict): predictions for one image, from :meth:`Predictor.predict`.
-        threshold (float): lowest score to keep.
+        threshold (float | Tensor): lowest score to keep, or that of each detection.
 
     Returns:
         dict: a copy; entries without scores are kept.

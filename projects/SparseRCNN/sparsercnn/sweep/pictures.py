@@ -1,24 +1,18 @@
 """The pictures of a report: runs as dots, effects with their intervals, and curves."""
 
-import io
 import math
 import re
 
 import numpy as np
 import pandas as pd
-from cycler import cycler
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ..analysis.document import Picture, Section
+from ..analysis.charts import BLACK, COLOURS, STYLES, plain_axes, to_picture
+from ..analysis.document import Section
 
 __all__ = ["curve_sections", "dot_plot", "effects_plot", "loss_names", "mean_curve"]
 
-# Okabe and Ito's, which colour-blind readers can tell apart, without their yellow, which is pale on
-# white; black is the baseline's.
-_BLACK = "#000000"
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
-_STYLES = cycler(linestyle=["-", "--", "-.", ":"]) * cycler(color=_COLOURS)
 _LOG_RANGE = 5  # a loss that becomes more times smaller gets a logarithmic axis
 
 
@@ -30,7 +24,7 @@ def dot_plot(results):
     axes.axvline(table[baseline].mean(), color="#888888", linestyle="--", linewidth=1)
     for row, name in enumerate(table):
         values = table[name].dropna()
-        colour = _BLACK if name == baseline else _COLOURS[0]
+        colour = BLACK if name == baseline else COLOURS[0]
         # Seeds are a little apart, so that dots do not hide each other.
         heights = np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else np.zeros(1)
         axes.plot(
@@ -39,7 +33,7 @@ def dot_plot(results):
         if len(values) > 1:
             axes.vlines(values.mean(), row - 0.36, row + 0.36, colour, linewidth=2.2)
     axes.set_xlabel(f"{metric}: each dot a run, bars the means, dashed the baseline's")
-    return _picture(figure, "runs.png", f"{metric} of each run by variant")
+    return to_picture(figure, "runs.png", f"{metric} of each run by variant")
 
 
 def effects_plot(sweep, effects):
@@ -49,12 +43,12 @@ def effects_plot(sweep, effects):
     )
     axes.axvline(0, color="#888888", linestyle="--", linewidth=1)
     for row, e in enumerate(effects.itertuples()):
-        colour = _COLOURS[list(sweep.axes).index(e.Index[0]) % len(_COLOURS)]
+        colour = COLOURS[list(sweep.axes).index(e.Index[0]) % len(COLOURS)]
         face = colour if e.exceeds_noise == "yes" else "white"
         axes.hlines(row, e.low_95, e.high_95, colour, linewidth=2)
         axes.plot(e.difference, row, "o", color=colour, markersize=7, markerfacecolor=face)
     axes.set_xlabel(f"difference of {sweep.metric}, 95 % interval; filled: exceeds the noise")
-    return _picture(figure, "effects.png", "Main effects with their confidence intervals")
+    return to_picture(figure, "effects.png", "Main effects with their confidence intervals")
 
 
 def _rows(labels):
@@ -70,12 +64,6 @@ def _rows(labels):
     return figure, axes
 
 
-def _picture(figure, name, description):
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150)
-    return Picture(name, file.getvalue(), description)
-
-
 def curve_sections(results):
     """Yield the metric and the losses over the iterations."""
     metric, history = results.sweep.metric, results.history
@@ -88,7 +76,7 @@ def curve_sections(results):
         section.text = f"{metric} was evaluated at the end only."
     else:
         figure = _draw(history, panels, [metric], marker="o")
-        section.pictures = [_picture(figure, "metric.png", f"{metric} over the iterations")]
+        section.pictures = [to_picture(figure, "metric.png", f"{metric} over the iterations")]
         section.notes = [note]
     yield section
     losses = loss_names(history)
@@ -101,7 +89,7 @@ def curve_sections(results):
             "Losses of other matchers, weights or numbers of stages do not compare.",
         ]
         figure = _draw(history, panels, losses, width)
-        picture = _picture(figure, "losses.png", "losses over the iterations")
+        picture = to_picture(figure, "losses.png", "losses over the iterations")
         yield Section("Losses", notes=notes, pictures=[picture])
 
 
@@ -121,11 +109,11 @@ def _panels(results):
     """
     sweep, variant = results.sweep, results.history["variant"]
     others = [name for name in sweep.names if name in set(variant) and name != sweep.baseline]
-    if len(others) > len(_COLOURS) and sweep.axes:
+    if len(others) > len(COLOURS) and sweep.axes:
         levels = {axis: {v.name: v.levels[axis] for v in sweep.variants} for axis in sweep.axes}
         split = {axis: names for axis, names in sweep.axes.items() if len(names) > 1}
         return {axis: (names[0], variant.map(levels[axis])) for axis, names in split.items()}
-    count = max(math.ceil(len(others) / len(_COLOURS)), 1)
+    count = max(math.ceil(len(others) / len(COLOURS)), 1)
     parts = [{sweep.baseline, *names} for names in np.array_split(others, count)]
     titles = [f"part {i + 1}" for i in range(count)] if count > 1 else [""]
     lines = [(sweep.baseline, variant.where(variant.isin(part))) for part in parts]
@@ -145,11 +133,11 @@ def _draw(history, panels, names, width=1, **style):
         # Panels that show the same quantity have the same scale.
         same = axes if i % len(panels) else None
         axes = figure.add_subplot(rows, columns, i + 1, sharey=same)
-        axes.set_prop_cycle(_STYLES)
+        axes.set_prop_cycle(STYLES)
         black, lines = panels[title]
         for label, part in history.groupby(lines, sort=False):
             curve = mean_curve(part, name, width)
-            fixed = {"color": _BLACK, "linestyle": "-"} if label == black else {}
+            fixed = {"color": BLACK, "linestyle": "-"} if label == black else {}
             if len(curve) == 1:  # a line would not be seen
                 fixed["marker"] = "o"
             (line,) = axes.plot(curve["mean"], label=label, markersize=4, **{**style, **fixed})
@@ -161,10 +149,7 @@ def _draw(history, panels, names, width=1, **style):
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title(f"{name}, {title}" if title else name, fontsize="medium")
-        axes.set_xlabel("iteration")
-        axes.grid(color="#e9e9e9", linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        plain_axes(axes, xlabel="iteration")
         if i < len(panels):
             axes.legend(fontsize="x-small", frameon=False)
     return figure
