@@ -43,6 +43,15 @@ SYSTEMS = {
     "msca_adp": ("sparsercnn.msca_adp", _TINY_SPARSE),
     "mssa": ("sparsercnn", [*_TINY_SPARSE, *_ATTENTION_FPN, "MODEL.FPN.AGGREGATION", "mssa"]),
     "res5 attention": ("sparsercnn.res5_attention", _TINY_SPARSE),
+    "masks": (
+        "sparsercnn",
+        [
+            *_TINY_SPARSE,
+            *("MODEL.MASK_ON", True, "MODEL.SparseRCNN.MASK.POOLER_RESOLUTION", 7),
+            *("MODEL.SparseRCNN.MASK.NUM_CONV", 2, "MODEL.SparseRCNN.MASK.CONV_DIM", 16),
+            *("MODEL.SparseRCNN.NMS_THRESH_TEST", 0.6, "TEST.DETECTIONS_PER_IMAGE", 15),
+        ],
+    ),
     "cascade": ("cascade_mask_rcnn", _TINY_CASCADE),
     "cascade of masks": (
         "cascade_mask_rcnn",
