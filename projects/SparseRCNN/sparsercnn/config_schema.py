@@ -141,7 +141,7 @@ TABLE = {
         "MODEL.SparseRCNN.MASK.WEIGHT": OWN(8.0, WEIGHT, "of the dice loss"),
         "MODEL.SparseRCNN.MASK.POOLER_RESOLUTION": OWN(
             14,
-            Whole(1, 256),
+            Whole(2, 256),
             "r, side of the RoI features; masks have twice as many cells. Type and sampling ratio "
             "of the pooling are those of ROI_BOX_HEAD",
         ),

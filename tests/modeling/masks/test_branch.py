@@ -42,6 +42,9 @@ def test_a_stage_without_positives_has_none():
     assignment = Assignment(torch.full((1, 2, 3), EMPTY), torch.ones(1), [2])
     _, first, _ = branch._choose(assignment)
     assert not first.any()
+    assignment.capacity = [0]  # one place nevertheless, which does not count
+    place, first, counts = branch._choose(assignment)
+    assert (place.tolist(), first.tolist(), counts) == ([0], [False], [1])
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def test_a_square_by_hand(make_instances):
 def test_objects_are_found_by_image(ellipses, make_instances):
     empty = make_instances((30, 30))
     masks = ObjectMasks.from_instances([empty, ellipses[0], empty, ellipses[1]], "cpu")
-    assert masks.starts.tolist() == [0, 0, 3, 3] and len(masks.rasters) == len(masks.boxes) == 6
+    assert masks.starts.tolist() == [0, 0, 3, 3] and len(masks.rasters) == len(masks.boxes) == 7
     boxes = ellipses[0].gt_boxes.tensor
     images, objects = torch.tensor([1, 3, 3]), torch.tensor([2, 0, 1])
     found = masks.crop(boxes[objects], images, objects, 14)
@@ -84,6 +84,13 @@ def test_objects_are_found_by_image(ellipses, make_instances):
         zero = torch.zeros(1, dtype=torch.int64)
         expected = alone.crop(boxes[row][None], zero, row[None], 14)
         assert torch.equal(found[i], expected[0])
+
+
+def test_a_batch_without_objects_has_an_empty_mask(make_instances):
+    masks = ObjectMasks.from_instances([make_instances((30, 30))] * 2, "cpu")
+    images = torch.tensor([0, 1])
+    found = masks.crop(torch.tensor([[0.0, 0, 9, 9]] * 2), images, torch.zeros_like(images), 4)
+    assert found.shape == (2, 4, 4) and not found.any()
 
 
 def test_a_batch_of_16_is_cropped_in_one_call(ellipses, monkeypatch):

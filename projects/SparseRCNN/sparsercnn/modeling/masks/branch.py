@@ -59,9 +59,6 @@ class MaskBranch(nn.Module):
         """
         S, B, N = assignment.target_index.shape
         place, is_positive, counts = _choose(assignment)
-        if not len(place):
-            # Of value 0, but known to the graph: DistributedDataParallel waits for all gradients.
-            return 0 * sum(p.sum() for p in self.parameters()).expand(S)
         images = place // N % B
         objects = assignment.target_index.flatten()[place].clamp(min=0)
         classes = targets.classes[images, objects]
@@ -125,7 +122,9 @@ def _choose(assignment):
     """Places in the flattened assignment (S * B * N) that hold its positives.
 
     Their number is known to the device alone, but how many there can be at most is known to the
-    host. What is left of these places repeats the positives, so that norms see no other RoIs.
+    host. What is left of these places repeats the positives, so that norms see no other RoIs. Every
+    stage has at least one place: in a batch without objects too, all workers wait for the gradients
+    of each other's heads, and for the statistics of synchronised norms.
 
     Returns:
         tuple: places (R,), int64; whether a place holds a positive for the first time, (R,); number
@@ -133,7 +132,7 @@ def _choose(assignment):
     """
     S = len(assignment.target_index)
     positive = assignment.positive.flatten(1)
-    counts = assignment.capacity or [positive.shape[1]] * S
+    counts = [max(x, 1) for x in assignment.capacity or [positive.shape[1]] * S]
     # Sorted by stage: the positives, and then the others, both in their order.
     order = positive.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
     number = positive.sum(1)

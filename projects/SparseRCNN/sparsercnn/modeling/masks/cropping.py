@@ -25,8 +25,9 @@ class ObjectMasks:
     neither on the size of the images nor on that of the largest object.
 
     Attributes:
-        rasters: (G, w, w), bool, of the G objects of all images. The outermost cells are empty.
-        boxes: (G, 4), absolute xyxy, the area of each raster.
+        rasters: (G + 1, w, w), bool, of the G objects of all images, and an empty one for images
+            without objects. The outermost cells are empty.
+        boxes: (G + 1, 4), absolute xyxy, the area of each raster.
         starts: (B,), int64, the row of each image's first object.
     """
 
@@ -46,7 +47,7 @@ class ObjectMasks:
         Raises:
             DataError: an image has objects without masks.
         """
-        rasters, boxes, counts = [torch.zeros(0, _RASTER, _RASTER, dtype=torch.bool)], [], []
+        rasters, boxes, counts = [], [], []
         for x in instances:
             counts.append(len(x))
             if len(x) == 0:
@@ -61,10 +62,10 @@ class ObjectMasks:
             boxes.append(around)
         starts = torch.tensor(counts).cumsum(0) - torch.tensor(counts)
         return cls(
-            rasters=torch.cat([x.to(rasters[-1].device) for x in rasters]).to(
-                device, non_blocking=True
+            rasters=_and_one_more(
+                rasters, torch.zeros(1, _RASTER, _RASTER, dtype=torch.bool), device
             ),
-            boxes=torch.cat([torch.zeros(0, 4), *boxes]).to(device, non_blocking=True),
+            boxes=_and_one_more(boxes, torch.tensor([[0.0, 0, 1, 1]]), device),
             starts=starts.to(device, non_blocking=True),
         )
 
@@ -114,6 +115,12 @@ def crop_masks(masks, boxes, rois, index, size):
         sampling_ratio=-(-width // size),
         aligned=True,
     ).squeeze(1)
+
+
+def _and_one_more(tensors, last, device):
+    """All in one tensor on `device`; they may be on another one than `last`."""
+    own_device = tensors[0].device if tensors else last.device
+    return torch.cat([*tensors, last.to(own_device)]).to(device, non_blocking=True)
 
 
 def _boxes_of_rasters(boxes):
