@@ -92,6 +92,25 @@ def test_a_backbone_without_a_neck_is_all_backbone(clock):
     assert timer.seconds(is_inference=True)[1]["backbone"] == 7
 
 
+def test_masks_are_a_part_of_their_own(clock):
+    """In training they are called by the criterion, which is without them."""
+    branch = Work(clock, 0, mask_head=nn.ModuleList([Work(clock, 20)]))
+
+    class Criterion(nn.Module):
+        def forward(self):
+            clock.work(3)
+            branch.mask_head[0]()
+
+    model = Work(clock, 1, criterion=Criterion())
+    model.add_module("mask_branch", branch)
+    branch.forward = lambda: None
+    timer = PartTimer("cpu")
+    with timer.watch(model), timer.span("other"):
+        model()
+    _, parts, _ = timer.seconds(is_inference=False)
+    assert parts["masks"] == 20 and parts["criterion"] == 3
+
+
 def test_what_the_backward_pass_recomputes_belongs_to_it(clock):
     model = Work(clock, 0, backbone=Work(clock, 3))
     timer = PartTimer("cpu")

@@ -13,7 +13,7 @@ import convert as tool
 from sparsercnn import add_sparsercnn_config
 from sparsercnn.cli.convert import get_parser
 from sparsercnn.conversion import LAYOUTS, ConversionError, convert, convert_file
-from sparsercnn.modeling import DualAttention, DynamicConv, Stage
+from sparsercnn.modeling import DualAttention, DynamicConv, DynamicMaskHead, Stage
 from sparsercnn.modeling.necks.pooled_attention import AttentionBlock, WindowPooling
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -119,6 +119,45 @@ def test_dual_attention_by_name(sparse_cfg, static, pre_norm):
     names = resnet_and_fpn_names() + PROPOSALS
     names += [name for i in range(2) for name in stage_names(i, *dual_names(static, pre_norm))]
     assert_model_has(names, sparse_cfg)
+
+
+def query_mask_names(stage):
+    conv = "instance_interactive_conv"
+    modules = [f"{conv}.dynamic_layer", f"{conv}.norm_in", f"{conv}.norm_out"]
+    names = both(*modules, "upsample", "conv_logits")
+    for j in range(4):
+        names += [f"convs.{j}.conv.weight", *(f"convs.{j}.bn.{leaf}" for leaf in BATCH_NORM)]
+    return [f"roi_head.mask_head.{stage}.{name}" for name in names]
+
+
+@pytest.mark.parametrize("interaction", ["dynamic_conv", "dual_attention"])
+def test_queryinst_by_name(sparse_cfg, interaction):
+    """With the interaction of Dual-Attention Sparse R-CNN, too."""
+    sparse_cfg.MODEL.MASK_ON = True
+    sparse = sparse_cfg.MODEL.SparseRCNN
+    sparse.INTERACTION, sparse.DUAL_ATTENTION.NUM_CBAM = interaction, 2
+    inside = DYNAMIC if interaction == "dynamic_conv" else dual_names(pre_norm=True)
+    names = resnet_and_fpn_names() + PROPOSALS
+    names += [name for i in range(2) for name in stage_names(i, *inside) + query_mask_names(i)]
+    assert_model_has(names, sparse_cfg)
+
+
+def test_a_shared_mask_head_has_no_counterpart():
+    ours = ["head.head_series.0.norm1.weight", "head.head_series.1.norm1.weight"]
+    mask = "mask_branch.mask_head.0.predictor.weight"
+    with pytest.raises(ConversionError, match="one mask head for its 2 stages .*--only") as raised:
+        rename([*ours, mask], reverse=True)
+    assert raised.value.keys == [mask]
+    assert len(rename([*ours, mask, mask.replace("0", "1")], reverse=True)) == 4
+
+
+def test_mask_heads_of_the_first_queryinst_are_refused():
+    convs = [f"roi_head.mask_head.0.convs.0.{x}" for x in ("conv.bias", "bn.weight")]
+    with pytest.raises(ConversionError, match="biases beside their norms.*running_mean") as raised:
+        rename([*PROPOSALS, *convs])
+    assert raised.value.keys == convs[:1]
+    # Without norms, they belong there.
+    assert rename([*PROPOSALS, convs[0]])[-1] == "mask_branch.mask_head.0.mask_fcn1.bias"
 
 
 def sparse_rcnn_weights(path, *prefixes):
@@ -348,6 +387,39 @@ def test_dynamic_instance_interaction_gives_the_same_boxes():
     x = theirs.norm(f"{conv}.fc_norm", x).relu()
     features = theirs.norm(f"{conv}_norm", p + x)
     assert_same_predictions(theirs, features, stage, (roi_features, boxes, proposals))
+
+
+def test_dynamic_mask_head_gives_the_same_masks():
+    D, K = 6, 4
+    head = DynamicMaskHead(hidden_dim=C, num_classes=K, dim_dynamic=D, num_conv=2, conv_dim=10)
+    for name, value in head.eval().requires_grad_(False).state_dict().items():
+        if value.is_floating_point():
+            value.normal_(0, 0.3)
+        if name.endswith("running_var"):
+            value.abs_().add_(0.1)
+    ours = {f"mask_branch.mask_head.0.{name}": x for name, x in head.state_dict().items()}
+    rules = LAYOUTS["mmdetection"].rules(list(ours), "", None)
+    weights = convert(ours, rules, reverse=True).weights
+    prefix = "roi_head.mask_head.0."
+    theirs = Theirs({name.removeprefix(prefix): x for name, x in weights.items()})
+    queries, roi_features, classes = torch.randn(N, C), torch.randn(N, C, r, r), [1, 3, 0]
+    conv = "instance_interactive_conv"
+    parameters = theirs.linear(f"{conv}.dynamic_layer", queries)
+    x = roi_features.reshape(N, C, r * r).permute(0, 2, 1)
+    x = torch.einsum("nlc,ncd->nld", x, parameters[:, : C * D].reshape(N, C, D))
+    x = theirs.norm(f"{conv}.norm_in", x).relu()
+    x = torch.einsum("nld,ndc->nlc", x, parameters[:, -C * D :].reshape(N, D, C))
+    x = theirs.norm(f"{conv}.norm_out", x).relu()
+    x = x.permute(0, 2, 1).reshape(N, C, r, r)
+    for j in range(2):
+        x = F.conv2d(x, theirs.weights[f"convs.{j}.conv.weight"], padding=1)
+        statistics = ("running_mean", "running_var", "weight", "bias")
+        x = F.batch_norm(x, *(theirs.weights[f"convs.{j}.bn.{leaf}"] for leaf in statistics)).relu()
+    upsample, logits = ([theirs.weights[f"{name}.{leaf}"] for leaf in ("weight", "bias")]
+                        for name in ("upsample", "conv_logits"))  # fmt: skip
+    every_class = F.conv2d(F.conv_transpose2d(x, *upsample, stride=2).relu(), *logits)
+    found = head(queries, roi_features, torch.tensor(classes))
+    torch.testing.assert_close(found, every_class[range(N), classes], rtol=1e-4, atol=1e-4)
 
 
 def static_channel_weights(theirs, j, x):

@@ -39,6 +39,11 @@ _TINY = [
 _TRANSPORT = ["MODEL.SparseRCNN.MATCHER.NAME", "optimal_transport"]
 _HUNGARIAN = ["MODEL.SparseRCNN.MATCHER.NAME", "hungarian"]
 _SOFTMAX = [*_HUNGARIAN, "MODEL.SparseRCNN.USE_FOCAL", "False"]
+_MASKS = [
+    *_TINY, "MODEL.MASK_ON", "True", "MODEL.SparseRCNN.MASK.POOLER_RESOLUTION", "4",
+    "MODEL.SparseRCNN.MASK.NUM_CONV", "1", "MODEL.SparseRCNN.MASK.CONV_DIM", "8",
+    "MODEL.SparseRCNN.MASK.NORM", "",
+]  # fmt: skip
 # All regions are taken: a sample of them would be another one in each process.
 _CASCADE = [
     *_SGD, "SOLVER.BASE_LR", "0.001", "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.FPN.NORM", "",
@@ -60,6 +65,7 @@ _DANET = [
 CASES = {
     "hungarian": ("Base-R18", [*_TINY, *_HUNGARIAN]),
     "optimal transport": ("Base-R18", [*_TINY, *_TRANSPORT]),
+    "masks": ("Base-R18", [*_MASKS, *_TRANSPORT]),
     "softmax": ("Base-R18", [*_TINY, *_SOFTMAX]),
     "dual attention": ("dual_attention", _TINY),
     "cascade with masks": ("cascade_mask_rcnn", _CASCADE),

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.structures import PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
@@ -92,6 +93,22 @@ def test_micro_batches_equal_one_big_batch(cfg, images, matcher, use_focal, spli
     for name, value in scalars.items():
         if "loss" in name:
             assert others[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+
+
+@pytest.mark.parametrize("matcher", ["hungarian", "optimal_transport"])
+def test_masks_of_micro_batches_too(cfg, images, matcher):
+    cfg = _variant(cfg, matcher, True)
+    cfg.MODEL.MASK_ON = True
+    mask = cfg.MODEL.SparseRCNN.MASK
+    mask.POOLER_RESOLUTION, mask.NUM_CONV, mask.CONV_DIM, mask.NORM = 4, 1, 8, ""
+    for x in images:
+        boxes = x["instances"].gt_boxes.tensor.tolist()
+        triangles = [[[x1, y1, x1, y2, x2, y2]] for x1, y1, x2, y2 in boxes]
+        x["instances"].gt_masks = PolygonMasks(triangles)
+    (expected, scalars), (actual, others), _ = _compare(cfg, images, exact_accumulation=True)
+    assert _error(expected, actual) < 1e-5
+    for name in ("loss_mask", "loss_mask_0"):
+        assert others[name] == pytest.approx(scalars[name], rel=1e-5), name
 
 
 def test_dynamic_proposals_are_mixed_as_in_one_big_batch(cfg, images):

@@ -49,6 +49,12 @@ def test_background_stays_behind_the_classes():
     assert softmax.value.tolist() == [1.0, -2.0] and softmax.has_new
 
 
+@pytest.mark.parametrize("name", ["mask_branch.mask_head.2", "roi_heads.mask_head"])
+def test_masks_follow_the_names_of_the_classes(name):
+    found = _adapt(f"{name}.predictor.bias", [-1.0, -2.0], [1.0, 2.0], ["b", "new"])
+    assert found.value.tolist() == [2.0, -2.0] and found.has_new
+
+
 def test_boxes_of_each_class_have_four_rows():
     name = "roi_heads.box_predictor.bbox_pred.bias"
     found = _adapt(name, [-1.0] * 8, [1.0, 2.0, 3.0, 4.0], ["b", "a"], ["a"])

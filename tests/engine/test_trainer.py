@@ -8,6 +8,7 @@ import os
 from collections import OrderedDict
 
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -527,6 +528,32 @@ def test_channels_last_changes_neither_training_nor_checkpoints(squares, monkeyp
             torch.testing.assert_close(value, plain["model"][name], rtol=0, atol=1e-5, msg=name)
     moments = mixed["trainer"]["_trainer"]["optimizer"]["state"].values()
     assert all(value.is_contiguous() for state in moments for value in state.values())
+
+
+@pytest.mark.parametrize("form", ["polygon", "bitmask"])
+def test_masks_are_trained_and_evaluated(squares, monkeypatch, form):
+    """From polygons, or from run lengths and polygons."""
+    monkeypatch.chdir(squares)
+    content = json.loads((squares / "squares.json").read_text())
+    for x in content["annotations"]:
+        left, top, width, height = x["bbox"]
+        corners = [left, top, left + width, top, left + width, top + height, left, top + height]
+        x["segmentation"] = [corners]
+        if form == "bitmask" and x["id"] % 2:
+            x["segmentation"] = mask_util.frPyObjects([corners], 64, 64)[0]
+            x["segmentation"]["counts"] = x["segmentation"]["counts"].decode()
+    (squares / "squares.json").write_text(json.dumps(content))
+    options = ["MODEL.MASK_ON", "True", "INPUT.MASK_FORMAT", form, "OUTPUT_DIR", str(squares)]
+    options += ["MODEL.SparseRCNN.MASK.CONV_DIM", "8", "SOLVER.ACCUMULATE_STEPS", "2"]
+    cfg = load_config("tiny.yaml", options)
+    seed_all_rng(1)
+    trainer = Trainer(cfg)
+    before = trainer.model.mask_branch.mask_head[1].predictor.weight.clone()
+    trainer.train()
+    latest = trainer.storage.latest()
+    assert {"loss_mask", "loss_mask_0", "bbox/AP", "segm/AP"} <= latest.keys()
+    assert math.isfinite(latest["segm/AP"][0])
+    assert not torch.equal(trainer.model.mask_branch.mask_head[1].predictor.weight, before)
 
 
 def test_a_schedule_in_epochs(squares, monkeypatch):

@@ -51,6 +51,15 @@ SYSTEMS = {
             *("MODEL.VIT.DEPTH", 2, "MODEL.VIT.EMBED_DIM", 32, "MODEL.VIT.GLOBAL_BLOCKS", [1]),
         ],
     ),
+    "masks": (
+        "sparsercnn",
+        [
+            *_TINY_SPARSE,
+            *("MODEL.MASK_ON", True, "MODEL.SparseRCNN.MASK.POOLER_RESOLUTION", 7),
+            *("MODEL.SparseRCNN.MASK.NUM_CONV", 2, "MODEL.SparseRCNN.MASK.CONV_DIM", 16),
+            *("MODEL.SparseRCNN.NMS_THRESH_TEST", 0.6, "TEST.DETECTIONS_PER_IMAGE", 15),
+        ],
+    ),
     "cascade": ("cascade_mask_rcnn", _TINY_CASCADE),
     "cascade of masks": (
         "cascade_mask_rcnn",

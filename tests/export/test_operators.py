@@ -22,7 +22,7 @@ _OF_TENSORRT = """
     Trilu Unsqueeze Upsample Where Xor
 """
 _SYSTEMS = ["softmax and NMS", "dual attention", "dynamic", "msca_adp", "mssa", "res5 attention"]
-_SYSTEMS += ["cascade", "cascade of masks", "danet", "danet projected"]
+_SYSTEMS += ["masks", "cascade", "cascade of masks", "danet", "danet projected"]
 _SYSTEMS = ["sparsercnn", *(pytest.param(x, marks=pytest.mark.slow) for x in _SYSTEMS)]
 
 

@@ -13,7 +13,7 @@ from sparsercnn.export.exporters import build_graph, trace
 from sparsercnn.inference.loading import load
 
 _DETECTORS = ["softmax and NMS", "dual attention", "dynamic", "msca_adp", "mssa"]
-_DETECTORS += ["res5 attention", "convnext", "vit", "cascade", "cascade of masks"]
+_DETECTORS += ["res5 attention", "convnext", "vit", "masks", "cascade", "cascade of masks"]
 _DETECTORS = ["sparsercnn", *(pytest.param(x, marks=pytest.mark.slow) for x in _DETECTORS)]
 _SEGMENTORS = ["danet", pytest.param("danet projected", marks=pytest.mark.slow)]
 _PACKAGES = {"torch_export": [], "onnx": ["onnx", "onnxscript", "onnxruntime"]}

@@ -1,11 +1,10 @@
 import json
-from functools import partial
 
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
-from detectron2.structures import ImageList
+from detectron2.structures import ImageList, PolygonMasks
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import box_iou
@@ -348,12 +347,21 @@ class _Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_training_waits_for_the_device_in_the_matching_alone(tiny_cfg, make_input, monkeypatch):
+@pytest.mark.parametrize("matcher", ["hungarian", "optimal_transport"])
+@pytest.mark.parametrize("masks", [False, True])
+def test_training_waits_for_the_device_in_the_matching_alone(
+    tiny_cfg, make_input, monkeypatch, masks, matcher
+):
+    tiny_cfg.MODEL.MASK_ON, tiny_cfg.MODEL.SparseRCNN.MATCHER.NAME = masks, matcher
     model = build_model(tiny_cfg)
     # As on a GPU; the CPU's way of pooling does not wait either.
-    as_on_a_gpu = partial(_Maps, dtype=torch.float32)
-    monkeypatch.setattr(model.head.box_pooler, "prepare", as_on_a_gpu)
+    monkeypatch.setattr(
+        model.head.box_pooler,
+        "prepare",
+        lambda x: x if isinstance(x, _Maps) else _Maps(x, dtype=torch.float32),
+    )
     inputs = [make_input((64, 96), [[5, 5, 40, 40]], [1]), make_input((96, 64))]
+    inputs[0]["instances"].gt_masks = PolygonMasks([[[5, 5, 40, 5, 40, 40]]])
     # Padding computes with sizes that are on the host, which the mode cannot tell.
     prepared = model.preprocess_images(inputs)
     monkeypatch.setattr(model, "preprocess_images", lambda _: prepared)

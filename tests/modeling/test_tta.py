@@ -46,10 +46,31 @@ def test_soft_vote_of_nothing():
     assert len(boxes) == len(scores) == len(classes) == 0
 
 
+def test_masks_of_a_group_are_averaged_over_the_mean_box():
+    """Two boxes of 8 pixels, shifted by 2: the mean is shifted by 0.5 with scores 0.9 and 0.3."""
+    boxes = torch.tensor([[0.0, 0, 8, 8], [2, 0, 10, 8], [30, 30, 40, 40]])
+    scores, classes = torch.tensor([0.9, 0.3, 0.5]), torch.zeros(3, dtype=torch.int64)
+    masks = torch.zeros(3, 16, 16)
+    masks[0, :, :8] = 1  # pixels 0 to 4
+    masks[1, :, 4:12] = 1  # pixels 2 + 2 to 2 + 6
+    masks[2] = 0.7
+    mean, _, _, merged = soft_vote(boxes, scores, classes, iou_thresh=0.5, masks=masks)
+    assert mean[0].tolist() == pytest.approx([0.5, 0, 8.5, 8]) and len(mean) == 3
+    row = merged[0, 8]  # half pixels from 0.5 to 8.5
+    expected = torch.tensor([0.75] * 7 + [0.25] * 8 + [0.0])
+    torch.testing.assert_close(row, expected, rtol=1e-5, atol=1e-5)
+    assert (merged[1] == masks[2]).all()  # alone
+    assert (merged[2] == masks[1]).all()  # a member that is also kept by itself
+
+
 class _FixedDetector(nn.Module):
     """Finds the same box of the scene, wherever the augmentation has put it."""
 
     input_format = "RGB"
+
+    def __init__(self, has_masks=False):
+        super().__init__()
+        self.has_masks = has_masks
 
     def forward(self, batched_inputs, do_postprocess=True):
         results = []
@@ -61,6 +82,9 @@ class _FixedDetector(nn.Module):
             result.pred_boxes = Boxes(box)
             result.scores = torch.tensor([0.8 if x["flipped"] else 0.9])
             result.pred_classes = torch.tensor([1])
+            if self.has_masks:  # the left half of the box, which is on the right in a flip
+                result.pred_masks = torch.zeros(1, 1, 8, 8)
+                result.pred_masks[..., 4 if x["flipped"] else 0 :][..., :4] = 1
             results.append(result)
         return results
 
@@ -88,6 +112,39 @@ def test_flips_and_sizes_are_undone(vote):
     assert len(result) == 1 and result.pred_classes.item() == 1
     torch.testing.assert_close(result.pred_boxes.tensor, torch.tensor([[0.0, 0, 30, 10]]))
     assert result.scores.item() == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("vote", [True, False])
+def test_masks_are_flipped_back_and_pasted(vote):
+    model = SparseRCNNWithTTA(
+        _FixedDetector(has_masks=True), tta_mapper=lambda x: list(_mapper(x)), vote=vote
+    )
+    (result,) = model([{"image": torch.zeros(3, 40, 60), "height": 40, "width": 60}])
+    masks = result["instances"].pred_masks
+    assert masks.shape == (1, 40, 60) and masks.dtype == torch.bool
+    expected = torch.zeros(40, 60, dtype=torch.bool)
+    expected[:10, :15] = True
+    assert torch.equal(masks[0], expected)
+
+
+def test_a_detector_with_masks_and_nothing_found(mask_model, make_input):
+    x = make_input((64, 80))
+    given = [{"image": x["image"], "height": 64, "width": 80}]
+    with torch.no_grad():
+        found = mask_model(given)[0]["instances"]
+        assert found.pred_masks.shape == (len(found), 64, 80) and len(found) > 0
+        mask_model.model.score_thresh = 0.999
+        assert mask_model(given)[0]["instances"].pred_masks.shape == (0, 64, 80)
+
+
+@pytest.fixture
+def mask_model(tiny_cfg):
+    from detectron2.modeling import build_model
+
+    tiny_cfg.TEST.AUG.MIN_SIZES = (64, 96)
+    tiny_cfg.TEST.AUG.SCALE_FILTER = False
+    tiny_cfg.MODEL.MASK_ON, tiny_cfg.MODEL.SparseRCNN.MASK.CONV_DIM = True, 8
+    return SparseRCNNWithTTA(tiny_cfg, build_model(tiny_cfg).eval())
 
 
 def test_each_size_counts_for_its_range_of_boxes():

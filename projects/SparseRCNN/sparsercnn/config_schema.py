@@ -130,6 +130,29 @@ TABLE = {
             0.01, Number(above=0, below=1), "p, initial score of every class"
         ),
     },
+    "Masks of Sparse R-CNN": {
+        "MODEL.SparseRCNN.MASK.NAME": OWN(
+            "dynamic",
+            Registered("MASK_HEAD"),
+            "the mask head of each stage, with MODEL.MASK_ON: dynamic, QueryInst's",
+        ),
+        "MODEL.SparseRCNN.MASK.SHARED": OWN(
+            False, FLAG, "one mask head for all stages: fewer parameters"
+        ),
+        "MODEL.SparseRCNN.MASK.WEIGHT": OWN(8.0, WEIGHT, "of the dice loss"),
+        "MODEL.SparseRCNN.MASK.POOLER_RESOLUTION": OWN(
+            14,
+            Whole(2, 256),
+            "r, side of the RoI features; masks have twice as many cells. Type and sampling ratio "
+            "of the pooling are those of ROI_BOX_HEAD",
+        ),
+        "MODEL.SparseRCNN.MASK.DIM_DYNAMIC": OWN(
+            64, WIDTH, "channels between the two matrices that a proposal feature generates"
+        ),
+        "MODEL.SparseRCNN.MASK.NUM_CONV": OWN(4, LAYERS, "3x3 convolutions after them"),
+        "MODEL.SparseRCNN.MASK.CONV_DIM": OWN(256, WIDTH, "their channels"),
+        "MODEL.SparseRCNN.MASK.NORM": OWN("BN", NORM_OR_AUTO, "their norm; '': none"),
+    },
     "Interaction of proposals and RoI features": {
         "MODEL.SparseRCNN.INTERACTION": OWN(
             "dynamic_conv",
@@ -237,7 +260,7 @@ TABLE = {
             Text(),
             "the checkpoint to start from or to evaluate, also the folder of a run; '': none",
         ),
-        "MODEL.MASK_ON": THEIRS(FLAG, "the cascade's mask heads"),
+        "MODEL.MASK_ON": THEIRS(FLAG, "mask heads, of Sparse R-CNN and of the cascade"),
         "MODEL.KEYPOINT_ON": THEIRS(FLAG, "detectron2's keypoint head"),
         "MODEL.LOAD_PROPOSALS": THEIRS(FLAG, "read proposals that were computed beforehand"),
         "MODEL.PIXEL_MEAN": THEIRS(

@@ -74,10 +74,14 @@ class Assignment:
         target_index: (S, B, N), int64, the object's row in :class:`Targets`; -1 for background.
         normalizer: (S,), float, divisor of a stage's losses on this worker, before averaging over
             workers: the number of objects for one-to-one matching, of positives for one-to-many.
+        capacity: most proposals that can be assigned to an object at each of the S stages, in the
+            whole batch, on the host; None: unknown, which stands for B * N. What is computed for
+            these proposals alone, such as masks, needs that much memory.
     """
 
     target_index: Tensor
     normalizer: Tensor
+    capacity: list[int] | None = None
 
     @property
     def positive(self):

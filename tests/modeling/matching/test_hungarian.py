@@ -80,6 +80,15 @@ def test_padding_is_never_matched(make_targets):
     assert (assignment.target_index[:, 0] <= 0).all()
     assert assignment.positive.sum(2).tolist() == [[1, 4], [1, 4]]
     assert assignment.normalizer.tolist() == [5, 5]
+    assert assignment.capacity == [5, 5]
+
+
+def test_the_host_knows_the_number_of_positives(make_targets):
+    few = ((50, 50), random_boxes(2).tolist(), [0, 1])
+    many = ((50, 50), random_boxes(9).tolist(), [0] * 9)
+    targets = make_targets(few, many)
+    assignment = HungarianMatcher()(torch.randn(3, 2, 4, 2), random_boxes(3, 2, 4), targets)
+    assert assignment.capacity == assignment.num_positives.tolist() == [2 + 4] * 3
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -458,6 +458,33 @@ def test_built_from_a_config(tiny_cfg):
     assert matcher.rounding == "largest_share"
 
 
+@pytest.mark.parametrize("options", [{"k": 4}, {"k": 2.5, "step": 1.0}, {"dynamic_k": True}])
+@pytest.mark.parametrize("skill", [0.0, 1.0])
+def test_no_more_positives_than_the_host_expects(options, skill):
+    """Nor fewer than half where each object takes all that it can."""
+    targets = random_targets(3, 0, 12, 30)
+    assignment = OptimalTransportMatcher(**options)(
+        *random_predictions(targets, 4, 25, skill), targets
+    )
+    found = assignment.num_positives
+    most = torch.tensor(assignment.capacity)
+    assert (found <= most).all() and (most <= 3 * 25).all()
+    if "k" in options:
+        assert (found >= most / 2).all()
+
+
+def test_a_rounding_without_limit_may_fill_all_places():
+    targets = random_targets(3)
+    matcher = OptimalTransportMatcher(rounding="largest_share")
+    assert matcher(*random_predictions(targets, 2, 9), targets).capacity is None
+
+
+def test_capacity_by_hand():
+    matcher = OptimalTransportMatcher(k=3, step=0.5)
+    # Supplies 1.5, 2, 2.5 and 3 of each of 2 objects; of 9 objects, the 5 proposals are fewer.
+    assert matcher.capacity(4, 5, [2, 0, 9]) == [4 + 5, 4 + 5, 5 + 5, 5 + 5]
+
+
 @pytest.mark.parametrize(
     "argument,key",
     [("k", "K"), ("top_q", "TOP_Q"), ("epsilon", "SINKHORN_EPS"), ("num_iterations", "ITERS")],

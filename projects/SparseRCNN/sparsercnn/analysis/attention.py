@@ -98,7 +98,7 @@ class AttentionRecorder:
         head = self._model.head
         if head not in self._outputs:
             raise ValueError("Nothing was recorded: run the model inside the with statement.")
-        logits, boxes = (x[-1] for x in self._outputs[head][0])
+        logits, boxes, *_ = (x[-1] for x in self._outputs[head][0])
         (found,) = self._model.inference(logits, boxes, [self._image_size])
         if not 0 <= index < len(found):
             raise UserError(

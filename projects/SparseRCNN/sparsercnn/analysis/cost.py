@@ -69,7 +69,7 @@ _PARTS = (
     (re.compile(r"backbone\.bottom_up(\.|$)"), "backbone"),
     (re.compile(r"backbone(\.|$)"), "neck"),
     (re.compile(r"(proposals|proposal_generator)(\.|$)"), "proposals"),
-    (re.compile(r"(head|roi_heads|sem_seg_head)(\.|$)"), "head"),
+    (re.compile(r"(head|mask_branch|roi_heads|sem_seg_head)(\.|$)"), "head"),
 )
 
 

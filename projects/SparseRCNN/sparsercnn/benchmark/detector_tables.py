@@ -7,7 +7,15 @@ __all__ = ["format_report"]
 
 _STAGE_PARTS = ("pooling", "attention", "interaction", "rest of stage")
 _ORDER = ("preprocessing", "backbone", "neck", "proposals", *_STAGE_PARTS, "encoder", "decoder")
-_ORDER += ("roi heads", "sem seg head", "post-processing", "criterion", "matcher", "backward")
+_ORDER += (
+    "masks",
+    "roi heads",
+    "sem seg head",
+    "post-processing",
+    "criterion",
+    "matcher",
+    "backward",
+)
 _ORDER += ("gradient norm", "optimizer", "other")
 
 

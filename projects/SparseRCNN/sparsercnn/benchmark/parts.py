@@ -20,6 +20,7 @@ _MODULES = (
     ("attention", r"(.+\.)?head\.head_series\.(?P<stage>\d+)\.self_attn"),
     ("interaction", r"(.+\.)?head\.head_series\.(?P<stage>\d+)\.inst_interact"),
     ("rest of stage", r"(.+\.)?head\.head_series\.(?P<stage>\d+)"),
+    ("masks", r"(.+\.)?mask_branch\.mask_head\.\d+"),
     ("criterion", r"(.+\.)?criterion"),
     ("matcher", r"(.+\.)?criterion\.matcher"),
     ("roi heads", r"(.+\.)?roi_heads"),

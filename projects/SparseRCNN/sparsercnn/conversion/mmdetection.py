@@ -1,7 +1,8 @@
 """Rules for weights of mmdetection, and of models built on it.
 
-Sparse R-CNN has been in mmdetection since version 2.8. The head of Dual-Attention Sparse R-CNN is
-from github.com/sangwooP/dual_attn_sparse_rcnn, the necks are from github.com/XiongweiWu/MSCA-SA.
+Sparse R-CNN has been in mmdetection since version 2.8, QueryInst since 2.18. The head of
+Dual-Attention Sparse R-CNN is from github.com/sangwooP/dual_attn_sparse_rcnn, the necks are from
+github.com/XiongweiWu/MSCA-SA.
 """
 
 import re
@@ -16,6 +17,7 @@ __all__ = ["mmdetection_rules"]
 
 _STAGE, _OUR_STAGE = "roi_head.bbox_head.{i}", "head.head_series.{i}"
 _MASK, _OUR_MASK = "roi_head.mask_head", "roi_heads.mask_head"
+_OUR_QUERY_MASK = "mask_branch.mask_head"
 # For the three stages of a cascade: mmdetection's standard deviations of the box deltas, and
 # detectron2's ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS, their inverses.
 _CASCADE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
@@ -35,8 +37,9 @@ def mmdetection_rules(names, mask_stage=None, wanted=None):
         list[Rule | Drop]: in the order in which to try them.
 
     Raises:
-        ConversionError: our model has a single mask head but `mask_stage` is None, or the FPN does
-            not start at res2.
+        ConversionError: our model has a single mask head where theirs has one per stage, and
+            `mask_stage` does not tell which it is; the FPN does not start at res2; or the mask
+            heads are those of QueryInst's first code.
     """
     names = list(names)
     wanted = names if wanted is None else list(wanted)
@@ -48,8 +51,9 @@ def mmdetection_rules(names, mask_stage=None, wanted=None):
     rules = [COUNTERS, *resnet_rules("backbone.", "backbone.bottom_up.")]
     rules += _neck_rules(cross=has(".norm1_2.", ".norm_source."))
     # A file of heads alone has no proposals.
-    if has("init_proposal_", ".ffn_norm.", "head.head_series."):
-        rules += _proposal_rules() + _stage_rules()
+    if has("init_proposal_", ".ffn_norm.", "head.head_series.", f"{_OUR_QUERY_MASK}."):
+        _check_query_masks(names, wanted)
+        rules += _proposal_rules() + _stage_rules() + _query_mask_rules()
         if has(".p_attention.", ".inst_interact.out_norm."):
             rules += _dual_attention_rules(pre_norm=has(".roi_attn_proj.2.", ".pre_norm."))
             rules += _cbam_rules(static=has(".ch_attn_ffn.", ".channel_gate.feed_forward."))
@@ -154,6 +158,41 @@ def _dynamic_conv_rules():
         Rule(f"{theirs}_norm.{{leaf}}", f"{_OUR_STAGE}.norm2.{{leaf}}"),
         *_pairs(theirs, ours, modules),
     ]
+
+
+def _query_mask_rules():
+    """Mask heads of QueryInst, one per stage. The logits of all classes are there on both sides."""
+    theirs, ours = f"{_MASK}.{{i}}", f"{_OUR_QUERY_MASK}.{{i}}"
+    modules = {
+        "instance_interactive_conv.dynamic_layer": "interaction.dynamic_layer",
+        "instance_interactive_conv.norm_in": "interaction.norm1",
+        "instance_interactive_conv.norm_out": "interaction.norm2",
+        "convs.{j}.conv": "mask_fcn{j+1}",
+        "convs.{j}.bn": "mask_fcn{j+1}.norm",
+        "upsample": "deconv",
+        "conv_logits": "predictor",
+    }
+    return _pairs(theirs, ours, modules)
+
+
+def _check_query_masks(names, wanted):
+    heads = [x for x in wanted if x.startswith(f"{_OUR_QUERY_MASK}.")]
+    stages = {x.split(".")[2] for x in names if x.startswith("head.head_series.")}
+    if heads and len(stages) > len({x.split(".")[2] for x in heads}):
+        raise ConversionError(
+            f"The model has one mask head for its {len(stages)} stages (MASK.SHARED, or without "
+            "DEEP_SUPERVISION), but mmdetection's has one for each. Convert the rest with --only "
+            "backbone. init_proposal_ head.",
+            heads,
+        )
+    biases = [x for x in wanted if re.fullmatch(rf"{_MASK}\.\d+\.convs\.\d+\.conv\.bias", x)]
+    if biases and any(re.match(rf"{_MASK}\.\d+\.convs\.\d+\.bn\.", x) for x in names):
+        raise ConversionError(
+            "The convolutions of the mask heads have biases beside their norms, as in the code "
+            "that QueryInst was published with; mmdetection's have none. Subtract them from "
+            "running_mean of the norms and remove them from the file.",
+            biases,
+        )
 
 
 def _dual_attention_rules(pre_norm):

@@ -14,6 +14,7 @@ from ..data.recipes import check_recipes
 from ..errors import ConfigError
 from ..inference import check_optimization
 from ..modeling.interaction import INTERACTION_REGISTRY
+from ..modeling.masks import MASK_HEAD_REGISTRY
 from ..modeling.matching import MATCHER_REGISTRY
 from ..modeling.proposals import PROPOSALS_REGISTRY
 from ..modeling.segmentation.danet_attention import DANET_ATTENTION_REGISTRY
@@ -64,6 +65,7 @@ _CHANNELS = {"L": 1, "F": 1, "I": 1, "RGBA": 4, "CMYK": 4}
 _REGISTRIES = {
     "DANET_ATTENTION": DANET_ATTENTION_REGISTRY,
     "INTERACTION": INTERACTION_REGISTRY,
+    "MASK_HEAD": MASK_HEAD_REGISTRY,
     "MATCHER": MATCHER_REGISTRY,
     "PROPOSALS": PROPOSALS_REGISTRY,
 }

@@ -22,8 +22,6 @@ class DetectorGraph(nn.Module):
     Output names are in `outputs`, the order is that of the results of :meth:`forward`.
     """
 
-    outputs = ("boxes", "scores", "classes")
-
     def __init__(self, model):
         """
         Args:
@@ -31,6 +29,9 @@ class DetectorGraph(nn.Module):
         """
         super().__init__()
         self.model = exportable_copy(model)
+        self.outputs = ("boxes", "scores", "classes")
+        if model.mask_branch is not None:
+            self.outputs += ("masks",)
 
     def forward(self, images, sizes):
         """
@@ -45,17 +46,26 @@ class DetectorGraph(nn.Module):
 
             * boxes: (B, D, 4), absolute xyxy in pixels of `images`, within the image;
             * scores: (B, D);
-            * classes: (B, D), int64.
+            * classes: (B, D), int64;
+            * masks, if the model has them: (B, D, m, m), probabilities over the area of each box.
         """
         model = self.model
         maps = model.backbone(normalize(model, images, sizes))
         features = [maps[name] for name in model.in_features]
         boxes, proposal_features = model.proposals(features, _corners(sizes))
-        class_logits, boxes = model.head(features, boxes, proposal_features)
-        return self._select(class_logits[-1], boxes[-1], sizes)
+        if model.mask_branch is None:
+            class_logits, boxes = model.head(features, boxes, proposal_features)
+            return self._select(class_logits[-1], boxes[-1], sizes)[:3]
+        class_logits, boxes, queries = model.head(features, boxes, proposal_features, True)
+        boxes, scores, classes, proposals = self._select(class_logits[-1], boxes[-1], sizes)
+        queries = queries[-1].gather(1, proposals[..., None].expand(-1, -1, queries.shape[-1]))
+        roi_features = model.mask_branch.pooler(features, boxes)
+        masks = model.mask_branch.predict(queries.flatten(0, 1), roi_features, classes.flatten())
+        return boxes, scores, classes, masks.view(*classes.shape, *masks.shape[2:])
 
     def _select(self, class_logits, boxes, sizes):
-        """The detections of :meth:`SparseRCNN.inference`, in tensors of fixed size."""
+        """The detections of :meth:`SparseRCNN.inference`, in tensors of fixed size, and the places
+        of their proposals (B, D)."""
         model = self.model
         N = boxes.shape[1]
         scores = model.classification.scores(class_logits)
@@ -64,14 +74,15 @@ class DetectorGraph(nn.Module):
         scores = torch.where(finite & scores.isfinite(), scores, -1.0)
         boxes = torch.where(finite, boxes, 0.0)
         scores, index = scores.flatten(1).topk(N)
-        classes = index % K
-        boxes = gather_boxes(boxes, torch.div(index, K, rounding_mode="floor"))
+        classes, proposals = index % K, torch.div(index, K, rounding_mode="floor")
+        boxes = gather_boxes(boxes, proposals)
         keep = scores >= model.score_thresh
         if model.nms_thresh > 0:
             keep = keep & suppress(boxes, classes, K, model.nms_thresh)
         scores = torch.where(keep, scores, 0.0)
         scores, order = scores.clamp(min=0).topk(min(model.max_detections, N))
-        return clip(gather_boxes(boxes, order), sizes), scores, classes.gather(1, order)
+        boxes = clip(gather_boxes(boxes, order), sizes)
+        return boxes, scores, classes.gather(1, order), proposals.gather(1, order)
 
 
 class SegmentorGraph(nn.Module):

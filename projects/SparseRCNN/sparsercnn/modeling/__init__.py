@@ -12,7 +12,13 @@ from .criterion import SetCriterion
 from .detector import SparseRCNN
 from .head import IterativeHead, Stage
 from .interaction import INTERACTION_REGISTRY, DualAttention, DynamicConv, build_interaction
-from .masks import CascadeMaskROIHeads
+from .masks import (
+    MASK_HEAD_REGISTRY,
+    CascadeMaskROIHeads,
+    DynamicMaskHead,
+    MaskBranch,
+    build_mask_head,
+)
 from .matching import (
     MATCHER_REGISTRY,
     HungarianMatcher,
@@ -51,6 +57,7 @@ from .tta import SparseRCNNWithTTA
 __all__ = [
     "DANET_ATTENTION_REGISTRY",
     "INTERACTION_REGISTRY",
+    "MASK_HEAD_REGISTRY",
     "MATCHER_REGISTRY",
     "MSCA",
     "MSSA",
@@ -60,12 +67,14 @@ __all__ = [
     "DANetHead",
     "DualAttention",
     "DynamicConv",
+    "DynamicMaskHead",
     "DynamicProposalGenerator",
     "FocalClassification",
     "HungarianMatcher",
     "IterativeHead",
     "LearnedProposals",
     "LossWeights",
+    "MaskBranch",
     "MatchingCost",
     "OptimalTransportMatcher",
     "PositionAttention",
@@ -84,6 +93,7 @@ __all__ = [
     "build_danet_attention",
     "build_dilated_resnet_backbone",
     "build_interaction",
+    "build_mask_head",
     "build_matcher",
     "build_matching_cost",
     "build_proposals",

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import ConfigError
 from .backbones.layers import blocks_of
 from .head import Stage
+from .masks import MaskBranch
 
 __all__ = ["checkpoint_activations"]
 
@@ -19,7 +20,7 @@ def checkpoint_activations(model, *, backbone=False, head=False):
     Args:
         model (nn.Module): a detector.
         backbone (bool): recompute each residual block of ``model.backbone``.
-        head (bool): recompute each :class:`~sparsercnn.modeling.head.Stage`.
+        head (bool): recompute each :class:`~sparsercnn.modeling.head.Stage`, and each mask head.
 
     Raises:
         ConfigError: the model has no such block or stage.
@@ -30,6 +31,9 @@ def checkpoint_activations(model, *, backbone=False, head=False):
     if head:
         stages = [module for module in model.modules() if isinstance(module, Stage)]
         _checkpoint_all(stages, "Stage", "MODEL.ACTIVATION_CHECKPOINT.HEAD")
+        for branch in [x for x in model.modules() if isinstance(x, MaskBranch)]:
+            for mask_head in branch.mask_head:
+                mask_head.forward = _Checkpointed(mask_head)
 
 
 def _checkpoint_all(modules, kind, key):

@@ -44,18 +44,20 @@ class SetCriterion(nn.Module):
     """
 
     @configurable
-    def __init__(self, *, matcher, classification=None, weights=None):
+    def __init__(self, *, matcher, classification=None, weights=None, mask_weight=8.0):
         """
         Args:
             matcher (nn.Module): see :mod:`sparsercnn.modeling.matching`.
             classification (FocalClassification | SoftmaxClassification): computes the class loss;
                 None: FocalClassification().
             weights (LossWeights): of the three losses; None: LossWeights().
+            mask_weight (float): of the masks' dice loss.
         """
         super().__init__()
         self.matcher = matcher
         self.classification = classification or FocalClassification()
         self.weights = weights or LossWeights()
+        self.mask_weight = mask_weight
         self.normalizers = None
 
     @classmethod
@@ -64,18 +66,21 @@ class SetCriterion(nn.Module):
             "matcher": build_matcher(cfg),
             "classification": build_classification(cfg),
             "weights": LossWeights.from_config(cfg),
+            "mask_weight": cfg.MODEL.SparseRCNN.MASK.WEIGHT,
         }
 
-    def forward(self, class_logits, boxes, targets):
+    def forward(self, class_logits, boxes, targets, mask_loss=None):
         """
         Args:
             class_logits: (S, B, N, K), or K + 1 with the softmax loss.
             boxes: (S, B, N, 4), absolute xyxy.
             targets (Targets): the objects.
+            mask_loss (callable): ``mask_loss(assignment)`` returns the sums (S,) of the masks' loss
+                over the matched pairs; None: there are no masks.
 
         Returns:
-            dict[str, Tensor]: weighted scalars loss_ce, loss_bbox and loss_giou of the last
-            stage, and with suffix _0, _1, ... those of the stages before it.
+            dict[str, Tensor]: weighted scalars loss_ce, loss_bbox, loss_giou and, with masks,
+            loss_mask of the last stage, and with suffix _0, _1, ... those of the stages before it.
         """
         with torch.autocast(boxes.device.type, enabled=False):
             class_logits, boxes = class_logits.float(), boxes.float()
@@ -92,6 +97,8 @@ class SetCriterion(nn.Module):
                 "loss_bbox": self.weights.l1 * box_loss / normalizer,
                 "loss_giou": self.weights.giou * giou_loss / normalizer,
             }
+        if mask_loss is not None:  # its convolutions may have half precision
+            losses["loss_mask"] = self.mask_weight * mask_loss(assignment) / normalizer
         return _name_by_stage(losses)
 
     @property
@@ -115,14 +122,19 @@ class SetCriterion(nn.Module):
                 call this at the same time.
 
         Returns:
-            dict[str, Tensor]: (k,) for each loss of :meth:`forward`.
+            dict[str, Tensor]: (k,) for each loss of :meth:`forward`, with masks or without.
         """
         matched = _weigh(torch.stack([x.matched for x in normalizers]), _average_over_workers)
         classes = matched
         if self.classification.has_normalizer:
             classes = _weigh(torch.stack([x.classes for x in normalizers]), _mean_over_workers)
         return _name_by_stage(
-            {"loss_ce": classes.T, "loss_bbox": matched.T, "loss_giou": matched.T}
+            {
+                "loss_ce": classes.T,
+                "loss_bbox": matched.T,
+                "loss_giou": matched.T,
+                "loss_mask": matched.T,
+            }
         )
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from functools import partial
 from operator import attrgetter
 
 import torch
@@ -17,6 +18,7 @@ from ..structures import Targets
 from .classification import FocalClassification, build_classification
 from .criterion import SetCriterion
 from .head import IterativeHead
+from .masks import MaskBranch, ObjectMasks
 from .proposals import build_proposals
 
 __all__ = ["SparseRCNN"]
@@ -38,6 +40,7 @@ class SparseRCNN(nn.Module):
         pixel_mean,
         pixel_std,
         classification=None,
+        mask_branch=None,
         deep_supervision=True,
         score_thresh=0.0,
         nms_thresh=0.0,
@@ -56,6 +59,7 @@ class SparseRCNN(nn.Module):
             pixel_mean, pixel_std (list[float]): per channel, in the order of `input_format`.
             classification (FocalClassification | SoftmaxClassification): converts logits to
                 scores; None: FocalClassification().
+            mask_branch (MaskBranch): predicts masks; None: boxes alone.
             deep_supervision (bool): losses on all stages; False: on the last only.
             score_thresh (float): detections below this score are dropped.
             nms_thresh (float): IoU threshold of class-wise NMS; 0: none.
@@ -72,6 +76,7 @@ class SparseRCNN(nn.Module):
         self.criterion = criterion
         self.in_features = in_features
         self.classification = classification or FocalClassification()
+        self.mask_branch = mask_branch
         self.deep_supervision = deep_supervision
         self.score_thresh = score_thresh
         self.nms_thresh = nms_thresh
@@ -89,11 +94,14 @@ class SparseRCNN(nn.Module):
     def from_config(cls, cfg):
         sparse = cfg.MODEL.SparseRCNN
         backbone = build_backbone(cfg)
+        input_shape = backbone.output_shape()
         return {
             "backbone": backbone,
             "proposals": build_proposals(cfg),
-            "head": IterativeHead(cfg, backbone.output_shape()),
+            "head": IterativeHead(cfg, input_shape),
             "criterion": SetCriterion(cfg),
+            # The last one to be built: with a seed, the other weights are those without masks.
+            "mask_branch": MaskBranch(cfg, input_shape) if cfg.MODEL.MASK_ON else None,
             "in_features": cfg.MODEL.ROI_HEADS.IN_FEATURES,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
@@ -127,7 +135,8 @@ class SparseRCNN(nn.Module):
             batched_inputs (list[dict]): one per image, with
 
                 * image: (3, H, W), in the channel order of `input_format`, 0 to 255;
-                * instances (training): `gt_boxes`, absolute xyxy, and `gt_classes`;
+                * instances (training): `gt_boxes`, absolute xyxy, `gt_classes` and, for a model
+                  with masks, `gt_masks`;
                 * height, width (inference, optional): image size to scale detections to.
 
             do_postprocess (bool): scale detections to `height` and `width`.
@@ -135,43 +144,75 @@ class SparseRCNN(nn.Module):
 
         Returns:
             dict[str, Tensor]: in training, the weighted losses, see :class:`SetCriterion`.
-            list: in inference, per image ``{"instances": Instances}`` with `pred_boxes`, `scores`
-            and `pred_classes`, best first. Without post-processing, bare Instances in pixels of
-            the network's input, not limited to `max_detections`: callers that merge several
-            results of an image apply the limit after merging. With `all_stages`, per image a list
-            of these, one per stage.
+            list: in inference, per image ``{"instances": Instances}`` with `pred_boxes`, `scores`,
+            `pred_classes` and, with masks, `pred_masks`, (D, height, width), bool, best first.
+            Without post-processing, bare Instances in pixels of the network's input, not limited to
+            `max_detections`: callers that merge several results of an image apply the limit after
+            merging; `pred_masks` are then (D, 1, m, m), probabilities over the boxes, which are
+            clipped to the image. With `all_stages`, per image a list of these, one per stage.
         """
         images, image_sizes = self.preprocess_images(batched_inputs)
         feature_maps = self.backbone(images.tensor)
         features = [feature_maps[name] for name in self.in_features]
         boxes, proposal_features = self.proposals(features, image_sizes)
-        class_logits, boxes = self.head(features, boxes, proposal_features)
+        if self.mask_branch is None:
+            class_logits, boxes = self.head(features, boxes, proposal_features)
+            queries = None
+        else:  # one form of the maps serves both poolers
+            features = self.head.box_pooler.prepare(features)
+            class_logits, boxes, queries = self.head(features, boxes, proposal_features, True)
 
         if self.training:
-            targets = Targets.from_instances([x["instances"] for x in batched_inputs], self.device)
-            if not self.deep_supervision:
-                class_logits, boxes = class_logits[-1:], boxes[-1:]
-            return self.criterion(class_logits, boxes, targets)
+            return self._losses(batched_inputs, features, class_logits, boxes, queries)
 
-        first = 0 if all_stages else len(boxes) - 1
-        stages = [
-            self._results(*stage, batched_inputs, images.image_sizes, do_postprocess)
-            for stage in zip(class_logits[first:], boxes[first:], strict=True)
-        ]
-        return [list(image) for image in zip(*stages, strict=True)] if all_stages else stages[0]
+        num_stages = len(boxes)
+        stages = range(num_stages) if all_stages else [num_stages - 1]
+        results = []
+        for stage in stages:
+            found = self.inference(
+                class_logits[stage],
+                boxes[stage],
+                images.image_sizes,
+                limited=do_postprocess,
+                with_proposals=queries is not None,
+            )
+            if queries is not None:
+                self._add_masks(found, features, queries[stage], stage - num_stages)
+            results.append(_postprocess(found, batched_inputs) if do_postprocess else found)
+        return [list(image) for image in zip(*results, strict=True)] if all_stages else results[0]
 
-    def _results(self, class_logits, boxes, batched_inputs, image_sizes, do_postprocess):
-        results = self.inference(class_logits, boxes, image_sizes, limited=do_postprocess)
-        if not do_postprocess:
-            return results
-        return [
-            {
-                "instances": detector_postprocess(
-                    result, x.get("height", size[0]), x.get("width", size[1])
-                )
-            }
-            for result, x, size in zip(results, batched_inputs, image_sizes, strict=True)
-        ]
+    def _losses(self, batched_inputs, pyramid, class_logits, boxes, queries):
+        instances = [x["instances"] for x in batched_inputs]
+        targets = Targets.from_instances(instances, self.device)
+        first = 0 if self.deep_supervision else len(boxes) - 1
+        class_logits, boxes = class_logits[first:], boxes[first:]
+        mask_loss = None
+        if queries is not None:
+            masks = ObjectMasks.from_instances(instances, self.device)
+            mask_loss = partial(
+                self.mask_branch.loss, pyramid, queries[first:], boxes, targets, masks
+            )
+        return self.criterion(class_logits, boxes, targets, mask_loss)
+
+    def _add_masks(self, results, pyramid, queries, stage):
+        """Add `pred_masks` to the detections of each image, from `queries` (B, N, C)."""
+        counts = [len(x) for x in results]
+        for x in results:
+            x.pred_boxes.clip(x.image_size)  # as post-processing will; masks are over what is left
+        proposals = torch.cat([x.proposals for x in results])
+        images = torch.arange(len(results)).repeat_interleave(torch.tensor(counts))
+        images = images.to(proposals.device, non_blocking=True)
+        masks = self.mask_branch(
+            pyramid,
+            torch.cat([x.pred_boxes.tensor for x in results]),
+            images,
+            queries[images, proposals],
+            torch.cat([x.pred_classes for x in results]),
+            stage,
+        )
+        for x, of_image in zip(results, masks.split(counts), strict=True):
+            x.remove("proposals")
+            x.pred_masks = of_image
 
     def preprocess_images(self, batched_inputs):
         """Normalise the images and pad them to one size.
@@ -187,7 +228,7 @@ class SparseRCNN(nn.Module):
         sizes = torch.tensor([[w, h, w, h] for h, w in images.image_sizes], dtype=torch.float32)
         return images, sizes.to(self.device, non_blocking=True)
 
-    def inference(self, class_logits, boxes, image_sizes, limited=True):
+    def inference(self, class_logits, boxes, image_sizes, limited=True, with_proposals=False):
         """Turn the last stage's output into detections (Sparse R-CNN, section 3.3: no NMS).
 
         Args:
@@ -195,6 +236,8 @@ class SparseRCNN(nn.Module):
             boxes: (B, N, 4), absolute xyxy.
             image_sizes (list[tuple[int, int]]): (h, w) of each image.
             limited (bool): keep at most `max_detections` per image; False: at most N.
+            with_proposals (bool): add `proposals`, (D,), the place in [0, N) of each detection's
+                proposal.
 
         Returns:
             list[Instances]: per image, the best N of the N x K scores, best first, after the
@@ -207,22 +250,35 @@ class SparseRCNN(nn.Module):
         scores, index = scores.flatten(1).topk(num_proposals)
         proposal, classes = index // num_classes, index % num_classes
         boxes = boxes.gather(1, proposal[..., None].expand(-1, -1, 4))
-        return [
-            self._select(*detections, image_size, limit)
-            for *detections, image_size in zip(boxes, scores, classes, image_sizes, strict=True)
-        ]
+        results = []
+        for i, image_size in enumerate(image_sizes):
+            keep = self._select(boxes[i], scores[i], classes[i])[:limit]
+            result = Instances(image_size)
+            result.pred_boxes = Boxes(boxes[i][keep])
+            result.scores = scores[i][keep]
+            result.pred_classes = classes[i][keep]
+            if with_proposals:
+                result.proposals = proposal[i][keep]
+            results.append(result)
+        return results
 
-    def _select(self, boxes, scores, classes, image_size, limit):
-        keep = scores >= self.score_thresh
-        boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
+    def _select(self, boxes, scores, classes):
+        """(D,), the places of the detections that the thresholds leave, best first."""
+        keep = (scores >= self.score_thresh).nonzero().squeeze(1)
         if self.nms_thresh > 0:
-            keep = batched_nms(boxes, scores, classes, self.nms_thresh)
-            boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
-        result = Instances(image_size)
-        result.pred_boxes = Boxes(boxes[:limit])
-        result.scores = scores[:limit]
-        result.pred_classes = classes[:limit]
-        return result
+            kept = batched_nms(boxes[keep], scores[keep], classes[keep], self.nms_thresh)
+            keep = keep[kept]
+        return keep
+
+
+def _postprocess(results, batched_inputs):
+    """The results (list[Instances]) in the size that each input asks for."""
+    scaled = []
+    for result, x in zip(results, batched_inputs, strict=True):
+        height, width = result.image_size
+        size = x.get("height", height), x.get("width", width)
+        scaled.append({"instances": detector_postprocess(result, *size)})
+    return scaled
 
 
 def _drop_non_finite(scores, boxes):

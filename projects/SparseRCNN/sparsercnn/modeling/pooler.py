@@ -75,8 +75,11 @@ class PyramidRoIAlign(nn.Module):
         """Bring a pyramid into the form that :meth:`forward` reads, once for all stages.
 
         Args:
-            features (list[Tensor]): the levels, finest first, each (B, C, H_l, W_l).
+            features (list[Tensor]): the levels, finest first, each (B, C, H_l, W_l). What this
+                method has returned stays as it is: one form serves poolers of any output size.
         """
+        if isinstance(features, (_Maps, _PixelTable)):
+            return features
         if features[0].device.type == "cpu" and self.sampling_ratio > 0:
             return _PixelTable.of(features)
         # The kernel needs the boxes' dtype; rounding the boxes to the features' would move them.
@@ -92,12 +95,25 @@ class PyramidRoIAlign(nn.Module):
             Tensor: (B * N, C, r, r), ordered by image, in the dtype of the levels. Zeros for a box
             that is not finite.
         """
+        B, N, _ = boxes.shape
+        image_of_box = torch.arange(B, device=boxes.device).repeat_interleave(N)
+        return self.pool(pyramid, boxes.flatten(0, 1), image_of_box)
+
+    def pool(self, pyramid, boxes, image_of_box):
+        """As :meth:`forward`, of any number of boxes per image.
+
+        Args:
+            pyramid: as there.
+            boxes: (R, 4), absolute xyxy in pixels of the network's input.
+            image_of_box: (R,), int64, in [0, B).
+
+        Returns:
+            Tensor: (R, C, r, r).
+        """
         if isinstance(pyramid, (list, tuple)):
             pyramid = self.prepare(pyramid)
-        B, N, _ = boxes.shape
-        boxes = boxes.detach().float().flatten(0, 1)
+        boxes = boxes.detach().float()
         level_of_box = self.levels_of(boxes)
-        image_of_box = torch.arange(B, device=boxes.device).repeat_interleave(N)
         pool = self._pool_table if isinstance(pyramid, _PixelTable) else self._pool_maps
         return pool(pyramid, boxes, level_of_box, image_of_box).to(pyramid.dtype)
 

@@ -5,9 +5,10 @@ import copy
 import numpy as np
 import torch
 from detectron2.config import configurable, get_cfg
+from detectron2.data.transforms import HFlipTransform
 from detectron2.layers import batched_nms
 from detectron2.modeling import DatasetMapperTTA
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, Instances, ROIMasks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.ops import box_iou
@@ -15,6 +16,7 @@ from torchvision.ops import box_iou
 from ..config import add_sparsercnn_config, detections_per_image
 from ..errors import ConfigError
 from ..image_files import load_image
+from .masks import crop_masks
 
 __all__ = ["SparseRCNNWithTTA", "augmentation_sizes", "check_scale_ranges", "soft_vote"]
 
@@ -23,7 +25,11 @@ _MIN_RESIDUAL_SCORE = 0.05
 
 
 class SparseRCNNWithTTA(nn.Module):
-    """A detector with test-time augmentation, called like the detector itself."""
+    """A detector with test-time augmentation, called like the detector itself.
+
+    Masks are merged as boxes are: by soft voting to their mean, with the scores as weights; by NMS,
+    the best one's is kept.
+    """
 
     @configurable
     def __init__(
@@ -94,16 +100,21 @@ class SparseRCNNWithTTA(nn.Module):
             outputs += self.model(augmented[start : start + self.batch_size], do_postprocess=False)
         outputs = self._filter_by_scale(outputs)
 
-        boxes = []
+        boxes, masks = [], []
         for output, transform in zip(outputs, transforms, strict=True):
             tensor = output.pred_boxes.tensor
             original = transform.inverse().apply_box(tensor.cpu().numpy())
             boxes.append(torch.as_tensor(original, dtype=tensor.dtype, device=tensor.device))
+            if output.has("pred_masks"):
+                flips = sum(isinstance(x, HFlipTransform) for x in transform.transforms)
+                of_output = output.pred_masks[:, 0]
+                masks.append(of_output.flip(2) if flips % 2 else of_output)
         image_size = (dataset_dict["height"], dataset_dict["width"])
         return self._merge(
             torch.cat(boxes),
             torch.cat([output.scores for output in outputs]),
             torch.cat([output.pred_classes for output in outputs]),
+            torch.cat(masks) if masks else None,
             image_size,
         )
 
@@ -118,17 +129,21 @@ class SparseRCNNWithTTA(nn.Module):
             filtered.append(output[(area > smallest**2) & (area < largest**2)])
         return filtered
 
-    def _merge(self, boxes, scores, classes, image_size):
+    def _merge(self, boxes, scores, classes, masks, image_size):
         if self.vote:
-            boxes, scores, classes = soft_vote(boxes, scores, classes)
+            boxes, scores, classes, *voted = soft_vote(boxes, scores, classes, masks=masks)
+            masks = voted[0] if voted else None
+            kept = slice(self.max_detections)
         else:
-            keep = batched_nms(boxes, scores, classes, self.nms_thresh)
-            boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
+            kept = batched_nms(boxes, scores, classes, self.nms_thresh)[: self.max_detections]
         result = Instances(image_size)
-        result.pred_boxes = Boxes(boxes[: self.max_detections])
+        result.pred_boxes = Boxes(boxes[kept])
         result.pred_boxes.clip(image_size)
-        result.scores = scores[: self.max_detections]
-        result.pred_classes = classes[: self.max_detections]
+        result.scores = scores[kept]
+        result.pred_classes = classes[kept]
+        if masks is not None:
+            over_boxes = ROIMasks(masks[kept])
+            result.pred_masks = over_boxes.to_bitmasks(result.pred_boxes, *image_size).tensor
         return result
 
 
@@ -158,7 +173,9 @@ def augmentation_sizes(cfg):
     return aug
 
 
-def soft_vote(boxes, scores, classes, iou_thresh=_VOTE_THRESH, min_score=_MIN_RESIDUAL_SCORE):
+def soft_vote(
+    boxes, scores, classes, iou_thresh=_VOTE_THRESH, min_score=_MIN_RESIDUAL_SCORE, masks=None
+):
     """Merge overlapping detections into their mean, and keep the others at a reduced score.
 
     The best detection and those of its class that overlap it form a group. The group becomes one
@@ -173,12 +190,15 @@ def soft_vote(boxes, scores, classes, iou_thresh=_VOTE_THRESH, min_score=_MIN_RE
         classes: (D,).
         iou_thresh (float): a detection with a higher IoU with the best one is in its group.
         min_score (float): lowest score of a member that is kept beside its group.
+        masks: (D, m, m), probabilities over the boxes; None: there are none. That of a group is the
+            score-weighted mean of its members', over the mean box.
 
     Returns:
-        tuple: boxes, scores and classes of the merged detections, best first.
+        tuple: boxes, scores, classes and, if they are given, masks of the merged detections, best
+        first.
     """
     if len(boxes) == 0:
-        return boxes, scores, classes
+        return (boxes, scores, classes) if masks is None else (boxes, scores, classes, masks)
     # NMS finds the best of each group; others belong to the first group whose best they overlap.
     best = batched_nms(boxes, scores, classes, iou_thresh)
     iou = box_iou(boxes, boxes[best])
@@ -194,11 +214,21 @@ def soft_vote(boxes, scores, classes, iou_thresh=_VOTE_THRESH, min_score=_MIN_RE
     residual = scores * (1 - iou.gather(1, group[:, None]).squeeze(1))
     residual[best] = 0
     odd = residual >= min_score
-    boxes = torch.cat([mean, boxes[odd]])
-    scores = torch.cat([scores[best], residual[odd]])
-    classes = torch.cat([classes[best], classes[odd]])
-    order = scores.argsort(descending=True)
-    return boxes[order], scores[order], classes[order]
+    merged = [mean, scores[best], classes[best]]
+    if masks is not None:
+        merged.append(_sum_masks(masks, boxes, scores, mean, group) / weight[:, None, None])
+    rest = [boxes, residual, classes] + ([] if masks is None else [masks])
+    merged = [torch.cat([x, y[odd]]) for x, y in zip(merged, rest, strict=True)]
+    order = merged[1].argsort(descending=True)
+    return tuple(x[order] for x in merged)
+
+
+def _sum_masks(masks, boxes, scores, means, group):
+    """(G, m, m), sums of the masks (D, m, m) times their scores, over the groups' boxes `means`
+    (G, 4)."""
+    own = torch.arange(len(masks), device=masks.device)
+    moved = crop_masks(masks, boxes, means[group], own, masks.shape[-1])
+    return torch.zeros_like(masks[: len(means)]).index_add(0, group, moved * scores[:, None, None])
 
 
 def check_scale_ranges(cfg):

@@ -6,16 +6,53 @@ from ...errors import ConfigError
 from ..layers import xavier_matrices
 from .build import INTERACTION_REGISTRY
 
-__all__ = ["DynamicConv"]
+__all__ = ["DynamicConv", "DynamicMixing"]
+
+
+class DynamicMixing(nn.Module):
+    """Two matrices that each proposal feature generates, acting on the pixels of its RoI feature as
+    two 1x1 convolutions (Sparse R-CNN, section 3.2 and figure 4)."""
+
+    def __init__(self, hidden_dim, dim_dynamic):
+        """
+        Args:
+            hidden_dim (int): C.
+            dim_dynamic (int): D, channels between the two matrices.
+        """
+        super().__init__()
+        self.hidden_dim = hidden_dim
+        self.dim_dynamic = dim_dynamic
+        self.dynamic_layer = nn.Linear(hidden_dim, 2 * hidden_dim * dim_dynamic)
+        self.norm1 = nn.LayerNorm(dim_dynamic)
+        self.norm2 = nn.LayerNorm(hidden_dim)
+        self.activation = nn.ReLU(inplace=True)
+
+    def reset_parameters(self):
+        """Initialise the matrices of all layers Xavier-uniform."""
+        xavier_matrices(self)
+
+    def forward(self, proposal_features, roi_features):
+        """
+        Args:
+            proposal_features: (R, C).
+            roi_features: (R, C, r, r).
+
+        Returns:
+            Tensor: (R, r * r, C), the pixels in row-major order.
+        """
+        R, C = proposal_features.shape
+        matrix1, matrix2 = self.dynamic_layer(proposal_features).chunk(2, dim=1)
+        tokens = roi_features.flatten(2).transpose(1, 2)  # (R, r * r, C)
+        tokens = torch.bmm(tokens, matrix1.view(R, C, self.dim_dynamic))
+        tokens = self.activation(self.norm1(tokens))
+        tokens = torch.bmm(tokens, matrix2.view(R, self.dim_dynamic, C))
+        return self.activation(self.norm2(tokens))
 
 
 @INTERACTION_REGISTRY.register("dynamic_conv")
-class DynamicConv(nn.Module):
-    """Dynamic instance interaction (Sparse R-CNN, section 3.2 and figure 4).
-
-    Each proposal feature generates two matrices, which act on its RoI feature as two 1x1
-    convolutions; the result is projected to one vector.
-    """
+class DynamicConv(DynamicMixing):
+    """Dynamic instance interaction: :class:`DynamicMixing`, and a projection of the whole RoI
+    feature to one vector."""
 
     @configurable
     def __init__(self, *, hidden_dim, dim_dynamic, pooler_resolution):
@@ -25,13 +62,7 @@ class DynamicConv(nn.Module):
             dim_dynamic (int): D, channels between the two matrices.
             pooler_resolution (int): r, the side of a RoI feature.
         """
-        super().__init__()
-        self.hidden_dim = hidden_dim
-        self.dim_dynamic = dim_dynamic
-        self.dynamic_layer = nn.Linear(hidden_dim, 2 * hidden_dim * dim_dynamic)
-        self.norm1 = nn.LayerNorm(dim_dynamic)
-        self.norm2 = nn.LayerNorm(hidden_dim)
-        self.activation = nn.ReLU(inplace=True)
+        super().__init__(hidden_dim, dim_dynamic)
         self.out_layer = nn.Linear(hidden_dim * pooler_resolution**2, hidden_dim)
         self.norm3 = nn.LayerNorm(hidden_dim)
 
@@ -48,10 +79,6 @@ class DynamicConv(nn.Module):
             "pooler_resolution": cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION,
         }
 
-    def reset_parameters(self):
-        """Initialise the matrices of all layers Xavier-uniform."""
-        xavier_matrices(self)
-
     def forward(self, proposal_features, roi_features):
         """
         Args:
@@ -61,11 +88,5 @@ class DynamicConv(nn.Module):
         Returns:
             Tensor: (R, C).
         """
-        R, C = proposal_features.shape
-        matrix1, matrix2 = self.dynamic_layer(proposal_features).chunk(2, dim=1)
-        tokens = roi_features.flatten(2).transpose(1, 2)  # (R, r * r, C)
-        tokens = torch.bmm(tokens, matrix1.view(R, C, self.dim_dynamic))
-        tokens = self.activation(self.norm1(tokens))
-        tokens = torch.bmm(tokens, matrix2.view(R, self.dim_dynamic, C))
-        tokens = self.activation(self.norm2(tokens))
+        tokens = super().forward(proposal_features, roi_features)
         return self.activation(self.norm3(self.out_layer(tokens.flatten(1))))

@@ -52,4 +52,5 @@ class HungarianMatcher(nn.Module):
         return Assignment(
             target_index=target_index.to(boxes.device, non_blocking=True),
             normalizer=num_objects.to(boxes.device, non_blocking=True),
+            capacity=[sum(min(N, count) for count in targets.counts)] * S,
         )

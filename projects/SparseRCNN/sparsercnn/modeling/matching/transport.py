@@ -1,3 +1,5 @@
+import math
+
 import torch
 from detectron2.config import configurable
 from torch import nn
@@ -109,6 +111,7 @@ class OptimalTransportMatcher(nn.Module):
         assignment = Assignment(
             target_index=torch.where(row == background, -1, row),
             normalizer=(row != background).flatten(1).sum(1).float(),
+            capacity=self.capacity(*boxes.shape[:3:2], targets.counts),
         )
         if statistics_due("sinkhorn_error"):
             _put_statistics(assignment, marginal_error(plan, supply), sum(targets.counts))
@@ -155,6 +158,26 @@ class OptimalTransportMatcher(nn.Module):
         units = units * (N / total).clamp(max=1)
         background = torch.where(total < N, N - total, 0.0)
         return torch.cat([units, background], dim=-1)
+
+    def capacity(self, num_stages, num_proposals, counts):
+        """Most proposals that the objects can take at each stage, see :func:`round_plan`.
+
+        Args:
+            num_stages (int): S.
+            num_proposals (int): N.
+            counts (list[int]): objects of each image.
+
+        Returns:
+            list[int]: S numbers; None if the rounding sets no limit.
+        """
+        if self.rounding != "supply":
+            return None
+        most = self.top_q if self.dynamic_k else self.k
+        supplies = [most - self.step * (num_stages - 1 - s) for s in range(num_stages)]
+        return [
+            sum(min(num_proposals, count * max(math.ceil(supply), 1)) for count in counts)
+            for supply in supplies
+        ]
 
     def _estimate_k(self, boxes, target_boxes):
         S, B, N, _ = boxes.shape

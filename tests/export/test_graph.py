@@ -1,0 +1,30 @@
+"""The graph that is traced finds what the model finds, before it is traced."""
+
+import torch
+
+from sparsercnn.export.exporters import build_graph
+from sparsercnn.export.runtimes import ExportedModel
+
+
+class _Metadata:
+    input_format, input_dtype, smallest_side = "RGB", "uint8", 1
+    outputs = ("boxes", "scores", "classes", "masks")
+
+
+@torch.inference_mode()
+def test_masks_of_the_graph(small, pictures):
+    _, model = small("masks")
+    graph = build_graph(model)
+    assert graph.outputs == _Metadata.outputs
+    graph = ExportedModel(graph, _Metadata(), torch.device("cpu"))
+    for batch in pictures:
+        for found, expected in zip(graph(batch), model(batch), strict=True):
+            found, expected = found["instances"], expected["instances"]
+            assert len(found) == len(expected) > 5
+            torch.testing.assert_close(
+                found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=1e-4, atol=1e-2
+            )
+            assert torch.equal(found.pred_classes, expected.pred_classes)
+            assert expected.pred_masks.any() and not expected.pred_masks.all()
+            different = found.pred_masks != expected.pred_masks
+            assert different.float().mean() < 1e-3
