@@ -243,11 +243,9 @@ def _nearest(key, known):
         return [by_lowercase[key.lower()]]
     last = key.lower().rpartition(".")[2]
     in_other_places = [x for x in by_lowercase if x.rpartition(".")[2] == last]
-    if in_other_places:
-        found = difflib.get_close_matches(key.lower(), in_other_places, n=4, cutoff=0)
-    else:
-        found = difflib.get_close_matches(key.lower(), by_lowercase, n=1)
-    return [by_lowercase[x] for x in found]
+    found = difflib.get_close_matches(key.lower(), by_lowercase, n=1)
+    found += difflib.get_close_matches(key.lower(), in_other_places, n=4, cutoff=0)
+    return [by_lowercase[x] for x in dict.fromkeys(found)][:4]
 
 
 def _keys(node, prefix=""):

@@ -51,16 +51,18 @@ def check_device(name, source):
         raise ConfigError(f"{source} is {name}, which is not on this machine; set it to cpu.")
 
 
-def check_gpus_here(num_gpus):
-    """Raise ConfigError if this machine has fewer GPUs than several processes need.
+def check_gpus_here(num_gpus, is_alone=True):
+    """Raise ConfigError if this machine has fewer GPUs than the processes on it need.
 
     Args:
-        num_gpus (int): processes on this machine; one of them may run without a GPU.
+        num_gpus (int): processes on this machine.
+        is_alone (bool): there are no other machines. One process, which is what is started without
+            any option, then needs no GPU.
     """
     if num_gpus < 0:
         raise ConfigError(f"--num-gpus is {num_gpus}; it must be 0 or more.")
     count = torch.cuda.device_count()
-    if num_gpus > max(count, 1):
+    if num_gpus > max(count, int(is_alone)):
         raise ConfigError(
             f"--num-gpus {num_gpus} is too many: there are {count} GPUs"
             f"{'; for the CPU, use --num-gpus 0 and MODEL.DEVICE cpu' if count == 0 else ''}."

@@ -52,7 +52,7 @@ def run_processes(function, args):
     _check_arguments(args)
     number = args.num_processes or args.num_gpus or 1
     if number * args.num_machines > 1:
-        check_gpus_here(args.num_gpus)
+        check_gpus_here(args.num_gpus, is_alone=args.num_machines == 1)
         _spawn(function, args, number)
     else:
         function(args)
