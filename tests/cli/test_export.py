@@ -31,6 +31,7 @@ _EXPORT = ["tools/export.py", "--format", "torch_export", "--output"]
 _WEIGHTS = ["--opts", "MODEL.WEIGHTS"]
 
 
+@pytest.mark.slow
 def test_an_exported_model_is_evaluated_and_drawn(program, squares):
     run = program("projects/SparseRCNN/train_net.py", "--num-gpus", "0")
     assert run.returncode == 0, run.stderr

@@ -100,6 +100,7 @@ def test_what_is_averaged():
         assert torch.equal(value, after[name])
 
 
+@pytest.mark.slow
 def test_weights_are_their_own_after_an_error_too():
     model = _scalar(1.0)
     average = WeightAverage(model, decay=0.5, warmup=1)

@@ -9,6 +9,7 @@ from sparsercnn.export.exporters import export_model
 from sparsercnn.export.quantization import quantize
 
 
+@pytest.mark.slow
 def test_eight_bits(small, pictures, labels, exported, tmp_path):
     for package in ("onnx", "onnxscript", "openvino", "nncf"):
         pytest.importorskip(package)

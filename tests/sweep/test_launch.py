@@ -88,6 +88,7 @@ def wait_for(moment, sweep, pid):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def kill(sweep, pid):
     """Launch, workers and runs, at once; none of them may keep a folder."""
     os.killpg(pid, signal.SIGKILL)

@@ -129,7 +129,9 @@ def test_a_run_is_refused_resumed_with_another_config_or_moved_aside(train_net, 
         assert "MODEL.SparseRCNN.NUM_PROPOSALS" in line
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_all_processes_leaves_a_checkpoint(train_net, squares, number):
     options = ["SOLVER.MAX_ITER", "100000", "DATALOADER.NUM_WORKERS", "2", "DATASETS.TEST", "()"]
     process = train_net(*options, "SOLVER.CHECKPOINT_PERIOD", "2", wait=False)
