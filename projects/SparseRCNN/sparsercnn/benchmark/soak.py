@@ -63,8 +63,8 @@ def run(args):
     header = ["what", "steps", "MiB", "KiB/1000", "±", "files", "files/1000", "±"]
     return (
         f"{common.describe_place('cpu')}.\n\n{markdown_table(header, rows)}\n\n"
-        "**MiB**, **files**: memory, with an equal part of what is shared, and open files of the "
-        "process and its loading process at the end. **/1000**: their slopes for each 1,000 steps, "
+        "**MiB**, **files**: memory and open files of the process and its loading process at the "
+        "end; what they share counts twice. **/1000**: their slopes for each 1,000 steps, "
         "with standard error, without the first quarter of the steps. The training writes "
         f"checkpoints and evaluates {_EVALUATIONS} times; the demo draws and writes each image."
     )
@@ -111,7 +111,8 @@ def usage():
             for task in (folder / "task").iterdir():
                 processes += map(int, (task / "children").read_text().split())
             lines = (folder / "smaps_rollup").read_text().splitlines()
-            memory += 1024 * sum(int(x.split()[1]) for x in lines if x.startswith("Pss:"))
+            # Not Pss: it rises when a process writes to what it shares with one that it forked.
+            memory += 1024 * sum(int(x.split()[1]) for x in lines if x.startswith("Rss:"))
             files += len(list((folder / "fd").iterdir()))
     return memory, files
 
