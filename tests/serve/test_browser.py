@@ -75,6 +75,16 @@ def wait_for_count(page, number, panel="first"):
     page.locator(f"#{panel}-title", has_text=f": {number} detection").wait_for()
 
 
+def wait_for_width(page, video):
+    """Width of a video's first frame in pixels; `wait_for_function` would need eval."""
+    for _ in range(LOADING // 100):
+        width = page.evaluate("x => document.querySelector(x)?.videoWidth", video)
+        if width:
+            return width
+        page.wait_for_timeout(100)
+    raise AssertionError(f"no frame of {video} came")
+
+
 def choose(page, control, name):
     page.locator(f"#{control} input").click()
     page.get_by_role("option", name=name).click()
@@ -162,6 +172,8 @@ def test_a_picture_is_taken_with_the_camera(open_page):
     page = open_page()
     page.get_by_label("Capture from camera").click()
     page.get_by_text("Click to Access Webcam").click()
+    # Until the first frame is there, Gradio's button does nothing.
+    wait_for_width(page, "video")
     page.get_by_label("capture photo").click()
     wait_for_result(page)
 
@@ -218,7 +230,7 @@ def test_a_video_is_drawn_and_played(open_page, tmp_path):
     page.locator("#video-message", has_text="3 frames, ").wait_for()
     page.locator("#video-message", has_text="the rest of the video is left out").wait_for()
     page.locator("#video-result video").wait_for()
-    page.wait_for_function("document.querySelector('#video-result video').videoWidth == 256")
+    assert wait_for_width(page, "#video-result video") == 256
     look(page, tmp_path, "video")
     assert save(page, "video-save-video").suggested_filename == "clip.webm"
     found = json.loads(save(page, "video-save-json").path().read_text())
