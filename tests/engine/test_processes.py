@@ -61,7 +61,8 @@ def test_a_run_is_resumed_by_another_number_of_processes(results):
 
 @pytest.mark.parametrize("number", [2, 3])
 def test_each_image_is_evaluated_once(results, number):
-    """Also if they cannot be shared out evenly, and if there are fewer than processes."""
+    """Also if they cannot be shared out evenly, and if there are fewer than processes; by the
+    statistics of the first process, which its checkpoints hold, whatever those of the others."""
     for name, detections in results[number]["evaluated"].items():
         expected = sorted(results[1]["evaluated"][name])
         assert len({x[0] for x in expected}) == {"squares": 4, "two": 2}[name]

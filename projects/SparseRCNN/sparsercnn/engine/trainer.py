@@ -367,7 +367,16 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
-        """Detectron2's evaluation of the model as TEST.OPTIMIZE, DTYPE and SEM_SEG prepare it."""
+        """Detectron2's evaluation of the model as TEST.OPTIMIZE, DTYPE and SEM_SEG prepare it.
+
+        Several processes all evaluate with the first one's buffers, among them the statistics of
+        batch norms, which each has of its own images; its checkpoints hold no others.
+        """
+        if comm.get_world_size() > 1:
+            for buffer in model.buffers():
+                shared = buffer.contiguous()  # as the exchange wants it
+                torch.distributed.broadcast(shared, src=0)
+                buffer.copy_(shared)
         return super().test(cfg, prepare_for_inference(cfg, model), evaluators)
 
     @classmethod
