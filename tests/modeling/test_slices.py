@@ -142,6 +142,47 @@ def test_merging_by_hand():
     assert len(merge_slices([empty, empty], windows, (50, 100))) == 0
 
 
+# Two slices that overlap by 20 pixels, and the whole image.
+WINDOWS = [
+    (slice(0, 180), slice(0, 100)),
+    (slice(0, 180), slice(80, 180)),
+    (slice(0, 180), slice(0, 180)),
+]
+
+
+def merge_in_three(left=(), right=(), whole=()):
+    """Boxes and scores of what is merged of ``(box, score)`` in each of WINDOWS."""
+    found = []
+    for (_, columns), given in zip(WINDOWS, (left, right, whole), strict=True):
+        x = columns.start
+        boxes = [[x0 - x, y0, x1 - x, y1] for (x0, y0, x1, y1), _ in given]
+        scores = [score for _, score in given]
+        found.append(detections((180, columns.stop - x), boxes, scores, [0] * len(boxes)))
+    merged = merge_slices(found, WINDOWS, (180, 180))
+    scores = [round(score, 3) for score in merged.scores.tolist()]
+    return list(zip(merged.pred_boxes.tensor.int().tolist(), scores, strict=True))
+
+
+def test_an_object_in_front_of_another_one_stays():
+    child, adult = ([30, 30, 50, 60], 0.9), ([10, 10, 90, 90], 0.8)
+    assert merge_in_three(left=[child], whole=[adult]) == [child, adult]
+    # The same object, seen by both.
+    again = [12, 10, 90, 92]
+    assert merge_in_three(left=[adult], whole=[(again, 0.7)]) == [([10, 10, 90, 90], 0.8)]
+
+
+def test_all_parts_of_an_object_join_its_whole_box():
+    """The parts in the slices overlap by a fourth, and the best of all is one of them."""
+    first, second = ([20, 20, 100, 80], 0.9), ([80, 20, 140, 80], 0.8)
+    whole = [20, 20, 140, 80]
+    for score in (0.5, 0.85, 0.95):
+        assert merge_in_three([first], [second], [(whole, score)]) == [(whole, max(score, 0.9))]
+    # Without it, they are two, as before; of one slice, the second stays an object of its own.
+    assert len(merge_in_three([first], [second])) == 2
+    front = ([80, 30, 100, 70], 0.8)
+    assert merge_in_three([first, front], [], [(whole, 0.5)]) == [(whole, 0.9), front]
+
+
 SLICES = ["TEST.SLICES.ENABLED", "True", "TEST.SLICES.SIZE", "(40, 40)"]
 
 

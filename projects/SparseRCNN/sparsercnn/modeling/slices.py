@@ -162,16 +162,19 @@ def merge_slices(found, windows, size, merge_thresh=0.5, max_detections=1000):
 
     Best first, a detection then forms a group with those of its class from other windows of which
     the intersection, relative to the smaller of the two boxes, is above `merge_thresh`: of an
-    object that a window cuts, one box is often within the other. The group becomes one detection,
-    with the best score and the box of the best one that no window cuts; if all are cut, with the
-    box around them. Detections of one window are never merged: that is the model's part.
+    object that a window cuts, one box is often within the other. Relative to their union it is
+    above it for two boxes that no window cuts, since a child in front of a grown-up is not a part
+    of one. If the best box of a group is cut, the group also takes the other parts of its best box
+    that is not. It becomes one detection, with the best score and the box of the best one that no
+    window cuts; if all are cut, with the box around them. Detections of one window are never
+    merged: that is the model's part.
 
     Args:
         found (list[Instances]): on the CPU, in pixels of each window: `pred_boxes`, `scores`,
             `pred_classes` and perhaps `pred_masks`, (D, h, w), bool.
         windows (list[tuple[slice, slice]]): rows and columns of each.
         size (tuple[int, int]): height and width of the image.
-        merge_thresh (float): intersection over the smaller area.
+        merge_thresh (float): intersection over the smaller area, or the union.
         max_detections (int): kept, the best.
 
     Returns:
@@ -190,7 +193,7 @@ def merge_slices(found, windows, size, merge_thresh=0.5, max_detections=1000):
     window = np.repeat(np.arange(len(found)), [len(x) for x in found])
     order = scores.argsort(descending=True, stable=True)
     order = order[~seen_better[order]].numpy()
-    groups = _groups(boxes.double().numpy(), classes.numpy(), window, order, merge_thresh)
+    groups = _groups(boxes.double().numpy(), classes.numpy(), window, is_cut, order, merge_thresh)
     groups = groups[:max_detections]
     merged = Instances(size)
     firsts = torch.tensor([group[0] for group in groups], dtype=torch.int64)
@@ -227,19 +230,28 @@ def _whole_in_any(boxes, windows, size):
     return inside
 
 
-def _groups(boxes, classes, window, order, thresh):
+def _groups(boxes, classes, window, is_cut, order, thresh):
     """Groups (list[list[int]]) of detections, each and all best first. NumPy: for so many small
     steps it is faster."""
     area = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(1)
+
+    def matches(one, others):
+        low = np.maximum(boxes[one, :2], boxes[others, :2])
+        high = np.minimum(boxes[one, 2:], boxes[others, 2:])
+        common = (high - low).clip(0).prod(1)
+        smaller = np.minimum(area[one], area[others])
+        union = area[one] + area[others] - common
+        base = np.where(is_cut[one] | is_cut[others], smaller, union).clip(1e-9)
+        return (classes[others] == classes[one]) & (common / base > thresh)
+
     left, groups = order, []
     while len(left):
         best, others = left[0], left[1:]
-        low = np.maximum(boxes[best, :2], boxes[others, :2])
-        high = np.minimum(boxes[best, 2:], boxes[others, 2:])
-        common = (high - low).clip(0).prod(1)
-        smaller = np.minimum(area[best], area[others]).clip(1e-9)
-        same = (classes[others] == classes[best]) & (window[others] != window[best])
-        joins = same & (common / smaller > thresh)
+        elsewhere = window[others] != window[best]
+        joins = elsewhere & matches(best, others)
+        if is_cut[best]:  # other parts of the object need not overlap with this one
+            for whole in others[joins & ~is_cut[others]][:1]:
+                joins |= elsewhere & is_cut[others] & matches(whole, others)
         groups.append([int(best), *others[joins].tolist()])
         left = others[~joins]
     return groups
