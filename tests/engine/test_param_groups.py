@@ -81,6 +81,27 @@ def test_rates_of_detectron2s_resnet_and_what_is_frozen(cfg):
     assert "frozen" in describe_layer_decay(cfg, model).splitlines()[2]
 
 
+def test_rates_below_the_neck(cfg):
+    """Of a ResNet-18's eight blocks, each half as fast as the next one."""
+    cfg.SOLVER.merge_from_list(["BACKBONE_MULTIPLIER", 0.5, "BOTTOM_UP_MULTIPLIER", 0.1])
+    rate = {name: rate for name, (rate, _) in settings(cfg)[0].items()}
+    assert rate["backbone.bottom_up.res5.1.conv2.weight"] == pytest.approx(0.5 * 0.1 * 0.5)
+    assert rate["backbone.bottom_up.res2.0.conv1.weight"] == pytest.approx(0.5 * 0.1 * 0.5**8)
+    assert rate["backbone.fpn_lateral5.weight"] == 0.5
+    assert rate["head.head_series.0.norm1.weight"] == 1
+
+
+def test_rates_of_queryinst_are_those_of_mmdetection():
+    """A tenth for the ResNet, the full rate for everything else."""
+    from sparsercnn.engine.setup import get_config
+
+    for name in ("queryinst.res50.100pro.1x", "queryinst.res50.100pro.msca_adp.1x"):
+        found, _ = settings(get_config(f"queryinst/{name}"))
+        slow = {x for x, (rate, _) in found.items() if rate == pytest.approx(1e-5)}
+        assert slow == {x for x in found if x.startswith("backbone.bottom_up.")}
+        assert {found[x][0] for x in found.keys() - slow} == {1e-4}
+
+
 def test_rates_of_timms_convnext_and_swin(cfg):
     """12 blocks each; a downsampling is of the block that follows it."""
     pytest.importorskip("timm")

@@ -102,6 +102,7 @@ SOLVER.BASE_LR | nan | must be a number above 0
 SOLVER.BASE_LR | 0 | above 0
 SOLVER.BASE_LR | -0.1 | above 0
 SOLVER.BACKBONE_MULTIPLIER | -1.0 | from 0
+SOLVER.BOTTOM_UP_MULTIPLIER | -1.0 | from 0
 SOLVER.ADAM_BETAS | (0.9,) | 2 items
 SOLVER.ADAM_BETAS | (0.9, 1) | below 1
 SOLVER.LR_SCHEDULER_NAME | Cosine | WarmupCosineLR

@@ -712,7 +712,13 @@ TABLE = {
         ),
         "SOLVER.BASE_LR": THEIRS(POSITIVE, "learning rate after the warm-up"),
         "SOLVER.BACKBONE_MULTIPLIER": OWN(
-            1.0, WEIGHT, "learning rate of the backbone over BASE_LR"
+            1.0, WEIGHT, "learning rate of the backbone, with its neck, over BASE_LR"
+        ),
+        "SOLVER.BOTTOM_UP_MULTIPLIER": OWN(
+            1.0,
+            WEIGHT,
+            "further factor on the learning rate of the backbone without its neck, such as the "
+            "ResNet below an FPN",
         ),
         "SOLVER.LAYER_DECAY": OWN(
             1.0,

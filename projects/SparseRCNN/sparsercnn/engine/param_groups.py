@@ -4,7 +4,7 @@ from detectron2.solver.build import get_default_optimizer_params
 from tabulate import tabulate
 
 from ..errors import abbreviate
-from ..modeling.backbones.layers import layers_of, undecayed_of
+from ..modeling.backbones.layers import bottom_up_of, layers_of, undecayed_of
 
 __all__ = ["build_param_groups", "describe_layer_decay"]
 
@@ -22,11 +22,11 @@ def build_param_groups(cfg, model, new=()):
 
     Returns:
         list[dict]: groups with `params`, `lr` and `weight_decay`. Parameters of ``model.backbone``
-        have lr BASE_LR x BACKBONE_MULTIPLIER, those in `new` NEW_LAYERS_MULTIPLIER times as much;
-        with NO_DECAY_NORM_BIAS, norms and biases have no decay, nor have the scales of residual
-        blocks. Positions and tokens of a backbone have none in any case. With LAYER_DECAY d, the
-        rate of the backbone's layer i of L is d^(L + 1 - i) times as much; the neck has the full
-        rate.
+        have lr BASE_LR x BACKBONE_MULTIPLIER, those below its neck BOTTOM_UP_MULTIPLIER times as
+        much, and those in `new` NEW_LAYERS_MULTIPLIER times as much; with NO_DECAY_NORM_BIAS, norms
+        and biases have no decay, nor have the scales of residual blocks. Positions and tokens of a
+        backbone have none in any case. With LAYER_DECAY d, the rate of the backbone's layer i of L
+        is d^(L + 1 - i) times as much, that of the neck is not.
 
     Raises:
         ConfigError: LAYER_DECAY is not 1, and the backbone's layers are not known.
@@ -46,7 +46,11 @@ def build_param_groups(cfg, model, new=()):
     )
     backbone = getattr(model, "backbone", None)
     if backbone is not None:
-        groups = _with_rate_of(set(backbone.parameters()), solver.BACKBONE_MULTIPLIER, groups)
+        for part, multiplier in (
+            (backbone, solver.BACKBONE_MULTIPLIER),
+            (bottom_up_of(backbone), solver.BOTTOM_UP_MULTIPLIER),
+        ):
+            groups = _with_rate_of(set(part.parameters()), multiplier, groups)
         groups = _split(
             undecayed_of(backbone, scales=solver.NO_DECAY_NORM_BIAS), groups, weight_decay=0.0
         )

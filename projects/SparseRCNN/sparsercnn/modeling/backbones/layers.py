@@ -7,12 +7,17 @@ from ...errors import ConfigError
 from .timm_backbone import TimmBackbone
 from .vit import ViT, ViTBlock
 
-__all__ = ["blocks_of", "layers_of", "undecayed_of"]
+__all__ = ["blocks_of", "bottom_up_of", "layers_of", "undecayed_of"]
+
+
+def bottom_up_of(backbone):
+    """A backbone without its neck (nn.Module); without one, itself."""
+    return getattr(backbone, "bottom_up", backbone)
 
 
 def blocks_of(backbone):
     """The residual blocks (list[nn.Module]) of a backbone, with or without a neck."""
-    bottom_up = _bottom_up(backbone)
+    bottom_up = bottom_up_of(backbone)
     if isinstance(bottom_up, TimmBackbone):
         return bottom_up.blocks()
     return [x for x in backbone.modules() if isinstance(x, CNNBlockBase | ViTBlock)]
@@ -32,7 +37,7 @@ def layers_of(backbone):
     Raises:
         ConfigError: a backbone of another kind, or timm has no groups for the model.
     """
-    bottom_up = _bottom_up(backbone)
+    bottom_up = bottom_up_of(backbone)
     if isinstance(bottom_up, ResNet):
         numbers = _layers_of_resnet(bottom_up)
     elif isinstance(bottom_up, TimmBackbone | ViT):
@@ -56,17 +61,13 @@ def undecayed_of(backbone, scales=False):
     Returns:
         set[Parameter]:
     """
-    bottom_up = _bottom_up(backbone)
+    bottom_up = bottom_up_of(backbone)
     if not isinstance(bottom_up, TimmBackbone | ViT):
         return set()
     names = bottom_up.undecayed()
     return {
         p for name, p in bottom_up.named_parameters() if name in names or (scales and p.dim() < 2)
     }
-
-
-def _bottom_up(backbone):
-    return getattr(backbone, "bottom_up", backbone)
 
 
 def _layers_of_resnet(resnet):
