@@ -133,8 +133,9 @@ def test_the_cascade_trains_on_it(repository, make_input):
     assert model.backbone.bottom_up.net.stem_0.weight.grad.abs().sum() > 0
 
 
-def test_frozen_stages_and_their_norms_stay():
-    backbone = TimmBackbone(name="resnet10t", freeze_at=2).train()
+@pytest.mark.parametrize("norm", ["", "SyncBN"])
+def test_frozen_stages_and_their_norms_stay(norm):
+    backbone = TimmBackbone(name="resnet10t", freeze_at=2, norm=norm).train()
     frozen = {n.split(".")[1] for n, p in backbone.named_parameters() if not p.requires_grad}
     trained = {n.split(".")[1] for n, p in backbone.named_parameters() if p.requires_grad}
     assert frozen == {"conv1", "bn1", "layer1"} and trained == {"layer2", "layer3", "layer4"}

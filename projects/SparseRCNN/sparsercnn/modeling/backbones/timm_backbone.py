@@ -91,8 +91,8 @@ class TimmBackbone(Backbone):
         self.original_names = _original_names(self.net, whole)
         self._layers = {coarse: self._group(whole, coarse) for coarse in (True, False)}
         self._undecayed = set(getattr(whole, "no_weight_decay", set)())
-        self._freeze(freeze_at)
         self.net = _with_norm(self.net, norm)
+        self._freeze(freeze_at)  # the norms that will be trained with
 
     @classmethod
     def from_config(cls, cfg, input_shape):
