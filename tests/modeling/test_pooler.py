@@ -81,6 +81,19 @@ def test_non_finite_boxes_read_zeros(pyramid, boxes):
     torch.testing.assert_close(pooled[others], expected[others])
 
 
+def test_a_box_with_one_negative_side_reads_zeros(pyramid, boxes, monkeypatch):
+    """Nothing keeps the sides of learned proposals positive. On both ways, see above."""
+    pooler = PyramidRoIAlign(output_size=7, strides=STRIDES)
+    expected = pooler(pyramid, boxes)
+    boxes[1, 3, [0, 2]] = boxes[1, 3, [2, 0]]
+    others = torch.arange(80) != 43
+    for _ in range(2):
+        pooled = pooler(pyramid, boxes)
+        assert pooled[43].eq(0).all()
+        _assert_close(pooled[others], expected[others])
+        monkeypatch.setattr(pooler, "prepare", lambda levels: _Maps(levels, torch.float32))
+
+
 @pytest.mark.parametrize("strides", [[4, 8, 32], [4, 12]])
 def test_refuses_strides_that_do_not_double(strides):
     with pytest.raises(ValueError, match="Strides of the pyramid"):

@@ -93,7 +93,7 @@ class PyramidRoIAlign(nn.Module):
 
         Returns:
             Tensor: (B * N, C, r, r), ordered by image, in the dtype of the levels. Zeros for a box
-            that is not finite.
+            that is not finite, or has one negative side, as learned proposals may.
         """
         B, N, _ = boxes.shape
         image_of_box = torch.arange(B, device=boxes.device).repeat_interleave(N)
@@ -118,7 +118,8 @@ class PyramidRoIAlign(nn.Module):
         return pool(pyramid, boxes, level_of_box, image_of_box).to(pyramid.dtype)
 
     def levels_of(self, boxes):
-        """(R,), the index of the level for each of `boxes` (R, 4), by its size."""
+        """(R,), the index of the level for each of `boxes` (R, 4), by its size; no level's for one
+        that is not finite, or has a negative area."""
         return assign_boxes_to_levels(
             [Boxes(boxes)], self.min_level, self.max_level, _CANONICAL_BOX_SIZE, _CANONICAL_LEVEL
         )
@@ -148,11 +149,11 @@ class PyramidRoIAlign(nn.Module):
 
         The result is a view of (B * N, r, r, C): as tokens it needs no transposition.
         """
-        finite = boxes.isfinite().all(1)
-        level = torch.where(finite, level_of_box, 0)
+        usable = (level_of_box >= 0) & (level_of_box < len(self.scales)) & boxes.isfinite().all(1)
+        level = torch.where(usable, level_of_box, 0)
         size = table.sizes[level]  # (R, 2), width and height of the map
         pixels, weights = self._neighbours(boxes, boxes.new_tensor(self.scales)[level], size)
-        weights = torch.where(finite[:, None, None, None], weights, 0.0)
+        weights = torch.where(usable[:, None, None, None], weights, 0.0)
         (x, y), (weight_x, weight_y) = pixels.unbind(1), weights.unbind(1)  # each (R, r, 2 s)
         width, height = size.unbind(1)
         row = table.starts[level] + image_of_box * width * height  # of the map's first pixel
