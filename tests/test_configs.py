@@ -7,7 +7,7 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_model
 from torch import nn
 
-from sparsercnn import add_sparsercnn_config
+from sparsercnn import add_sparsercnn_config, get_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 YAMLS = sorted(path for path in CONFIGS.rglob("*.yaml") if "sweeps" not in path.parts)
@@ -47,6 +47,21 @@ def test_the_keys_of_the_original_keep_their_defaults():
     assert cfg.TEST.AUG.CVPODS_TTA and cfg.TEST.AUG.SCALE_FILTER
     assert cfg.TEST.AUG.MIN_SIZES[0] == 400 and cfg.TEST.AUG.MIN_SIZES[-2:] == (1800, 800)
     assert len(cfg.TEST.AUG.MIN_SIZES) == len(cfg.TEST.AUG.SCALE_RANGES) == 13
+
+
+def test_crowdhuman_has_the_schedule_of_its_figure():
+    """That of the baseline in Iter-E2EDET."""
+    solver = get_config("sparse_rcnn/sparsercnn.crowdhuman.res50.500pro.50e").SOLVER
+    assert (solver.BASE_LR, solver.IMS_PER_BATCH) == (0.00005, 16)
+    assert (solver.STEPS, solver.MAX_ITER) == ((37500,), 50000)
+
+
+@pytest.mark.parametrize("aggregation", ["sum", "mssa_adp", "msca_adp"])
+def test_attention_fpns_have_the_steps_of_their_authors(aggregation):
+    """Steps 8 and 10 of 12 passes over three times the data."""
+    solver = get_config(f"attention_fpn/cascade_mask_rcnn.res50.{aggregation}.3x").SOLVER
+    assert solver.MAX_ITER == 270000
+    assert list(solver.STEPS) == [solver.MAX_ITER * step // 12 for step in (8, 10)]
 
 
 def load_danet(name):
