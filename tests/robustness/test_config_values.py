@@ -102,6 +102,9 @@ SOLVER.BASE_LR | nan | must be a number above 0
 SOLVER.BASE_LR | 0 | above 0
 SOLVER.BASE_LR | -0.1 | above 0
 SOLVER.BACKBONE_MULTIPLIER | -1.0 | from 0
+MODEL.RESNETS.NORM | auto | for MODEL.BACKBONE.NAME build_dilated_resnet_backbone
+MODEL.SEM_SEG_HEAD.NORM | auto | the DANetHead, and not for SemSegFPNHead
+MODEL.ROI_HEADS.IN_FEATURES | () | 1 or more items
 SOLVER.BOTTOM_UP_MULTIPLIER | -1.0 | from 0
 SOLVER.ADAM_BETAS | (0.9,) | 2 items
 SOLVER.ADAM_BETAS | (0.9, 1) | below 1
@@ -335,7 +338,14 @@ def test_a_key_that_is_none(defaults, key):
     [
         (["MODEL.SparseRCNN.HIDDEN_DIM", 64], "p2 has 256 channels.*HIDDEN_DIM is 64"),
         (["MODEL.RESNETS.DEPTH", 51], "cannot be built"),
-        (["MODEL.ROI_HEADS.IN_FEATURES", ("p9",)], "p9"),
+        (
+            ["MODEL.ROI_HEADS.IN_FEATURES", ("p2", "p7")],
+            "ROI_HEADS.IN_FEATURES has p7, and the maps of .* are p2, p3, p4, p5, p6",
+        ),
+        (
+            ["MODEL.ROI_HEADS.IN_FEATURES", ("p2", "p4")],
+            r"must double, got \[4, 16\]: in MODEL.ROI_HEADS.IN_FEATURES",
+        ),
         (["MODEL.FPN.NORM", "GN", "MODEL.FPN.OUT_CHANNELS", 250], "cannot be built.*divisible"),
         (
             [

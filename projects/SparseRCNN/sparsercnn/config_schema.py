@@ -480,7 +480,8 @@ TABLE = {
         ),
         "MODEL.ROI_HEADS.NUM_CLASSES": THEIRS(CLASSES, "K of the cascade"),
         "MODEL.ROI_HEADS.IN_FEATURES": THEIRS(
-            NAMES, "maps from which regions are pooled, finest first; Sparse R-CNN reads it, too"
+            Sequence(Text(), 1),
+            "maps from which regions are pooled, finest first; Sparse R-CNN reads it, too",
         ),
         "MODEL.ROI_HEADS.IOU_THRESHOLDS": THEIRS(Sequence(SHARE, 1), "between the labels below"),
         "MODEL.ROI_HEADS.IOU_LABELS": THEIRS(LABELS, "0 background, -1 ignored, 1 object"),

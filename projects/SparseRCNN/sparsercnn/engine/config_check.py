@@ -29,15 +29,13 @@ _ATTENTION_FPN = "build_resnet_attention_fpn_backbone"
 _DILATED = "build_dilated_resnet_backbone"
 _TIMM = ("build_timm_fpn_backbone", "build_timm_backbone")
 _VIT = "build_vit_backbone"
-_BACKBONES = (
+_OF_RESNETS = (
     "build_resnet_backbone",
     "build_resnet_fpn_backbone",
     "build_retinanet_resnet_fpn_backbone",
     _ATTENTION_FPN,
-    _DILATED,
-    *_TIMM,
-    _VIT,
 )
+_BACKBONES = (*_OF_RESNETS, _DILATED, *_TIMM, _VIT)
 _OF_TIMM = ("NAME", "PRETRAINED", "OUT_FEATURES", "DROP_PATH", "OUTPUT_STRIDE", "NORM")
 _OF_VIT = (
     *("PRETRAINED", "PATCH_SIZE", "EMBED_DIM", "DEPTH", "NUM_HEADS", "MLP_RATIO"),
@@ -87,6 +85,7 @@ def check_config(cfg, defaults):
     _check_input(cfg)
     check_recipes(cfg)
     _check_heads(cfg.MODEL)
+    _check_norms(cfg.MODEL)
     _check_solver(cfg)
     _check_test(cfg, defaults)
 
@@ -227,6 +226,19 @@ def _check_heads(model):
             raise ConfigError(
                 f"MODEL.{name}.IOU_THRESHOLDS {list(limits)} must ascend, and IOU_LABELS "
                 f"{list(labels)} have one label more."
+            )
+
+
+def _check_norms(model):
+    """Detectron2's own parts have all norms but auto."""
+    for key, part, names, remedy in (
+        ("RESNETS", model.BACKBONE.NAME, _OF_RESNETS, f"MODEL.BACKBONE.NAME {_DILATED}"),
+        ("SEM_SEG_HEAD", model.SEM_SEG_HEAD.NAME, ("SemSegFPNHead",), "the DANetHead"),
+    ):
+        if model[key].NORM == "auto" and part in names:
+            raise ConfigError(
+                f"MODEL.{key}.NORM auto is for {remedy}, and not for {part}. Set it to SyncBN on "
+                "several GPUs, to BN otherwise, or to FrozenBN for published weights."
             )
 
 

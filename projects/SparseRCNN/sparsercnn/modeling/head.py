@@ -165,6 +165,11 @@ class IterativeHead(nn.Module):
     def from_config(cls, cfg, input_shape):
         sparse = cfg.MODEL.SparseRCNN
         for name in cfg.MODEL.ROI_HEADS.IN_FEATURES:
+            if name not in input_shape:
+                raise ConfigError(
+                    f"MODEL.ROI_HEADS.IN_FEATURES has {name}, and the maps of "
+                    f"{cfg.MODEL.BACKBONE.NAME} are {', '.join(input_shape)}."
+                )
             if input_shape[name].channels != sparse.HIDDEN_DIM:
                 raise ConfigError(
                     f"Feature map {name} has {input_shape[name].channels} channels, but "

@@ -47,7 +47,10 @@ class PyramidRoIAlign(nn.Module):
         if [2**level for level in levels] != list(strides):
             raise ConfigError(f"Strides of the pyramid must be powers of two, got {list(strides)}.")
         if levels != list(range(levels[0], levels[-1] + 1)):
-            raise ConfigError(f"Strides of the pyramid must double, got {list(strides)}.")
+            raise ConfigError(
+                f"Strides of the pyramid must double, got {list(strides)}: in "
+                "MODEL.ROI_HEADS.IN_FEATURES, name maps that follow each other, finest first."
+            )
         self.output_size = output_size
         self.scales = [1.0 / stride for stride in strides]
         self.min_level, self.max_level = levels[0], levels[-1]
