@@ -98,11 +98,10 @@ def test_class_weights_by_hand():
     torch.testing.assert_close(normalizer, torch.tensor([5.2]))
 
 
-@pytest.mark.parametrize("weights", [(1.0, 2.0), (1.0, 2.0, 0.0)])
-def test_class_weights_that_do_not_fit_are_refused(tiny_cfg, weights):
+def test_class_weights_that_do_not_fit_are_refused(tiny_cfg):
     tiny_cfg.MODEL.SparseRCNN.NUM_CLASSES = 3
-    tiny_cfg.MODEL.SparseRCNN.CLASS_WEIGHTS = weights
-    with pytest.raises(ConfigError, match="a number above 0 for each of the 3 classes"):
+    tiny_cfg.MODEL.SparseRCNN.CLASS_WEIGHTS = (1.0, 2.0)
+    with pytest.raises(ConfigError, match="a number for each of the 3 classes"):
         build_classification(tiny_cfg)
 
 

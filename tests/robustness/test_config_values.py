@@ -51,6 +51,8 @@ MODEL.SparseRCNN.MATCHER.K | 0 | from 1
 MODEL.SparseRCNN.MATCHER.SINKHORN_EPS | 0.0 | from 0.0001
 MODEL.SparseRCNN.MATCHER.ROUNDING | up | supply or largest_share
 MODEL.SparseRCNN.CLASS_WEIGHT | -2.0 | from 0
+MODEL.SparseRCNN.CLASS_WEIGHTS | (1.0, 0.0) | each a number above 0
+MODEL.SparseRCNN.NO_OBJECT_WEIGHT | 0 | above 0
 MODEL.SparseRCNN.ALPHA | -1 | from 0 to 1
 MODEL.SparseRCNN.GAMMA | 1e999 | from 0 to 100
 MODEL.SparseRCNN.PRIOR_PROB | 0 | above 0 and below 1

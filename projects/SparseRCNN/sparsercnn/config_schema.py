@@ -110,12 +110,12 @@ TABLE = {
         ),
         "MODEL.SparseRCNN.NO_OBJECT_WEIGHT": OWN(
             0.1,
-            WEIGHT,
+            POSITIVE,
             'class weight of "no object" in the softmax loss; unused with the focal loss',
         ),
         "MODEL.SparseRCNN.CLASS_WEIGHTS": OWN(
             (),
-            Sequence(WEIGHT, 0, 100_000),
+            Sequence(POSITIVE, 0, 100_000),
             "factors on the class loss, one per class in their order, for those that are rare; (): "
             "all 1",
         ),

@@ -27,14 +27,14 @@ def build_classification(cfg):
     """Build the classification that ``MODEL.SparseRCNN.USE_FOCAL`` selects.
 
     Raises:
-        ConfigError: ``CLASS_WEIGHTS`` has not one positive number per class.
+        ConfigError: ``CLASS_WEIGHTS`` has not one number per class.
     """
     sparse = cfg.MODEL.SparseRCNN
     weights = tuple(sparse.CLASS_WEIGHTS)
-    if weights and (len(weights) != sparse.NUM_CLASSES or not all(x > 0 for x in weights)):
+    if weights and len(weights) != sparse.NUM_CLASSES:
         raise ConfigError(
-            f"MODEL.SparseRCNN.CLASS_WEIGHTS is {weights}; it must have a number above 0 for each "
-            f"of the {sparse.NUM_CLASSES} classes, or be () for none."
+            f"MODEL.SparseRCNN.CLASS_WEIGHTS is {weights}; it must have a number for each of the "
+            f"{sparse.NUM_CLASSES} classes, or be () for none."
         )
     if sparse.USE_FOCAL:
         return FocalClassification(
