@@ -176,6 +176,15 @@ def test_blocks_are_the_residual_ones(name, number):
     assert "Block" in type(backbone.blocks()[0]).__name__ or name == "resnet10t"
 
 
+def test_a_model_whose_blocks_are_not_known_is_refused():
+    model = nn.Module()
+    with torch.device("meta"):
+        model.backbone = TimmBackbone(name="regnetx_002")
+    message = "CHECKPOINT.BACKBONE needs the residual blocks of timm's regnetx_002.* not known"
+    with pytest.raises(ConfigError, match=message):
+        checkpoint_activations(model, backbone=True)
+
+
 def test_recomputation_keeps_results_and_gradients(convnext):
     model, other = (nn.ModuleDict({"backbone": copy.deepcopy(convnext).train()}) for _ in "ab")
     model.backbone, other.backbone = model["backbone"], other["backbone"]

@@ -149,7 +149,11 @@ class TimmBackbone(Backbone):
 
     def blocks(self):
         """The outermost modules (list[nn.Module]) with parts of their own that follow each other in
-        a sequence: residual blocks, mostly."""
+        a sequence: residual blocks, mostly.
+
+        Raises:
+            ConfigError: there are none.
+        """
         found = []
 
         def visit(module):
@@ -162,6 +166,12 @@ class TimmBackbone(Backbone):
                     visit(child)
 
         visit(self.net)
+        if not found:
+            raise ConfigError(
+                "MODEL.ACTIVATION_CHECKPOINT.BACKBONE needs the residual blocks of timm's "
+                f"{self.model_name}, and it is not known which of its modules they are. Set it to "
+                "False, or choose another model."
+            )
         return found
 
     def _group(self, whole, coarse):
