@@ -133,15 +133,6 @@ def test_a_key_of_the_neck_that_the_builder_does_not_read_is_an_error(write):
         load(path, ["MODEL.RESNETS.RES5_ATTENTION", "projected", *dilated])
 
 
-def test_the_old_name_of_a_key_is_still_read(write, caplog):
-    path = write("c.yaml", "VERSION: 2\nMODEL: {BACKBONE: {NAME: build_resnet_fpn_backbone}}")
-    old = ["MODEL.FPN.DUAL_ATTENTION", "True", "MODEL.DANET.ATTENTION", "projected"]
-    model = load(path, old).MODEL
-    assert "Set MODEL.RESNETS.RES5_ATTENTION 'projected'" in caplog.text
-    assert model.RESNETS.RES5_ATTENTION == "projected"
-    assert model.BACKBONE.NAME == "build_resnet_attention_fpn_backbone"
-
-
 @pytest.mark.parametrize(
     "key, value, backbone",
     [

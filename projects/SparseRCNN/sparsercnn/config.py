@@ -1,14 +1,13 @@
 """The configuration keys that this project adds to detectron2's."""
 
 import copy
-import logging
 
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
 from .config_schema import rows
 
-__all__ = ["add_sparsercnn_config", "detections_per_image", "read_renamed_keys"]
+__all__ = ["add_sparsercnn_config", "detections_per_image"]
 
 
 def add_sparsercnn_config(cfg: CN) -> None:
@@ -32,25 +31,6 @@ def add_sparsercnn_config(cfg: CN) -> None:
     # `sparsercnn.engine.setup.load_config` restores their 100.
     if cfg.TEST.DETECTIONS_PER_IMAGE == get_cfg().TEST.DETECTIONS_PER_IMAGE:
         cfg.TEST.DETECTIONS_PER_IMAGE = -1
-
-
-def read_renamed_keys(cfg):
-    """Move values set under the old name of a key to its new name, in place.
-
-    Args:
-        cfg (CfgNode): the whole config, not frozen.
-    """
-    model = cfg.MODEL
-    if model.FPN.DUAL_ATTENTION:
-        model.FPN.DUAL_ATTENTION = False
-        model.RESNETS.RES5_ATTENTION = model.DANET.ATTENTION
-        if model.BACKBONE.NAME == "build_resnet_fpn_backbone":
-            model.BACKBONE.NAME = "build_resnet_attention_fpn_backbone"
-        logging.getLogger(__name__).warning(
-            "MODEL.FPN.DUAL_ATTENTION is deprecated but still accepted. Set "
-            f"MODEL.RESNETS.RES5_ATTENTION '{model.RESNETS.RES5_ATTENTION}' and "
-            "MODEL.BACKBONE.NAME build_resnet_attention_fpn_backbone instead."
-        )
 
 
 def detections_per_image(cfg):

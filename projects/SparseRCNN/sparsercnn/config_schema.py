@@ -424,9 +424,6 @@ TABLE = {
         "MODEL.FPN.OUT_CHANNELS": THEIRS(WIDTH, "channels of all levels; HIDDEN_DIM must be equal"),
         "MODEL.FPN.NORM": THEIRS(NORM, "norm of the neck's convolutions; '': none"),
         "MODEL.FPN.FUSE_TYPE": THEIRS(Choice("sum", "avg"), "sum or mean, in detectron2's FPN"),
-        "MODEL.FPN.DUAL_ATTENTION": OWN(
-            False, FLAG, "old name of RES5_ATTENTION, which is still read"
-        ),
     },
     "Region proposals of the cascade": {
         "MODEL.PROPOSAL_GENERATOR.NAME": THEIRS(

@@ -14,7 +14,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from .. import modeling  # noqa: F401, registers all that a config may name
-from ..config import add_sparsercnn_config, read_renamed_keys
+from ..config import add_sparsercnn_config
 from ..config_files import find_config
 from ..data import register_datasets
 from ..errors import ConfigError
@@ -291,7 +291,6 @@ def _load(merge, opts, register, choose_device=True):
     if cfg.MODEL.META_ARCHITECTURE != "SparseRCNN" and cfg.TEST.DETECTIONS_PER_IMAGE < 0:
         # Detectron2's own models would take -1 as "no limit"; restore detectron2's default.
         cfg.TEST.DETECTIONS_PER_IMAGE = get_cfg().TEST.DETECTIONS_PER_IMAGE
-    read_renamed_keys(cfg)
     check_config(cfg, _defaults(cfg))
     if register:
         register_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
