@@ -51,7 +51,7 @@ def test_attention_is_that_of_the_proposal_and_of_its_box(model):
     with torch.no_grad():
         images, sizes = model.preprocess_images([{"image": image}])
         maps = model.backbone(images.tensor)
-        _, boxes = model.head(
+        _, boxes, _ = model.head(
             [maps[name] for name in model.in_features], *model.proposals(list(maps.values()), sizes)
         )
     (proposal,) = (boxes[-1, 0] == found.pred_boxes.tensor).all(1).nonzero()[0].tolist()

@@ -361,7 +361,7 @@ def make_stage(interaction):
 
 def assert_same_predictions(theirs, features, stage, inputs):
     logits, deltas = theirs.predict(features)
-    our_logits, our_boxes, _ = stage(*inputs)
+    our_logits, our_boxes, *_ = stage(*inputs)
     torch.testing.assert_close(our_logits[0], logits, rtol=1e-4, atol=1e-4)
     boxes = decode(inputs[1][0], deltas, (0.5, 0.5, 1.0, 1.0))
     torch.testing.assert_close(our_boxes[0], boxes, rtol=1e-4, atol=1e-3)

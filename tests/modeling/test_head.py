@@ -136,8 +136,8 @@ def test_permuted_proposals_permute_the_outputs(inputs):
     features, boxes, proposal_features = inputs
     head = make_head().eval()
     order = torch.randperm(7)
-    logits, refined = head(features, boxes, proposal_features)
-    logits2, refined2 = head(features, boxes[:, order], proposal_features[:, order])
+    logits, refined, _ = head(features, boxes, proposal_features)
+    logits2, refined2, _ = head(features, boxes[:, order], proposal_features[:, order])
     torch.testing.assert_close(logits2, logits[:, :, order], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(refined2, refined[:, :, order], rtol=1e-4, atol=1e-3)
 
@@ -145,8 +145,8 @@ def test_permuted_proposals_permute_the_outputs(inputs):
 def test_images_of_a_batch_do_not_meet(inputs):
     features, boxes, proposal_features = inputs
     head = make_head().eval()
-    logits, refined = head(features, boxes, proposal_features)
-    logits1, refined1 = head([f[1:] for f in features], boxes[1:], proposal_features[1:])
+    logits, refined, _ = head(features, boxes, proposal_features)
+    logits1, refined1, _ = head([f[1:] for f in features], boxes[1:], proposal_features[1:])
     torch.testing.assert_close(logits[:, 1:], logits1, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(refined[:, 1:], refined1, rtol=1e-4, atol=1e-3)
 
@@ -155,7 +155,7 @@ def test_boxes_are_detached_between_stages(inputs):
     features, boxes, proposal_features = inputs
     boxes.requires_grad_()
     head = make_head(num_stages=3)
-    _, refined = head(features, boxes, proposal_features)
+    _, refined, _ = head(features, boxes, proposal_features)
     refined[2].sum().backward()
     assert boxes.grad is None or boxes.grad.eq(0).all()
     assert head.head_series[0].bboxes_delta.weight.grad.eq(0).all()
@@ -167,9 +167,9 @@ def test_predictions_are_float32_in_half_precision(inputs):
     features, boxes, proposal_features = inputs
     head = make_head()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits, refined = head(features, boxes, proposal_features)
+        logits, refined, _ = head(features, boxes, proposal_features)
     assert logits.dtype == refined.dtype == torch.float32
-    expected, refined32 = head(features, boxes, proposal_features)
+    expected, refined32, _ = head(features, boxes, proposal_features)
     assert (logits - expected).abs().max() < 0.3
     assert (refined - refined32)[
         0

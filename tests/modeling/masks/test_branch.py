@@ -177,7 +177,7 @@ def test_masks_of_detections(model, inputs):
         stages = model(given, all_stages=True)
         images, sizes = model.preprocess_images(given)
         features = list(model.backbone(images.tensor).values())[:4]
-        logits, boxes, queries = model.head(features, *model.proposals(features, sizes), True)
+        logits, boxes, queries = model.head(features, *model.proposals(features, sizes))
         for i, found in enumerate(bare):
             flat, place = logits[-1, i].sigmoid().flatten().topk(6)
             torch.testing.assert_close(found.scores, flat)

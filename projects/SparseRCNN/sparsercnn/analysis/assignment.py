@@ -88,7 +88,7 @@ def assign(model, annotated_image):
     images, image_sizes = model.preprocess_images([annotated_image])
     maps = model.backbone(images.tensor)
     features = [maps[name] for name in model.in_features]
-    class_logits, boxes = model.head(features, *model.proposals(features, image_sizes))
+    class_logits, boxes, _ = model.head(features, *model.proposals(features, image_sizes))
     targets = Targets.from_instances([annotated_image["instances"]], model.device)
     boxes = boxes.float()
     assignment = model.criterion.matcher(class_logits.float(), boxes, targets)

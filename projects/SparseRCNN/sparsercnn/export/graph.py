@@ -53,11 +53,10 @@ class DetectorGraph(nn.Module):
         maps = model.backbone(normalize(model, images, sizes))
         features = [maps[name] for name in model.in_features]
         boxes, proposal_features = model.proposals(features, _corners(sizes))
-        if model.mask_branch is None:
-            class_logits, boxes = model.head(features, boxes, proposal_features)
-            return self._select(class_logits[-1], boxes[-1], sizes)[:3]
-        class_logits, boxes, queries = model.head(features, boxes, proposal_features, True)
+        class_logits, boxes, queries = model.head(features, boxes, proposal_features)
         boxes, scores, classes, proposals = self._select(class_logits[-1], boxes[-1], sizes)
+        if model.mask_branch is None:
+            return boxes, scores, classes
         queries = queries[-1].gather(1, proposals[..., None].expand(-1, -1, queries.shape[-1]))
         roi_features = model.mask_branch.pooler(features, boxes)
         masks = model.mask_branch.predict(queries.flatten(0, 1), roi_features, classes.flatten())

@@ -155,12 +155,9 @@ class SparseRCNN(nn.Module):
         feature_maps = self.backbone(images.tensor)
         features = [feature_maps[name] for name in self.in_features]
         boxes, proposal_features = self.proposals(features, image_sizes)
-        if self.mask_branch is None:
-            class_logits, boxes = self.head(features, boxes, proposal_features)
-            queries = None
-        else:  # one form of the maps serves both poolers
+        if self.mask_branch is not None:  # one form of the maps serves both poolers
             features = self.head.box_pooler.prepare(features)
-            class_logits, boxes, queries = self.head(features, boxes, proposal_features, True)
+        class_logits, boxes, queries = self.head(features, boxes, proposal_features)
 
         if self.training:
             return self._losses(batched_inputs, features, class_logits, boxes, queries)
@@ -174,9 +171,9 @@ class SparseRCNN(nn.Module):
                 boxes[stage],
                 images.image_sizes,
                 limited=do_postprocess,
-                with_proposals=queries is not None,
+                with_proposals=self.mask_branch is not None,
             )
-            if queries is not None:
+            if self.mask_branch is not None:
                 self._add_masks(found, features, queries[stage], stage - num_stages)
             results.append(_postprocess(found, batched_inputs) if do_postprocess else found)
         return [list(image) for image in zip(*results, strict=True)] if all_stages else results[0]
@@ -187,7 +184,7 @@ class SparseRCNN(nn.Module):
         first = 0 if self.deep_supervision else len(boxes) - 1
         class_logits, boxes = class_logits[first:], boxes[first:]
         mask_loss = None
-        if queries is not None:
+        if self.mask_branch is not None:
             masks = ObjectMasks.from_instances(instances, self.device)
             mask_loss = partial(
                 self.mask_branch.loss, pyramid, queries[first:], boxes, targets, masks

@@ -97,18 +97,17 @@ class Stage(nn.Module):
             elif hasattr(module, "reset_parameters"):
                 module.reset_parameters()
 
-    def forward(self, roi_features, boxes, proposal_features, with_queries=False):
+    def forward(self, roi_features, boxes, proposal_features):
         """
         Args:
             roi_features: (B * N, C, r, r).
             boxes: (B, N, 4), absolute xyxy, from which the RoI features were pooled.
             proposal_features: (B, N, C).
-            with_queries (bool): also return what the interaction got from the proposals.
 
         Returns:
-            tuple: class logits (B, N, K) and refined boxes (B, N, 4), both in float32, and
-            proposal features (B, N, C) for the next stage. With `with_queries`, also those after
-            the self-attention and its LayerNorm, (B, N, C).
+            tuple: class logits (B, N, K) and refined boxes (B, N, 4), both in float32; proposal
+            features (B, N, C) for the next stage; and those that the interaction got, after the
+            self-attention and its LayerNorm, (B, N, C).
         """
         B, N, C = proposal_features.shape
         x = proposal_features
@@ -119,8 +118,7 @@ class Stage(nn.Module):
         update = self.linear2(self.dropout(self.activation(self.linear1(x))))
         x = self.norm3(x + self.dropout3(update))
 
-        results = *self._predict(x, boxes), x
-        return (*results, queries) if with_queries else results
+        return *self._predict(x, boxes), x, queries
 
     def _predict(self, x, boxes):
         # In float32 whatever the features are: float16 above 1,024 rounds to whole pixels, and
@@ -182,26 +180,26 @@ class IterativeHead(nn.Module):
             "prior_prob": build_classification(cfg).prior_prob,
         }
 
-    def forward(self, features, boxes, proposal_features, with_queries=False):
+    def forward(self, features, boxes, proposal_features):
         """
         Args:
             features (list[Tensor]): the pyramid's maps, finest first, each (B, C, H_l, W_l); or
                 what the pooler's `prepare` makes of them.
             boxes: (B, N, 4), absolute xyxy.
             proposal_features: (B, N, C).
-            with_queries (bool): also return the proposal features as the interactions got them.
 
         Returns:
-            tuple: class logits (T, B, N, K) and boxes (T, B, N, 4) of all stages; with
-            `with_queries` also (T, B, N, C), see :meth:`Stage.forward`.
+            tuple: class logits (T, B, N, K) and boxes (T, B, N, 4) of all stages, and the proposal
+            features (T, B, N, C) that their interactions got.
         """
         of_stages = []
         pyramid = self.box_pooler.prepare(features)
         for stage in self.head_series:
             roi_features = self.box_pooler(pyramid, boxes)
-            results = stage(roi_features, boxes, proposal_features, with_queries)
-            class_logits, boxes, proposal_features, *queries = results
-            of_stages.append((class_logits, boxes, *queries))
+            class_logits, boxes, proposal_features, queries = stage(
+                roi_features, boxes, proposal_features
+            )
+            of_stages.append((class_logits, boxes, queries))
             boxes = boxes.detach()
         return tuple(torch.stack(results) for results in zip(*of_stages, strict=True))
 
