@@ -12,6 +12,8 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from sparsercnn.cli import start, train
+from sparsercnn.config_files import find_config
+from sparsercnn.engine.schedule import schedule_in_iterations
 from sparsercnn.engine.setup import load_config
 from sparsercnn.errors import ConfigError, DataError
 from sparsercnn.start.project import Options, make_project
@@ -184,6 +186,35 @@ def test_the_command_and_the_config_it_writes(tmp_path, capsys, monkeypatch):
     assert cfg.MODEL.SparseRCNN.HIDDEN_DIM == 32 and cfg.MODEL.FPN.OUT_CHANNELS == 32
     assert cfg.MODEL.SparseRCNN.NUM_CLASSES == 2
     assert "ROI_BOX_CASCADE_HEAD" not in Path("second/config.yaml").read_text()  # it is the same
+
+
+def test_a_published_config_keeps_its_weights_and_can_train(tmp_path):
+    root = write_unsplit(tmp_path / "data")
+    published = "sparse_rcnn/sparsercnn.res50.100pro.3x"
+    project = make_project(Options(str(root), str(tmp_path / "run"), config_file=published))
+    cfg = load_config(project.config_file)
+    # Its first stages are frozen.
+    assert cfg.MODEL.WEIGHTS.endswith("/R-50.pkl") and cfg.MODEL.BACKBONE.FREEZE_AT == 2
+    assert "Those of _BASE_" in Path(project.config_file).read_text()
+    solver = schedule_in_iterations(cfg, 16).SOLVER
+    assert solver.MAX_ITER == 375 and solver.WARMUP_ITERS == 26
+
+
+def test_a_pretrained_backbone_is_not_called_scratch(tmp_path):
+    root = write_unsplit(tmp_path / "data")
+    options = Options(str(root), str(tmp_path / "run"))
+    options.config_file = "backbones/sparsercnn.convnext_tiny.300pro.3x"
+    text = Path(make_project(options).config_file).read_text()
+    assert "learns from scratch" not in text and "starts from its PRETRAINED, timm" in text
+
+
+def test_a_schedule_that_training_refuses_is_refused(write_data, tmp_path):
+    base = tmp_path / "base.yaml"
+    long = "SOLVER:\n  WARMUP_FRACTION: 0.9999\n"
+    base.write_text(f"_BASE_: {find_config('recipes/small_data')}\n{long}")
+    options = Options(str(write_data("csv")), str(tmp_path / "run"), config_file=str(base))
+    with pytest.raises(ConfigError, match="as long as the schedule"):
+        make_project(options)
 
 
 def test_errors_are_a_line(tmp_path, capsys):
