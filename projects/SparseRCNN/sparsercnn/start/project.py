@@ -12,6 +12,7 @@ from ..conversion.pretrained import pretrained_source
 from ..data.image_check import image_problem
 from ..data.registration import register_datasets
 from ..data.validation import leave_out_invalid
+from ..engine.checkpoint_files import find_weights
 from ..engine.overrides import flatten
 from ..engine.schedule import schedule_in_iterations
 from ..engine.setup import load_config, load_model_config
@@ -142,7 +143,7 @@ def _base(options):
     if not options.weights:
         return file, base, {}
     if options.config_file:
-        return file, base, {"MODEL.WEIGHTS": options.weights}
+        return file, base, {"MODEL.WEIGHTS": _checkpoint(options.weights)}
     opts = ["MODEL.WEIGHTS", options.weights]
     trained = load_model_config("", opts, options.allow_unsafe, register=False)
     known = dict(flatten(base))
@@ -154,7 +155,17 @@ def _base(options):
         # As json, since YAML has no tuples.
         and json.dumps(known.get(key)) != json.dumps(value)
     }
-    return file, base, {**differing, "MODEL.WEIGHTS": os.path.abspath(trained.MODEL.WEIGHTS)}
+    return file, base, {**differing, "MODEL.WEIGHTS": _checkpoint(trained.MODEL.WEIGHTS)}
+
+
+def _checkpoint(path):
+    """What training takes as MODEL.WEIGHTS, from wherever it is started."""
+    if "://" in path:
+        return path
+    path = os.path.abspath(find_weights(path) if os.path.isdir(path) else path)
+    if not os.path.isfile(path):
+        raise ConfigError(f"The weights {path} do not exist. Give --weights a file or a run.")
+    return path
 
 
 def _made_split(split, options, output, notes):
