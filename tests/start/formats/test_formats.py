@@ -24,6 +24,51 @@ def test_every_format_gives_the_same_content(data, simplify, expected):
     }
 
 
+@pytest.mark.parametrize("name", ["voc files", "yolo files", "labelme"])
+@pytest.mark.parametrize("place", ["inner/{}", "inner/{}/monday"])
+def test_splits_are_found_at_any_depth(write_data, simplify, expected, name, place):
+    root = write_data(name)
+    for split in ("train", "val"):
+        (root / split).rename(root / "moved")
+        (root / place.format(split)).parent.mkdir(parents=True, exist_ok=True)
+        (root / "moved").rename(root / place.format(split))
+    splits = read_source(root).splits
+    assert {key: simplify(x.load()) for key, x in splits.items()} == {
+        key: expected(key) for key in ("train", "val")
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "labels"),
+    [
+        ("yolo files", "inner/{}/images", "inner/{}/labels"),
+        ("labelme", "images/{}", "labels/{}"),
+        ("voc files", "images/{}", "annotations/{}"),
+    ],
+)
+def test_splits_of_images_and_annotations_apart(
+    write_data, simplify, expected, name, images, labels
+):
+    root = write_data(name)
+    for split in ("train", "val"):
+        for path in sorted((root / split).iterdir()):
+            place = root / (images if path.suffix == ".png" else labels).format(split)
+            place.mkdir(parents=True, exist_ok=True)
+            path.rename(place / path.name)
+    splits = read_source(root).splits
+    assert {key: simplify(x.load()) for key, x in splits.items()} == {
+        key: expected(key) for key in ("train", "val")
+    }
+
+
+def test_folders_that_are_not_splits_stay_parts(write_data):
+    root = write_data("labelme")
+    for split, place in (("train", "street/left"), ("val", "park/left")):
+        (root / place).parent.mkdir()
+        (root / split).rename(root / place)
+    assert set(read_source(root).splits) == {"street", "park"}
+
+
 def split_file(split, image):
     from pathlib import Path
 

@@ -6,6 +6,7 @@ import yaml
 
 from ...data.yolo import convert_yolo_images, label_file, read_yolo_yaml
 from ...errors import DataError
+from ..splits import split_name
 from .folder import Source, Split
 
 __all__ = ["find", "read"]
@@ -65,8 +66,7 @@ def _read_folders(folder, files):
         )
     splits = {}
     for image in folder.images:
-        parts = image.parent.relative_to(folder.path).parts
-        name = next((x for x in parts if x.lower() != "images"), "all")
+        name = split_name(image.parent.relative_to(folder.path))
         splits.setdefault(name, []).append(str(image))
     return _source(folder.path, names, splits, [note])
 
