@@ -172,7 +172,7 @@ def _read_line(where, line, num_classes):
             "CLASS X1 Y1 X2 Y2 X3 Y3 ..."
         )
     index, values = numbers[0], numbers[1:]
-    if index != int(index) or not 0 <= index < num_classes:
+    if not index.is_integer() or not 0 <= index < num_classes:
         raise DataError(f"{where}: class {index:g} is not from 0 to {num_classes - 1}.")
     if not all(math.isfinite(x) and -0.5 <= x <= 1.5 for x in values):
         raise DataError(
