@@ -187,6 +187,11 @@ def test_a_key_of_danet_that_nothing_reads_is_an_error(repository):
     [
         ("GeneralizedRCNN", ["TEST.AUG.ENABLED", "True"], "AUG.ENABLED is for SparseRCNN, not"),
         ("SparseRCNN", ["TEST.SEM_SEG.FLIP", "True"], "SEM_SEG.FLIP True has no effect"),
+        (
+            "SparseRCNN",
+            ["TEST.PRECISE_BN.ENABLED", "True", "SOLVER.EMA.ENABLED", "True"],
+            "PRECISE_BN.ENABLED True has no effect.*SOLVER.EMA.ENABLED.*Set one",
+        ),
         ("SparseRCNN", ["INPUT.SIZE_BUCKET", "-1"], "INPUT.SIZE_BUCKET is -1; it must"),
         ("GeneralizedRCNN", ["INPUT.SIZE_BUCKET", "128"], "SIZE_BUCKET 128 has no effect on Gen"),
         ("SparseRCNN", ["TEST.SIZE_BUCKET", "-1"], "TEST.SIZE_BUCKET is -1; it must"),

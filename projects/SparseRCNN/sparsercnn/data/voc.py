@@ -253,7 +253,7 @@ def _parse(path):
 
 
 def _size(path, tree, image_path):
-    """(width, height) as annotated; if that is missing or 0, of the upright image, or else (0, 0)."""
+    """(width, height) as annotated, or of the upright image if that is missing or 0, or (0, 0)."""
     texts = [tree.findtext(f"size/{key}", "0") for key in ("width", "height")]
     try:
         width, height = (int(float(text)) for text in texts)
