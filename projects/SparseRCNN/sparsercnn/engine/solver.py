@@ -119,8 +119,9 @@ def build_lr_scheduler(cfg, optimizer):
     """Build the schedule named by SOLVER.LR_SCHEDULER_NAME, with a warm-up.
 
     Schedules are detectron2's, with three additions: the cosine ends at SOLVER.BASE_LR_END, which
-    detectron2 0.6 lacks; STEPS at or after MAX_ITER are ignored; and WarmupPolyLR, with the name
-    and keys of detectron2's DeepLab project, is
+    detectron2 0.6 lacks; STEPS at 0, at or after MAX_ITER and, as in very short runs, for a second
+    time at an iteration are ignored; and WarmupPolyLR, with the name and keys of detectron2's
+    DeepLab project, is
 
         BASE_LR x warm-up x max((1 - iteration / MAX_ITER)^POLY_LR_POWER, POLY_LR_CONSTANT_ENDING).
 
@@ -140,7 +141,8 @@ def build_lr_scheduler(cfg, optimizer):
     if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
         cfg = cfg.clone()
         cfg.defrost()
-        cfg.SOLVER.STEPS = tuple(step for step in solver.STEPS if step < solver.MAX_ITER)
+        steps = {step for step in solver.STEPS if 0 < step < solver.MAX_ITER}
+        cfg.SOLVER.STEPS = tuple(sorted(steps))
         return build_detectron2_lr_scheduler(cfg, optimizer)
     build = {"WarmupCosineLR": _cosine, "WarmupPolyLR": _WarmupPolynomial}[solver.LR_SCHEDULER_NAME]
     return LRMultiplier(optimizer, multiplier=build(solver), max_iter=solver.MAX_ITER)
