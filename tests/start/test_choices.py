@@ -113,6 +113,20 @@ def test_only_a_schedule_whose_rate_falls_to_0_is_said_to():
     assert "falls" not in stepped["SOLVER.EPOCHS"].why
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "rate", "rule"),
+    [("ADAMW", 0.0003, "by the square root of the ratio"), ("SGD", 0.00015, "in proportion")],
+)
+def test_the_rate_follows_a_smaller_batch_by_the_rule_of_its_optimizer(optimizer, rate, rule):
+    opts = ["SOLVER.OPTIMIZER", optimizer]  # 0.0006 for 4 images
+    one = choices_of(make_records([2], 30), opts=opts)
+    assert one["SOLVER.IMS_PER_BATCH"].value == 1
+    assert one["SOLVER.BASE_LR"].value == pytest.approx(rate)
+    assert rule in one["SOLVER.BASE_LR"].why
+    four = choices_of(make_records([2] * 4, 30), opts=[*opts, "SOLVER.BASE_LR", "0.00061234"])
+    assert four["SOLVER.BASE_LR"].value == 0.00061234  # as it is
+
+
 def test_the_file_is_short_and_says_why():
     choices = [
         Choice("A.ONE", 1, "First. " * 30, "one figure"),

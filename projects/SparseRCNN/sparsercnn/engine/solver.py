@@ -25,6 +25,7 @@ __all__ = [
     "build_optimizer",
     "build_param_groups",
     "match_memory_format",
+    "rate_factor",
     "scale_for_workers",
 ]
 
@@ -255,11 +256,22 @@ def scale_for_workers(cfg, num_workers):
     return scaled
 
 
+def rate_factor(optimizer, kappa):
+    """How the learning rate follows the batch, see :func:`scale_for_workers`.
+
+    Args:
+        optimizer (str): SOLVER.OPTIMIZER.
+        kappa (float): new images per iteration over those that the rate was chosen for.
+
+    Returns:
+        float: factor on the rate.
+    """
+    return kappa if optimizer.upper() == "SGD" else math.sqrt(kappa)
+
+
 def _scale_rates(solver, kappa):
-    if solver.OPTIMIZER.upper() == "SGD":
-        rate = kappa
-    else:
-        rate = math.sqrt(kappa)
+    rate = rate_factor(solver.OPTIMIZER, kappa)
+    if solver.OPTIMIZER.upper() != "SGD":
         # For kappa above 1 / (1 - beta) the rule would give a negative beta; 0 is its limit.
         solver.ADAM_BETAS = tuple(max(1 - kappa * (1 - beta), 0.0) for beta in solver.ADAM_BETAS)
         solver.ADAM_EPS = solver.ADAM_EPS / rate

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ..engine.solver import rate_factor
 from ..errors import abbreviate
 
 __all__ = ["Choice", "choose"]
@@ -141,12 +142,7 @@ def _schedule(figures, base):
         more = f"More may help; the rate falls to {base.SOLVER.BASE_LR_END:g} at the end."
     return [
         Choice("SOLVER.IMS_PER_BATCH", batch, "Images per iteration, on all GPUs together."),
-        Choice(
-            "SOLVER.BASE_LR",
-            base.SOLVER.BASE_LR,
-            "The rate of the recipe, for its batch: with another batch, change it in proportion.",
-            f"the recipe's, for {base.SOLVER.IMS_PER_BATCH} images per iteration",
-        ),
+        _rate(base.SOLVER, batch),
         Choice(
             "SOLVER.EPOCHS",
             epochs,
@@ -173,6 +169,20 @@ def _schedule(figures, base):
             "The best model by AP is kept as model_best.pth.",
         ),
     ]
+
+
+def _rate(solver, batch):
+    rate, planned = solver.BASE_LR, solver.IMS_PER_BATCH
+    if batch != planned:
+        rate = float(f"{rate * rate_factor(solver.OPTIMIZER, batch / planned):.3g}")
+    is_linear = solver.OPTIMIZER.upper() == "SGD"
+    rule = "in proportion" if is_linear else "by the square root of the ratio"
+    return Choice(
+        "SOLVER.BASE_LR",
+        rate,
+        f"For this batch: with another one, change it {rule}.",
+        f"{solver.BASE_LR:g} in _BASE_, for {planned} images per iteration",
+    )
 
 
 def _warmup(base, iterations):
