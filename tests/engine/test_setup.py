@@ -8,15 +8,12 @@ import yaml
 from detectron2.config import get_cfg
 
 from sparsercnn import add_sparsercnn_config, get_config
+from sparsercnn.engine.arguments import argument_parser
 from sparsercnn.engine.config_check import check_gpus
 from sparsercnn.engine.devices import check_devices
-from sparsercnn.engine.setup import (
-    ConfigError,
-    argument_parser,
-    load_config,
-    load_demo_config,
-)
+from sparsercnn.engine.setup import load_config, load_demo_config
 from sparsercnn.engine.setup import setup as set_up_run  # pytest calls what is named setup
+from sparsercnn.errors import ConfigError
 from sparsercnn.inference.class_names import choose_class_names
 
 RUNS_CODE = "MODEL:\n  WEIGHTS: !!python/object/apply:os.system ['mkdir %s']\n"
