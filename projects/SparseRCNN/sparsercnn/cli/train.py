@@ -54,7 +54,7 @@ def run(args):
     """One process of a run.
 
     Args:
-        args (argparse.Namespace): from :func:`sparsercnn.engine.setup.argument_parser`.
+        args (argparse.Namespace): from :func:`sparsercnn.engine.arguments.argument_parser`.
 
     Returns:
         dict: evaluation results, task -> metric -> value.
