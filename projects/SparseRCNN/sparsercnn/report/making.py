@@ -12,7 +12,8 @@ from ..analysis.attention import AttentionRecorder, draw_attention
 from ..analysis.charts import to_picture
 from ..data import build_test_loader, register_datasets
 from ..data.classes import require_registered
-from ..engine.setup import check_devices, load_model_config
+from ..engine.devices import check_devices
+from ..engine.setup import load_model_config
 from ..errors import ConfigError, UserError, abbreviate
 from ..inference.predictor import Predictor
 from .exports import export
