@@ -11,6 +11,8 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 DEFAULT_CONFIG := configs/quickstart/sparsercnn.yaml
 CONFIG := $(DEFAULT_CONFIG)
+# Images, folders or globs that the quickstart draws on.
+INPUT ?= $$(ls $${DETECTRON2_DATASETS:-datasets}/shapes/val/*.png | head -n 6)
 # Another CONFIG has another folder: runs must not overwrite each other.
 OUTPUT := output/$(if $(filter $(DEFAULT_CONFIG),$(CONFIG)),quickstart,$(basename $(notdir $(CONFIG))))
 
@@ -60,8 +62,7 @@ quickstart: env
 	$(RUN) projects/SparseRCNN/train_net.py --num-gpus 0 --overwrite --config-file $(CONFIG) \
 		OUTPUT_DIR $(OUTPUT)
 	$(RUN) demo/demo.py --config-file $(CONFIG) \
-		--input $$(ls $${DETECTRON2_DATASETS:-datasets}/shapes/val/*.png | head -n 6) \
-		--output $(OUTPUT)/demo --confidence-threshold 0.5 \
+		--input $(INPUT) --output $(OUTPUT)/demo --confidence-threshold 0.5 \
 		--opts MODEL.WEIGHTS $(OUTPUT)/model_final.pth MODEL.DEVICE cpu
 
 test: env

@@ -1,6 +1,6 @@
 """Package metadata, with the ranges that work; requirements/lock.txt has one exact choice.
 
-Required is what training, evaluation, demo and conversion import; the rest is in extras. Not listed
+Required is what training, evaluation and conversion import; the rest is in extras. Not listed
 is detectron2, which the registry does not have under that name: see tools/install_detectron2.py.
 Nor is what detectron2 brings itself, such as matplotlib for pictures. OpenCV is an extra, because
 two packages provide the same module and installing the one over the other breaks both.

@@ -51,6 +51,11 @@ def test_an_exported_model_is_evaluated_and_drawn(program, squares):
         assert ours["image_id"] == theirs["image_id"]
         assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
 
+    run = program("projects/SparseRCNN/train_net.py", "--num-gpus", "0", "--eval-only",
+                  "MODEL.WEIGHTS", "model.pt2", "OUTPUT_DIR", "sliced",
+                  "TEST.SLICES.ENABLED", "True")  # fmt: skip
+    assert run.returncode == 0, run.stderr
+
     run = program("demo/demo.py", "--input", "0.png", "--output", "drawn",
                   "--confidence-threshold", "0", *_WEIGHTS, "model.pt2")  # fmt: skip
     assert run.returncode == 0, run.stderr

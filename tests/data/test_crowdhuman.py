@@ -48,6 +48,15 @@ def test_conversion_by_hand(root):
     ]
 
 
+def test_sizes_are_those_of_upright_images(root):
+    sideways = Image.Exif()
+    sideways[0x0112] = 6
+    Image.new("RGB", (20, 10)).save(root / "CrowdHuman_val/273271,1.jpg", exif=sideways)
+    convert_crowdhuman(str(root), "val")
+    (image,) = json.loads((root / "annotations/val.json").read_text())["images"]
+    assert (image["width"], image["height"]) == (10, 20)
+
+
 def test_a_line_that_cannot_be_read_is_named(root):
     path = root / "annotation_val.odgt"
     path.write_text(path.read_text() + '{"ID": "x"}\n')

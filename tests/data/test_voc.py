@@ -85,6 +85,18 @@ def test_voc_without_sizes_takes_them_from_the_images(write_voc):
     assert (record["width"], record["height"]) == (20, 10)
 
 
+def test_voc_without_sizes_has_those_of_upright_images(write_voc):
+    root = write_voc({"train": {"a": [("dog", 3, 2, 10, 15, 0)]}}, size=None)
+    sideways = Image.Exif()
+    sideways[0x0112] = 6
+    Image.new("RGB", (20, 10)).save(root / "JPEGImages/a.jpg", exif=sideways)
+    entry = f"voc:{root}@train"
+    register_datasets([entry])
+    (record,) = DatasetCatalog.get(entry)
+    assert (record["width"], record["height"]) == (10, 20)
+    assert record["annotations"][0]["bbox"] == [2, 1, 8, 14]  # not clipped
+
+
 def test_voc_images_may_be_png(write_voc):
     root = write_voc({"train": {"a": [("dog", 3, 2, 7, 5, 0)]}})
     Image.open(root / "JPEGImages/a.jpg").save(root / "JPEGImages/a.PNG")

@@ -71,6 +71,27 @@ def test_lists_of_images_and_old_paths(root):
     ]
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_linked_images_have_the_labels_by_the_link(root, listed):
+    store = root.parent / "store"
+    store.mkdir()
+    (root / "images/train/a.jpg").rename(store / "17.jpg")  # a file
+    (root / "images/train/a.jpg").symlink_to(store / "17.jpg")
+    (root / "images/val").rename(store / "val")  # and a folder
+    (root / "images/val").symlink_to(store / "val")
+    if listed:
+        for split, name in (("train", "a"), ("val", "c")):
+            (root / f"{split}.txt").write_text(f"./images/{split}/{name}.jpg\n")
+        text = "train: train.txt\nval: val.txt\nnames: [cat, dog]\n"
+        (root / "data.yaml").write_text(text)
+    content = convert_yolo(root / "data.yaml", "train")
+    assert content["images"][0]["file_name"] == "images/train/a.jpg"
+    assert len(content["annotations"]) == 2
+    content = convert_yolo(root / "data.yaml", "val")
+    assert [x["file_name"] for x in content["images"]] == ["images/val/c.jpg"]
+    assert len(content["annotations"]) == 1
+
+
 def test_place_of_labels():
     assert label_file("/x/images/train/images/a.b.png") == "/x/images/train/labels/a.b.txt"
     assert label_file("/x/train/a.png") == "/x/train/a.txt"

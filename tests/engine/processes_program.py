@@ -18,8 +18,9 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 
+from sparsercnn.engine.arguments import argument_parser
 from sparsercnn.engine.processes import run_processes
-from sparsercnn.engine.setup import argument_parser, load_config
+from sparsercnn.engine.setup import load_config
 from sparsercnn.engine.solver import build_optimizer
 from sparsercnn.engine.train_step import TrainStep
 from sparsercnn.engine.trainer import Trainer

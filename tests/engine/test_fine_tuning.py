@@ -81,21 +81,21 @@ def test_rates_of_new_layers_and_what_a_resumed_run_knows_of_them(run, other_dat
     def rates(trainer):
         names = {p: name for name, p in trainer.checkpointer.model.named_parameters()}
         return {
-            names[p]: group["initial_lr"]
+            names[p]: (group["initial_lr"], group["lr"])
             for group in trainer.optimizer.param_groups
             for p in group["params"]
         }
 
     trainer = run("second", **options)
     base = trainer.cfg.SOLVER.BASE_LR
-    new = {name for name, rate in rates(trainer).items() if rate == pytest.approx(10 * base)}
+    new = {name for name, rate in rates(trainer).items() if rate[0] == pytest.approx(10 * base)}
     assert new == {
         f"head.head_series.{i}.class_logits.{x}" for i in (0, 1) for x in ("weight", "bias")
     }
-    assert {rate for name, rate in rates(trainer).items() if name not in new} == {base}
+    assert {rate[0] for name, rate in rates(trainer).items() if name not in new} == {base}
 
     os.remove(other_data["MODEL__WEIGHTS"])  # a resumed run does not need it
-    resumed = run("second", resume=True, train=False, **{**options, "SOLVER__MAX_ITER": 4})
+    resumed = run("second", resume=True, train=False, **options)
     assert rates(resumed) == rates(trainer)
     states = [list(x.optimizer.state_dict()["state"].values()) for x in (resumed, trainer)]
     for actual, expected in zip(*states, strict=True):

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sparsercnn.engine import imports
-from sparsercnn.engine.setup import argument_parser, get_config, load_config, load_model_config
+from sparsercnn.engine.arguments import argument_parser
+from sparsercnn.engine.setup import get_config, load_config, load_model_config
 from sparsercnn.errors import ConfigError
 
 MODULE = """

@@ -17,6 +17,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
+from sparsercnn.engine.arguments import argument_parser
 from sparsercnn.engine.interruption import (
     EXIT_STATUS,
     Stopped,
@@ -26,7 +27,6 @@ from sparsercnn.engine.interruption import (
     take_signals,
 )
 from sparsercnn.engine.processes import run_processes
-from sparsercnn.engine.setup import argument_parser
 from sparsercnn.engine.train_step import TrainStep
 
 

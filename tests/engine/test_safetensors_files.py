@@ -16,7 +16,7 @@ def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"model.safetensors.*sparsercnn\[safetensors\]"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors.*\[safetensors\]"):
         load_for_inference(nn.Linear(2, 2), str(path))
 
 

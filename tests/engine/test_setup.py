@@ -8,15 +8,12 @@ import yaml
 from detectron2.config import get_cfg
 
 from sparsercnn import add_sparsercnn_config, get_config
+from sparsercnn.engine.arguments import argument_parser
 from sparsercnn.engine.config_check import check_gpus
 from sparsercnn.engine.devices import check_devices
-from sparsercnn.engine.setup import (
-    ConfigError,
-    argument_parser,
-    load_config,
-    load_demo_config,
-)
+from sparsercnn.engine.setup import load_config, load_demo_config
 from sparsercnn.engine.setup import setup as set_up_run  # pytest calls what is named setup
+from sparsercnn.errors import ConfigError
 from sparsercnn.inference.class_names import choose_class_names
 
 RUNS_CODE = "MODEL:\n  WEIGHTS: !!python/object/apply:os.system ['mkdir %s']\n"
@@ -178,6 +175,11 @@ def test_a_key_of_danet_that_nothing_reads_is_an_error(repository):
     [
         ("GeneralizedRCNN", ["TEST.AUG.ENABLED", "True"], "AUG.ENABLED is for SparseRCNN, not"),
         ("SparseRCNN", ["TEST.SEM_SEG.FLIP", "True"], "SEM_SEG.FLIP True has no effect"),
+        (
+            "SparseRCNN",
+            ["TEST.PRECISE_BN.ENABLED", "True", "SOLVER.EMA.ENABLED", "True"],
+            "PRECISE_BN.ENABLED True has no effect.*SOLVER.EMA.ENABLED.*Set one",
+        ),
         ("SparseRCNN", ["INPUT.SIZE_BUCKET", "-1"], "INPUT.SIZE_BUCKET is -1; it must"),
         ("GeneralizedRCNN", ["INPUT.SIZE_BUCKET", "128"], "SIZE_BUCKET 128 has no effect on Gen"),
         ("SparseRCNN", ["TEST.SIZE_BUCKET", "-1"], "TEST.SIZE_BUCKET is -1; it must"),

@@ -171,6 +171,11 @@ def test_warmup_and_steps(cfg):
     assert _rates(cfg, 10) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
+def test_steps_of_a_very_short_run_that_fall_together(cfg):
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS = 5, (0, 4, 4), 0
+    assert _rates(cfg, 5) == pytest.approx([0.01, 0.01, 0.01, 0.01, 0.001])
+
+
 def test_cosine_ends_at_the_given_rate(cfg):
     cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
     cfg.SOLVER.BASE_LR = 1.0

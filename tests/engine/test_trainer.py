@@ -112,12 +112,41 @@ def test_resume_continues_iteration_rate_and_moments(cfg, tmp_path, optimizer):
     _, first_rates = _train(cfg, stop_at=5)  # past the checkpoint of iteration 2, as kills are
     resumed, last_rates = _train(cfg, resume=True)
     assert resumed.start_iter == 3
-    assert first_rates[:3] + last_rates == pytest.approx(expected_rates)
+    assert first_rates[:3] + last_rates == expected_rates
     assert torch.equal(resumed.model.layer.weight, whole.model.layer.weight)
     states = [list(x.optimizer.state_dict()["state"][0].values()) for x in (resumed, whole)]
     for actual, expected in zip(*states, strict=True):
         assert torch.equal(torch.as_tensor(actual), torch.as_tensor(expected))
     assert _metrics(tmp_path / "parts")[-1]["iteration"] == 6
+
+
+@pytest.mark.parametrize("optimizer", ["ADAMW", "SGD"])
+def test_a_resumed_run_follows_a_changed_config(cfg, optimizer):
+    cfg.SOLVER.OPTIMIZER = optimizer
+    _, before = _train(cfg, stop_at=5)
+    solver = cfg.SOLVER
+    solver.BASE_LR, solver.WEIGHT_DECAY, solver.MOMENTUM = 0.005, 0.125, 0.5
+    solver.ADAM_BETAS = (0.5, 0.75)
+    resumed, after = _train(cfg, resume=True)
+    assert resumed.start_iter == 3
+    assert after[:2] == [rate / 2 for rate in before[3:]]  # half the rate, at once
+    assert after[2] == pytest.approx(0.0005)  # past the step
+    group = resumed.optimizer.param_groups[0]
+    assert group["weight_decay"] == 0.125
+    if optimizer == "SGD":
+        assert group["momentum"] == 0.5
+    else:
+        assert tuple(group["betas"]) == (0.5, 0.75)
+    assert resumed.scheduler.base_lrs == [0.005]
+
+
+def test_the_rates_of_another_kind_of_schedule_are_continued(cfg, monkeypatch):
+    """Each is computed from the one before."""
+    build = staticmethod(lambda cfg, x: torch.optim.lr_scheduler.ExponentialLR(x, 0.5))
+    monkeypatch.setattr(ToyTrainer, "build_lr_scheduler", build)
+    _train(cfg, stop_at=5)
+    _, rates = _train(cfg, resume=True)
+    assert rates == [0.01 / 2**k for k in (3, 4, 5)]
 
 
 def test_without_resume_a_run_starts_over(cfg):

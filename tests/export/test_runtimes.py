@@ -127,6 +127,9 @@ def test_images_smaller_than_a_window_are_padded(open_file):
         (["MODEL.SparseRCNN.NUM_CLASSES", 5], "number of classes 3, but the config has 5"),
         (["INPUT.FORMAT", "BGR"], "INPUT.FORMAT RGB, but the config has BGR"),
         (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], "META_ARCHITECTURE SparseRCNN, but"),
+        (["MODEL.SparseRCNN.NMS_THRESH_TEST", 0.6], "NMS_THRESH_TEST 0.7, .* config has 0.6"),
+        (["MODEL.SparseRCNN.SCORE_THRESH_TEST", 0.2], "SCORE_THRESH_TEST 0.0, .* config has 0.2"),
+        (["TEST.DETECTIONS_PER_IMAGE", 7], "DETECTIONS_PER_IMAGE .* config has 7"),
         (["TEST.DTYPE", "bfloat16"], "set TEST.DTYPE float32"),
         (["TEST.AUG.ENABLED", True], "set TEST.AUG.ENABLED"),
     ],
@@ -182,5 +185,5 @@ def test_a_file_of_another_exporter_is_named(tmp_path):
 def test_a_missing_runtime_names_the_extra(tmp_path, monkeypatch, ending, package):
     (tmp_path / f"model{ending}").touch()
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf"{package} .*pip install 'sparsercnn\[export\]'"):
+    with pytest.raises(ImportError, match=rf"{package} .*pip install -e '.\[export\]'"):
         load_exported(tmp_path / f"model{ending}")

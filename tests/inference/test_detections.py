@@ -88,6 +88,7 @@ def test_a_segmentation_has_the_same_manners():
     np.testing.assert_array_equal(found.masks[1], label_map == 2)
     sky, other = found
     assert sky.name == "sky" and other.class_index == 2 and other.mask.sum() == 40 * 30
+    assert [x.name for x in found[1:]] == ["class 2"] and found[-1].name == "class 2"
     assert [x["category_id"] for x in found.to_dict()] == [0, 2]
     assert found.plot(scale=1).shape == (40, 60, 3) and (found.plot() != 90).any()
     assert found.above(0.9).names == found.names

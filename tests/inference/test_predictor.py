@@ -69,10 +69,9 @@ def test_the_models_threshold_is_obeyed(files, write_picture):
 def test_colours_come_back_for_drawing(picture, write_picture, channel_order):
     path = write_picture("a.png")
     predictor = Predictor(model=torch.nn.Identity(), augmentations=[], input_format=channel_order)
-    for image in (predictor.read(path), predictor.from_bgr(cv2.imread(path))):
-        rgb = predictor.to_rgb(image)
-        assert rgb.dtype == np.uint8
-        assert np.abs(rgb.astype(int) - picture()).max() <= 1
+    rgb = predictor.to_rgb(predictor.read(path))
+    assert rgb.dtype == np.uint8
+    assert np.abs(rgb.astype(int) - picture()).max() <= 1
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "missing"])
@@ -122,7 +121,6 @@ def test_all_kinds_of_images_give_the_same(predictor, picture, write_picture):
     bgra = np.concatenate([rgb[:, :, ::-1], alpha], axis=2)
     for image in (rgb[:, :, ::-1], bgra):
         assert_same(predictor(image, channels="BGR").instances, expected.instances)
-        assert_same(predictor.predict(predictor.from_bgr(image))["instances"], expected.instances)
     for image in (Path(path), rgb, Image.open(path)):
         np.testing.assert_array_equal(predictor(image).image, rgb)
 

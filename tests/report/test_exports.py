@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from sparsercnn.cli.report import get_parser
@@ -89,6 +90,19 @@ def test_yolo(data, detections, tmp_path):
     assert_same(found, abs=1e-3)
 
 
+def test_yolo_says_where_images_are_for_training_and_for_validation(data, detections, tmp_path):
+    """Without `val`, Ultralytics refuses the file; `path` would be relative to its own folders."""
+    (root,) = export(["yolo"], data, detections, tmp_path / "out")
+    content = yaml.safe_load((root / "data.yaml").read_text(encoding="utf-8"))
+    assert content == {"train": "images", "val": "images", "names": dict(enumerate(NAMES))}
+
+
+def test_yolo_cannot_tell_images_that_differ_by_their_ending(data, detections, tmp_path):
+    data.files[2] = data.files[0].replace(".png", ".jpg")
+    with pytest.raises(ConfigError, match=r"two images .* the labels a\.txt"):
+        export(["yolo"], data, detections, tmp_path / "out")
+
+
 def test_csv(data, detections, tmp_path):
     (path,) = export(["csv"], data, detections, tmp_path / "out")
     write_images(data, tmp_path / "out")
@@ -110,7 +124,8 @@ def test_label_studio(data, detections, tmp_path):
     image, labels = config.find("Image"), config.find("RectangleLabels")
     found = {}
     for task in tasks:
-        name = unquote(task["data"]["image"]).partition("?d=")[2]
+        folder, _, name = unquote(task["data"]["image"]).partition("?d=")[2].partition("/")
+        assert folder == "pictures"
         (prediction,) = task["predictions"]
         assert prediction["model_version"] == "first"
         found[name] = []

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -224,3 +225,33 @@ def test_files_of_a_page_stay_small(truth, tmp_path):
     assert len(unreadable) == number
     files = [x for x in tmp_path.rglob("*") if x.is_file()]
     assert len(files) >= 100 and max(x.stat().st_size for x in files) < 5_000_000
+
+
+def test_a_comparison_keeps_the_images_that_differ_most(truth, tmp_path):
+    data = truth([], num_images=4)
+    gain = np.array([-0.9, -0.5, 0.0, 0.2])
+    page = browser.Browser(
+        title="two",
+        files=[f"/nowhere/{i}.jpg" for i in range(4)],
+        sizes=data.sizes,
+        class_names=["odd", "even"],
+        panels=["ground truth", "model", "second"],
+        tags={},
+        sorts=[browser.Sort("better", "second is better", gain)],
+        kinds={},
+        classes=[[]] * 4,
+        boxes=lambda i: [[], [], []],
+    )
+    browser.write_browser(page, tmp_path, most_images=2)
+    assert index_of(tmp_path)["names"] == ["0.jpg", "1.jpg"]
+
+
+def test_a_second_report_leaves_nothing_of_the_first(squares, dataset, tmp_path):
+    out = tmp_path / "out"
+    files = ["--predictions", str(squares / "results.json")]
+    options = ["--dataset", dataset, "--output", str(out), "--resamples", "1"]
+    more = ["--compare", str(squares / "others.json"), "--export", "yolo"]
+    assert report.main([*files, *options, *more]) == 0
+    assert (out / "exports").exists() and (out / "thresholds_2.json").exists()
+    assert report.main([*files, *options]) == 0
+    assert not (out / "exports").exists() and not (out / "thresholds_2.json").exists()

@@ -8,16 +8,19 @@ import re
 
 import pytest
 from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
 
 from sparsercnn import add_sparsercnn_config
 from sparsercnn.config_docs import make_page
 from sparsercnn.config_schema import rows
+from sparsercnn.engine import model_check
 from sparsercnn.engine.config_check import check_config
 from sparsercnn.engine.config_merge import merge_opts
 from sparsercnn.engine.model_check import check_model
 from sparsercnn.engine.overrides import flatten
 from sparsercnn.engine.setup import load_config
 from sparsercnn.errors import ConfigError
+from sparsercnn.modeling.freezing import freeze
 
 # Keys, values as on a command line, and what the message says beside the key.
 REFUSED = """
@@ -365,6 +368,39 @@ def test_a_model_that_cannot_be_built_or_held_is_refused(opts, expected):
     cfg.MODEL.DEVICE = "cpu"
     message = refused(lambda: check_model(cfg, training=True))
     assert re.search(expected, message)
+
+
+@pytest.mark.parametrize(
+    ("opts", "per_weight", "per_trained"),
+    [
+        ([], 4, 12),  # gradient and two moments
+        (["MODEL.FREEZE", "['backbone']"], 4, 12),
+        (["SOLVER.OPTIMIZER", "SGD"], 4, 8),
+        (["SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", "0.0"], 4, 4),
+    ],
+)
+def test_memory_is_counted_of_what_is_trained(monkeypatch, opts, per_weight, per_trained):
+    small = ["MODEL.DEVICE", "cpu", "SOLVER.IMS_PER_BATCH", "1", "INPUT.MIN_SIZE_TRAIN", "(16,)"]
+    cfg = load_config("recipes/small_data", [*small, *opts], register=False)
+    model = build_model(cfg)
+    freeze(model, cfg.MODEL.FREEZE)
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    weights, trained = sum(n for n, _ in sizes), sum(n for n, grad in sizes if grad)
+    images = 4 * 3 * 16**2
+    features = 2 * 50 * 128 * 7**2  # of 50 proposals
+    needed = per_weight * weights + per_trained * trained + images + features
+    monkeypatch.setattr(model_check, "_memory", lambda device: needed)
+    check_model(cfg, training=True)
+    monkeypatch.setattr(model_check, "_memory", lambda device: needed - 1)
+    assert "needs at least" in refused(lambda: check_model(cfg, training=True))
+
+
+def test_a_wrong_pattern_to_freeze_is_refused_at_the_start():
+    opts = ["MODEL.DEVICE", "cpu", "MODEL.FREEZE", "['backbon']"]
+    cfg = load_config("recipes/small_data", opts, register=False)
+    message = refused(lambda: check_model(cfg, training=True))
+    assert "MODEL.FREEZE: 'backbon' matches no weight" in message
+    check_model(cfg)  # not trained
 
 
 def test_the_page_of_keys_is_current(repository):

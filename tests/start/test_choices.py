@@ -26,9 +26,9 @@ def make_records(numbers, side, width=640, height=480):
     ]
 
 
-def choices_of(records, device="cpu"):
+def choices_of(records, device="cpu", base="recipes/small_data", opts=()):
     figures = count(records, 10, ["cat"])
-    return {x.key: x for x in choose(figures, get_config("recipes/small_data"), device)}
+    return {x.key: x for x in choose(figures, get_config(base, opts), device)}
 
 
 def values_of(*arguments):
@@ -89,6 +89,42 @@ def test_few_and_many_images():
     few, many = (values_of(make_records([2] * n, 30)) for n in (3, 5000))
     assert (few["IMS_PER_BATCH"], few["EPOCHS"], few["EVAL_EPOCHS"]) == (3, 2000, 200)
     assert (many["EPOCHS"], many["EVAL_EPOCHS"], many["CHECKPOINT_EPOCHS"]) == (12, 1, 1)
+
+
+def test_the_warm_up_of_a_published_schedule_is_shortened():
+    base = "sparse_rcnn/sparsercnn.res50.100pro.3x"
+    few = choices_of(make_records([2] * 100, 30), base=base)
+    warmup = few["SOLVER.WARMUP_FRACTION"]
+    # 60 epochs of 100 images are 375 iterations of 16.
+    assert warmup.value == 0.07 and "The 1,000 iterations of _BASE_" in warmup.why
+    # 12 epochs of 13,334 images are 10,001 iterations.
+    assert "SOLVER.WARMUP_FRACTION" not in choices_of(make_records([2] * 13334, 30), base=base)
+    shorter = ("SOLVER.WARMUP_ITERS", "37")
+    assert "SOLVER.WARMUP_FRACTION" not in choices_of(
+        make_records([2] * 100, 30), "cpu", base, shorter
+    )
+    assert "SOLVER.WARMUP_FRACTION" not in choices_of(make_records([2] * 100, 30))  # has one
+
+
+def test_only_a_schedule_whose_rate_falls_to_0_is_said_to():
+    records = make_records([2] * 9, 30)
+    assert "the rate falls to 0 at the end" in choices_of(records)["SOLVER.EPOCHS"].why
+    stepped = choices_of(records, base="sparse_rcnn/sparsercnn.res50.100pro.3x")
+    assert "falls" not in stepped["SOLVER.EPOCHS"].why
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rate", "rule"),
+    [("ADAMW", 0.0003, "by the square root of the ratio"), ("SGD", 0.00015, "in proportion")],
+)
+def test_the_rate_follows_a_smaller_batch_by_the_rule_of_its_optimizer(optimizer, rate, rule):
+    opts = ["SOLVER.OPTIMIZER", optimizer]  # 0.0006 for 4 images
+    one = choices_of(make_records([2], 30), opts=opts)
+    assert one["SOLVER.IMS_PER_BATCH"].value == 1
+    assert one["SOLVER.BASE_LR"].value == pytest.approx(rate)
+    assert rule in one["SOLVER.BASE_LR"].why
+    four = choices_of(make_records([2] * 4, 30), opts=[*opts, "SOLVER.BASE_LR", "0.00061234"])
+    assert four["SOLVER.BASE_LR"].value == 0.00061234  # as it is
 
 
 def test_the_file_is_short_and_says_why():

@@ -12,8 +12,11 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from sparsercnn.cli import start, train
-from sparsercnn.engine.setup import load_config
+from sparsercnn.config_files import find_config
+from sparsercnn.engine.schedule import schedule_in_iterations
+from sparsercnn.engine.setup import get_config, load_config
 from sparsercnn.errors import ConfigError, DataError
+from sparsercnn.start import project as project_module
 from sparsercnn.start.project import Options, make_project
 from sparsercnn.start.splits import choose_splits
 
@@ -126,6 +129,10 @@ def test_the_same_picture_in_both_splits_is_told(write_data, tmp_path):
         (["photos"], (), ("photos", None, None)),
         (["aeroplane_train", "train", "val"], (), ("train", "val", None)),
         (["train", "val", "trainval", "test"], ("trainval", "test"), ("trainval", "test", None)),
+        (["train_val", "test"], (), ("train_val", "test", None)),
+        (["train-val2012", "test"], (), ("train-val2012", "test", None)),
+        (["train_validation", "test"], (), ("train_validation", "test", None)),
+        (["train", "val", "train_val"], (), ("train", "val", None)),
         (["a", "b"], ("a", "b"), ("a", "b", None)),
         (["a", "b"], ("a", None), ("a", None, None)),
     ],
@@ -139,6 +146,8 @@ def test_splits_by_their_names(names, given, expected):
     ("names", "given", "message"),
     [
         (["a", "b"], (), "not clear: a, b. Give --train"),
+        (["train_test", "other"], (), "not clear: train_test, other"),
+        (["train_val", "other"], (), "not clear: train_val, other"),
         (["a"], ("b", None), "no split 'b'; there are: a"),
         (["a"], ("a", "a"), "must differ"),
         (["a", "b"], (None, "b"), "must differ"),
@@ -184,6 +193,60 @@ def test_the_command_and_the_config_it_writes(tmp_path, capsys, monkeypatch):
     assert cfg.MODEL.SparseRCNN.HIDDEN_DIM == 32 and cfg.MODEL.FPN.OUT_CHANNELS == 32
     assert cfg.MODEL.SparseRCNN.NUM_CLASSES == 2
     assert "ROI_BOX_CASCADE_HEAD" not in Path("second/config.yaml").read_text()  # it is the same
+
+
+def test_a_published_config_keeps_its_weights_and_can_train(tmp_path):
+    root = write_unsplit(tmp_path / "data")
+    published = "sparse_rcnn/sparsercnn.res50.100pro.3x"
+    project = make_project(Options(str(root), str(tmp_path / "run"), config_file=published))
+    cfg = load_config(project.config_file)
+    # Its first stages are frozen.
+    assert cfg.MODEL.WEIGHTS.endswith("/R-50.pkl") and cfg.MODEL.BACKBONE.FREEZE_AT == 2
+    assert "Those of _BASE_" in Path(project.config_file).read_text()
+    solver = schedule_in_iterations(cfg, 16).SOLVER
+    assert solver.MAX_ITER == 375 and solver.WARMUP_ITERS == 26
+
+
+def test_weights_for_a_config_become_a_file(write_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data, base = str(write_data("csv")), "sparse_rcnn/sparsercnn.res50.100pro.3x"
+    Path("run").mkdir()
+    Path("run/model_final.pth").write_bytes(b"not read here")
+
+    def weights_for(output, weights):
+        options = Options(data, output, weights=weights, config_file=base)
+        return load_config(make_project(options).config_file).MODEL.WEIGHTS
+
+    file = str(tmp_path / "run/model_final.pth")
+    assert weights_for("of_folder", "run") == weights_for("of_file", "run/model_final.pth") == file
+    assert weights_for("of_url", "detectron2://a/b.pkl") == "detectron2://a/b.pkl"
+    with pytest.raises(ConfigError, match="no_such_run do not exist"):
+        weights_for("missing", "no_such_run")
+
+
+def test_a_url_as_weights_stays_one(write_data, tmp_path, monkeypatch):
+    url = "https://example.org/model.pth"
+    trained = get_config("recipes/small_data", ["MODEL.WEIGHTS", url])
+    monkeypatch.setattr(project_module, "load_model_config", lambda *_, **__: trained)
+    project = make_project(Options(str(write_data("csv")), str(tmp_path / "run"), weights=url))
+    assert url == load_config(project.config_file).MODEL.WEIGHTS
+
+
+def test_a_pretrained_backbone_is_not_called_scratch(tmp_path):
+    root = write_unsplit(tmp_path / "data")
+    options = Options(str(root), str(tmp_path / "run"))
+    options.config_file = "backbones/sparsercnn.convnext_tiny.300pro.3x"
+    text = Path(make_project(options).config_file).read_text()
+    assert "learns from scratch" not in text and "starts from its PRETRAINED, timm" in text
+
+
+def test_a_schedule_that_training_refuses_is_refused(write_data, tmp_path):
+    base = tmp_path / "base.yaml"
+    long = "SOLVER:\n  WARMUP_FRACTION: 0.9999\n"
+    base.write_text(f"_BASE_: {find_config('recipes/small_data')}\n{long}")
+    options = Options(str(write_data("csv")), str(tmp_path / "run"), config_file=str(base))
+    with pytest.raises(ConfigError, match="as long as the schedule"):
+        make_project(options)
 
 
 def test_errors_are_a_line(tmp_path, capsys):

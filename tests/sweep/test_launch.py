@@ -14,8 +14,8 @@ import torch
 import yaml
 from submitit import SlurmJob
 
+from sparsercnn.engine.arguments import argument_parser
 from sparsercnn.engine.processes import _place_of_launcher
-from sparsercnn.engine.setup import argument_parser
 from sparsercnn.sweep import SweepError, load_sweep
 from sparsercnn.sweep.launch import dry_run, launch
 from sparsercnn.sweep.results import format_status, read_runs, seconds_left

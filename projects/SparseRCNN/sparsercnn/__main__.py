@@ -37,8 +37,11 @@ def main(argv=None):
     name, *arguments = (sys.argv[1:] if argv is None else argv) or [""]
     if name not in COMMANDS:
         asked = name in ("-h", "--help")
-        print(_usage() if asked else f"{_usage()}\n\nerror: no command '{name}'", file=sys.stderr)
-        return 0 if asked else 2
+        if asked:
+            print(_usage())
+            return 0
+        print(f"{_usage()}\n\nerror: no command '{name}'", file=sys.stderr)
+        return 2
     module, added, _ = COMMANDS[name]
     # Programs read their name, for messages, and their arguments from here.
     sys.argv = [f"sparsercnn {name}", *added, *arguments]

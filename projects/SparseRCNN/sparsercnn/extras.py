@@ -24,8 +24,8 @@ def require_extra(extra, *modules):
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
         error = MissingExtraError(
-            f"{', '.join(missing)} cannot be imported. Install the extra '{extra}': "
-            f"pip install 'sparsercnn[{extra}]'"
+            f"{', '.join(missing)} cannot be imported. Install the extra '{extra}', in the folder "
+            f"of this project: pip install -e '.[{extra}]'"
         )
         error.name = missing[0]
         raise error

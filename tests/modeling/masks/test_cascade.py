@@ -10,7 +10,8 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from sparsercnn import add_sparsercnn_config
-from sparsercnn.engine.setup import ConfigError, load_config
+from sparsercnn.engine.setup import load_config
+from sparsercnn.errors import ConfigError
 
 MMDETECTION = [
     "MODEL.ROI_HEADS.NAME", "CascadeMaskROIHeads",

@@ -24,6 +24,103 @@ def test_every_format_gives_the_same_content(data, simplify, expected):
     }
 
 
+@pytest.mark.parametrize("name", ["voc files", "yolo files", "labelme"])
+@pytest.mark.parametrize("place", ["inner/{}", "inner/{}/monday"])
+def test_splits_are_found_at_any_depth(write_data, simplify, expected, name, place):
+    root = write_data(name)
+    for split in ("train", "val"):
+        (root / split).rename(root / "moved")
+        (root / place.format(split)).parent.mkdir(parents=True, exist_ok=True)
+        (root / "moved").rename(root / place.format(split))
+    splits = read_source(root).splits
+    assert {key: simplify(x.load()) for key, x in splits.items()} == {
+        key: expected(key) for key in ("train", "val")
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "labels"),
+    [
+        ("yolo files", "inner/{}/images", "inner/{}/labels"),
+        ("labelme", "images/{}", "labels/{}"),
+        ("voc files", "images/{}", "annotations/{}"),
+    ],
+)
+def test_splits_of_images_and_annotations_apart(
+    write_data, simplify, expected, name, images, labels
+):
+    root = write_data(name)
+    for split in ("train", "val"):
+        for path in sorted((root / split).iterdir()):
+            place = root / (images if path.suffix == ".png" else labels).format(split)
+            place.mkdir(parents=True, exist_ok=True)
+            path.rename(place / path.name)
+    splits = read_source(root).splits
+    assert {key: simplify(x.load()) for key, x in splits.items()} == {
+        key: expected(key) for key in ("train", "val")
+    }
+
+
+def test_folders_that_are_not_splits_stay_parts(write_data):
+    root = write_data("labelme")
+    for split, place in (("train", "street/left"), ("val", "park/left")):
+        (root / place).parent.mkdir()
+        (root / split).rename(root / place)
+    assert set(read_source(root).splits) == {"street", "park"}
+
+
+def test_other_tables_beside_the_data_do_not_matter(write_data):
+    root = write_data("coco")
+    (root / "notes.csv").write_bytes("größe,b\n1,2\n".encode("latin-1"))
+    (root / "long.csv").write_text("x" * 200_000)  # longer than csv allows
+    assert read_source(root).format == "COCO json"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_table_of_boxes_in_another_encoding_is_named(write_data, encoding):
+    root = write_data("csv")
+    text = (root / "val.csv").read_text().replace("dog", "größe")
+    (root / "val.csv").write_bytes(text.encode(encoding))
+    with pytest.raises(DataError, match=r"val\.csv.*Save it in UTF-8"):
+        read_source(root)
+
+
+def test_a_field_of_a_table_that_never_ends_is_named(write_data):
+    root = write_data("csv")
+    with open(root / "val.csv", "a") as file:
+        file.write('\n"' + "x" * 200_000)
+    with pytest.raises(DataError, match=r"val\.csv: not a table: field larger"):
+        read_source(root)
+
+
+def test_a_category_called_shapes_is_one(write_data):
+    root = write_data("coco")
+    for path in (root / "annotations").iterdir():
+        content = json.loads(path.read_text())
+        content["categories"][0]["supercategory"] = "shapes"
+        path.write_text(json.dumps(content))
+    assert read_source(root).format == "COCO json"
+
+
+def test_labels_of_yolo_may_begin_with_many_empty_images(write_data):
+    root = write_data("yolo files")
+    image = (root / "train/a.png").read_bytes()
+    for i in range(25):
+        (root / f"train/0{i:02}.png").write_bytes(image)
+        (root / f"train/0{i:02}.txt").write_text("nan 1 1 1 1" if i % 2 else "")
+    with pytest.raises(DataError, match=r"train/001\.txt, line 1: class nan"):
+        read_source(root).splits["train"].load()
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_classes_of_yolo_that_nothing_names_are_numbers(write_data, number):
+    root = write_data("yolo files")
+    (root / "classes.txt").unlink()
+    (root / "val/c.txt").write_text(f"{number} 0.5 0.5 0.1 0.1")
+    with pytest.raises(DataError, match=r"c\.txt, line 1: not numbers"):
+        read_source(root)
+
+
 def split_file(split, image):
     from pathlib import Path
 
@@ -63,6 +160,8 @@ def test_nothing_is_guessed(write_data, tmp_path):
     [
         ("0 0.5 0.5 0.1", r"c\.txt, line 1: has 4 numbers"),
         ("\n2 0.5 0.5 0.1 0.1", r"c\.txt, line 2: class 2 is not from 0 to 1"),
+        ("nan 0.5 0.5 0.1 0.1", "line 1: class nan is not from 0 to 1"),
+        ("inf 0.5 0.5 0.1 0.1", "line 1: class inf is not from 0 to 1"),
         ("1 20 10 5 5", "fractions of the image, from 0 to 1, not pixels"),
         ("cat 0.5 0.5 0.1 0.1", "line 1: not numbers: cat"),
     ],

@@ -15,8 +15,9 @@ from PIL import Image
 from ..analysis import calm_frozen_norms, input_size, make_batch
 from ..config_files import find_config
 from ..data import SparseRCNNDatasetMapper
+from ..engine.arguments import add_opts_argument
 from ..engine.devices import check_devices
-from ..engine.setup import add_opts_argument, load_config
+from ..engine.setup import load_config
 from ..errors import ConfigError
 from ..files import write_json
 from . import common

@@ -15,8 +15,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
 from ..analysis import markdown_table
+from ..engine.arguments import argument_parser
 from ..engine.processes import run_processes
-from ..engine.setup import argument_parser
 from ..evaluation.coco_evaluation import COCOEvaluator
 from ..files import write_json
 from . import common

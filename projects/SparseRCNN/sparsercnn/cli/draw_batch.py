@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..engine.arguments import add_model_arguments
 from ..errors import ConfigError, parse_arguments, run_program
+from ..extras import require_extra
 from .logs import start_logs
 
 EPILOG = """
@@ -31,6 +32,7 @@ def get_parser():
 
 def draw(args):
     """Load the batches and write the picture."""
+    require_extra("headless", "cv2")
     from PIL import Image
 
     from ..analysis.batch import draw_samples

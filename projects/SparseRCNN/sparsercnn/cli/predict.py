@@ -5,6 +5,7 @@ import sys
 
 from ..engine.arguments import add_model_arguments
 from ..errors import MediaError, parse_arguments, run_program
+from ..extras import require_extra
 from .logs import start_logs
 
 EPILOG = """
@@ -69,6 +70,7 @@ def main(argv=None):
 
 def run(args):
     """Run as the command line asks; returns the exit status, 0 or 1."""
+    require_extra("headless", "cv2")
     from ..inference.demo import run_on_camera, run_on_images, run_on_video
     from ..inference.loading import load_predictor
     from ..inference.media import find_images

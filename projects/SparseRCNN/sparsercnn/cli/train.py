@@ -54,7 +54,7 @@ def run(args):
     """One process of a run.
 
     Args:
-        args (argparse.Namespace): from :func:`sparsercnn.engine.setup.argument_parser`.
+        args (argparse.Namespace): from :func:`sparsercnn.engine.arguments.argument_parser`.
 
     Returns:
         dict: evaluation results, task -> metric -> value.
@@ -120,10 +120,10 @@ def evaluate(cfg, allow_unsafe=False):
     from ..engine.checkpoint import load_for_inference
     from ..engine.checkpoint_files import is_exported
     from ..engine.trainer import Trainer
-    from ..inference.loading import load_model
+    from ..export import load_exported_for
 
     if is_exported(cfg.MODEL.WEIGHTS):
-        model = load_model(cfg)[0]
+        model = load_exported_for(cfg)
     else:
         model = Trainer.build_model(cfg)
         load_for_inference(model, cfg.MODEL.WEIGHTS, allow_unsafe)

@@ -84,7 +84,7 @@ LAYOUTS = {
 _WEIGHTS = ("state_dict", "model")
 # Other keys of such files, which are not converted.
 _LEFT_OUT = {
-    "__author__", "amp", "arch", "args", "epoch", "iteration", "lr_scheduler",
+    "__author__", "amp", "arch", "args", "ema", "epoch", "iteration", "lr_scheduler",
     "matching_heuristics", "message_hub", "meta", "metric", "optimizer", "param_schedulers",
     "scaler", "scheduler", "trainer", "version",
 }  # fmt: skip

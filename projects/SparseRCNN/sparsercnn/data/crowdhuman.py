@@ -6,7 +6,7 @@ import os
 from tqdm import tqdm
 
 from ..errors import DataError
-from ..image_files import UNREADABLE, open_image
+from ..image_files import UNREADABLE, open_image, upright_size
 from .coco import add_image, add_object, new_annotations
 from .files import read_text, write_json
 from .validation import box_problem
@@ -74,7 +74,7 @@ def convert_crowdhuman(root, split):
 def _size(path):
     try:
         with open_image(path) as image:
-            return image.size
+            return upright_size(image)
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read: {error}. Unpack or download it again.") from error
 

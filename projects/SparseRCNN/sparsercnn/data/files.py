@@ -10,6 +10,7 @@ from ..errors import DataError, MissingFileError
 from ..files import open_regular, write_atomically, write_json
 
 __all__ = [
+    "UTF_16",
     "cache_folder",
     "cache_folders",
     "cache_json",
@@ -20,7 +21,7 @@ __all__ = [
     "write_json",
 ]
 
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 begins with one of them, or a 0
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 begins with one of them, or a 0
 
 
 def read_bytes(path):
@@ -63,7 +64,7 @@ def read_text(path):
         DataError: see :func:`read_bytes`; or it is in another encoding.
     """
     content = read_bytes(path)
-    if content.startswith(_UTF_16) or b"\0" in content[:4]:
+    if content.startswith(UTF_16) or b"\0" in content[:4]:
         raise DataError(f"{path} is in UTF-16 or UTF-32. Save it in UTF-8.")
     try:
         return content.decode("utf-8-sig")  # a TextIOWrapper takes five times as long

@@ -7,7 +7,7 @@ import os
 from xml.etree import ElementTree
 
 from ..errors import DataError, MissingFileError, abbreviate
-from ..image_files import UNREADABLE, open_image
+from ..image_files import image_size
 from .classes import read_class_names
 from .coco import add_image, add_object, complete, new_annotations
 from .files import read_bytes, read_text
@@ -253,7 +253,7 @@ def _parse(path):
 
 
 def _size(path, tree, image_path):
-    """(width, height) as annotated, or of the image if that is missing or 0, or else (0, 0)."""
+    """(width, height) as annotated, or of the upright image if that is missing or 0, or (0, 0)."""
     texts = [tree.findtext(f"size/{key}", "0") for key in ("width", "height")]
     try:
         width, height = (int(float(text)) for text in texts)
@@ -261,11 +261,7 @@ def _size(path, tree, image_path):
         raise DataError(f"{path}: its size is given as {' x '.join(texts)}.") from error
     if (width > 0 and height > 0) or not os.path.exists(image_path):
         return width, height
-    try:
-        with open_image(image_path) as image:
-            return image.size
-    except UNREADABLE:
-        return 0, 0  # the check of the data set reports or leaves out such an image
+    return image_size(image_path)
 
 
 def _objects(path, tree):

@@ -125,20 +125,24 @@ def _class_names(path, names):
 
 
 def _images_at(path, root, place):
-    """Image files of a folder, or those that a text file lists."""
+    """Image files of a folder, or those that a text file lists.
+
+    Links are kept: the labels are beside the link, not beside the file that it leads to.
+    """
     # Exported files often say ../train/images where train/images is meant.
     tries = [root / place, path.parent / place, path.parent / place.removeprefix("../")]
+    tries = [Path(os.path.abspath(x)) for x in tries]
     found = next((x for x in tries if x.exists()), None)
     if found is None:
         text = " or ".join(dict.fromkeys(str(x) for x in tries))
         raise FileNotFoundError(f"{path}: '{place}' is missing: there is no {text}.")
     if found.is_dir():
         inside = (x for x in found.rglob("*") if x.suffix.lower() in IMAGE_SUFFIXES)
-        images = sorted(str(x.resolve()) for x in inside)
+        images = sorted(map(str, inside))
     else:
         lines = found.read_text(encoding="utf-8-sig").splitlines()
         # A path counts from the folder of the list, as in Ultralytics.
-        images = [str((found.parent / x.strip()).resolve()) for x in lines if x.strip()]
+        images = [os.path.abspath(found.parent / x.strip()) for x in lines if x.strip()]
     if not images:
         raise DataError(f"{path}: {found} has no images.")
     return images
@@ -168,7 +172,7 @@ def _read_line(where, line, num_classes):
             "CLASS X1 Y1 X2 Y2 X3 Y3 ..."
         )
     index, values = numbers[0], numbers[1:]
-    if index != int(index) or not 0 <= index < num_classes:
+    if not index.is_integer() or not 0 <= index < num_classes:
         raise DataError(f"{where}: class {index:g} is not from 0 to {num_classes - 1}.")
     if not all(math.isfinite(x) and -0.5 <= x <= 1.5 for x in values):
         raise DataError(

@@ -255,6 +255,12 @@ def _check_solver(cfg):
             f"SOLVER.BASE_LR_END {solver.BASE_LR_END} is above SOLVER.BASE_LR {solver.BASE_LR}, "
             "from which WarmupCosineLR descends to it."
         )
+    if solver.EMA.ENABLED and cfg.TEST.PRECISE_BN.ENABLED:
+        raise ConfigError(
+            "TEST.PRECISE_BN.ENABLED True has no effect on the averaged weights of "
+            "SOLVER.EMA.ENABLED True, which average the statistics of batch norms too. Set one of "
+            "them to False."
+        )
     for split in ("TRAIN", "TEST"):
         files, names = cfg.DATASETS[f"PROPOSAL_FILES_{split}"], cfg.DATASETS[split]
         if cfg.MODEL.LOAD_PROPOSALS and len(files) != len(names):

@@ -8,16 +8,16 @@ import torch
 from detectron2.modeling import build_model
 
 from ..errors import ConfigError
+from ..modeling.freezing import freeze
 
 __all__ = ["check_model"]
 
-# Copies of the weights in training: themselves, gradients, moments.
-_COPIES = {"ADAMW": 4, "SGD": 3}
 _BYTES = 4  # of a float32
 
 
 def check_model(cfg, training=False, num_processes=1, runs_here=True):
-    """Raise ConfigError if the model cannot be built, or is too large for the device.
+    """Raise ConfigError if the model cannot be built, not be frozen as MODEL.FREEZE says, or is too
+    large for the device.
 
     It is built on torch's device "meta". A model that needs a real device passes. What is counted
     is a lower bound: what is refused could not have run.
@@ -44,15 +44,19 @@ def check_model(cfg, training=False, num_processes=1, runs_here=True):
         # An assertion without a message is at least shown itself.
         problem = str(error) or traceback.extract_tb(error.__traceback__)[-1].line
         raise ConfigError(f"The model cannot be built: {problem}") from error
+    if training:
+        freeze(model, cfg.MODEL.FREEZE)
     if runs_here:
         _check_memory(cfg, model, training, num_processes)
 
 
 def _check_memory(cfg, model, training, num_processes):
     weights = sum(x.numel() for x in model.parameters())
-    copies = _COPIES.get(cfg.SOLVER.OPTIMIZER.upper(), 2) if training else 1
-    parts = {f"{weights / 1e6:,.0f} M parameters": _BYTES * weights * copies}
+    name = f"{weights / 1e6:,.0f} M parameters"
+    parts = {name: _BYTES * weights}
     if training:
+        trained = sum(x.numel() for x in model.parameters() if x.requires_grad)
+        parts[name] += _BYTES * trained * (1 + _num_moments(cfg.SOLVER))  # 1: the gradients
         parts |= _batch(cfg, -(-cfg.SOLVER.IMS_PER_BATCH // num_processes))
     needed, available = sum(parts.values()), _memory(cfg.MODEL.DEVICE)
     if needed > available:
@@ -61,6 +65,13 @@ def _check_memory(cfg, model, training, num_processes):
             f"The model needs at least {needed / 1e9:,.0f} GB, most of it for {largest}, and "
             f"{cfg.MODEL.DEVICE} has {available / 1e9:,.0f} GB. Make it smaller."
         )
+
+
+def _num_moments(solver):
+    """Of a weight, that the optimizer holds."""
+    if solver.OPTIMIZER.upper() == "SGD":
+        return int(solver.MOMENTUM > 0)
+    return 2
 
 
 def _batch(cfg, num_images):

@@ -36,7 +36,7 @@ def run_processes(function, args):
 
     Args:
         function (callable): importable by its name.
-        args (argparse.Namespace): of detectron2's parser with :func:`add_process_arguments`.
+        args (argparse.Namespace): from :func:`~sparsercnn.engine.arguments.argument_parser`.
 
     Raises:
         ConfigError: options that do not fit each other, the launcher or this machine.

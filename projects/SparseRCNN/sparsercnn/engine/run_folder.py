@@ -30,7 +30,7 @@ __all__ = [
     "remove_latest",
 ]
 
-LATEST = "model_latest"  # without extension; written between the periodic ones, see hooks.py
+LATEST = "model_latest"  # without extension; written between the periodic ones, see run_hooks.py
 _LOCK = "train.lock"
 _TAG = "last_checkpoint"
 _NUMBERED = re.compile(r"model_(\d{7,})\.pth")
@@ -44,7 +44,7 @@ _held = {}  # path of a lock -> its open file; closing any other of that path wo
 
 
 def find_checkpoints(folder):
-    """Whether there is a run in a folder, which a new one must not mix with.
+    """The checkpoints of the run in a folder, which a new one must not mix with.
 
     Args:
         folder (str): OUTPUT_DIR, existing or not.

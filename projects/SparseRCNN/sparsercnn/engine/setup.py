@@ -18,13 +18,6 @@ from ..config import add_sparsercnn_config
 from ..config_files import find_config
 from ..data import register_datasets
 from ..errors import ConfigError
-from .arguments import (
-    add_import_argument,
-    add_model_arguments,
-    add_opts_argument,
-    add_unsafe_argument,
-    argument_parser,
-)
 from .checkpoint_files import find_weights, is_exported, read_metadata
 from .config_check import check_batch, check_config
 from .config_merge import merge_file, merge_opts, merge_text
@@ -34,12 +27,6 @@ from .model_check import check_model
 from .run_folder import open_run_folder
 
 __all__ = [
-    "ConfigError",
-    "add_import_argument",
-    "add_model_arguments",
-    "add_opts_argument",
-    "add_unsafe_argument",
-    "argument_parser",
     "get_config",
     "load_config",
     "load_demo_config",
@@ -56,9 +43,9 @@ def setup(args):
     """Load the config, check the devices, open OUTPUT_DIR, save the config, start logs and seed.
 
     Args:
-        args (argparse.Namespace): from :func:`argument_parser`. With ``--num-gpus 0``, a
-            MODEL.DEVICE of "cuda" becomes "cpu". Only with ``--eval-only`` may the config be that
-            of the checkpoint.
+        args (argparse.Namespace): from :func:`~sparsercnn.engine.arguments.argument_parser`. With
+            ``--num-gpus 0``, a MODEL.DEVICE of "cuda" becomes "cpu". Only with ``--eval-only`` may
+            the config be that of the checkpoint.
 
     Returns:
         CfgNode: the whole config, frozen.
@@ -106,7 +93,7 @@ def start_run(cfg, args):
 
     Args:
         cfg (CfgNode): the whole config.
-        args (argparse.Namespace): from :func:`argument_parser`.
+        args (argparse.Namespace): from :func:`~sparsercnn.engine.arguments.argument_parser`.
     """
     rank, output = comm.get_rank(), cfg.OUTPUT_DIR
     if comm.is_main_process():

@@ -25,6 +25,7 @@ __all__ = [
     "build_optimizer",
     "build_param_groups",
     "match_memory_format",
+    "rate_factor",
     "scale_for_workers",
 ]
 
@@ -119,8 +120,9 @@ def build_lr_scheduler(cfg, optimizer):
     """Build the schedule named by SOLVER.LR_SCHEDULER_NAME, with a warm-up.
 
     Schedules are detectron2's, with three additions: the cosine ends at SOLVER.BASE_LR_END, which
-    detectron2 0.6 lacks; STEPS at or after MAX_ITER are ignored; and WarmupPolyLR, with the name
-    and keys of detectron2's DeepLab project, is
+    detectron2 0.6 lacks; STEPS at 0, at or after MAX_ITER and, as in very short runs, for a second
+    time at an iteration are ignored; and WarmupPolyLR, with the name and keys of detectron2's
+    DeepLab project, is
 
         BASE_LR x warm-up x max((1 - iteration / MAX_ITER)^POLY_LR_POWER, POLY_LR_CONSTANT_ENDING).
 
@@ -140,7 +142,8 @@ def build_lr_scheduler(cfg, optimizer):
     if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
         cfg = cfg.clone()
         cfg.defrost()
-        cfg.SOLVER.STEPS = tuple(step for step in solver.STEPS if step < solver.MAX_ITER)
+        steps = {step for step in solver.STEPS if 0 < step < solver.MAX_ITER}
+        cfg.SOLVER.STEPS = tuple(sorted(steps))
         return build_detectron2_lr_scheduler(cfg, optimizer)
     build = {"WarmupCosineLR": _cosine, "WarmupPolyLR": _WarmupPolynomial}[solver.LR_SCHEDULER_NAME]
     return LRMultiplier(optimizer, multiplier=build(solver), max_iter=solver.MAX_ITER)
@@ -253,11 +256,22 @@ def scale_for_workers(cfg, num_workers):
     return scaled
 
 
+def rate_factor(optimizer, kappa):
+    """How the learning rate follows the batch, see :func:`scale_for_workers`.
+
+    Args:
+        optimizer (str): SOLVER.OPTIMIZER.
+        kappa (float): new images per iteration over those that the rate was chosen for.
+
+    Returns:
+        float: factor on the rate.
+    """
+    return kappa if optimizer.upper() == "SGD" else math.sqrt(kappa)
+
+
 def _scale_rates(solver, kappa):
-    if solver.OPTIMIZER.upper() == "SGD":
-        rate = kappa
-    else:
-        rate = math.sqrt(kappa)
+    rate = rate_factor(solver.OPTIMIZER, kappa)
+    if solver.OPTIMIZER.upper() != "SGD":
         # For kappa above 1 / (1 - beta) the rule would give a negative beta; 0 is its limit.
         solver.ADAM_BETAS = tuple(max(1 - kappa * (1 - beta), 0.0) for beta in solver.ADAM_BETAS)
         solver.ADAM_EPS = solver.ADAM_EPS / rate

@@ -184,7 +184,10 @@ class TrainStep(SimpleTrainer):
         return state
 
     def load_state_dict(self, state_dict):
-        """
+        """Continue with the moments of `state_dict`, but the config's decay, betas and momentum.
+
+        The rates, which a schedule has set, are those of `state_dict`.
+
         Raises:
             ConfigError: the optimizer's state is of another optimizer or grouping of parameters.
         """
@@ -193,7 +196,13 @@ class TrainStep(SimpleTrainer):
             # PyTorch would fail only at the next step.
             if ("betas" in saved[0]) != ("betas" in own[0]):
                 raise ValueError("SOLVER.OPTIMIZER is another")
+            configured = [
+                {key: value for key, value in group.items() if key not in ("params", "lr")}
+                for group in own
+            ]
             super().load_state_dict(state_dict)
+            for group, values in zip(self.optimizer.param_groups, configured, strict=True):
+                group.update(values)
             match_memory_format(self.optimizer)
         except (ValueError, KeyError) as error:
             raise ConfigError(

@@ -11,6 +11,7 @@ import torch
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.modeling import build_model
+from detectron2.solver.lr_scheduler import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter
@@ -97,7 +98,8 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume=True):
         """Start from the last checkpoint in OUTPUT_DIR, or from MODEL.WEIGHTS if there is none.
 
-        A resumed run continues iteration, learning rate, optimizer, loss scale and best metric.
+        A resumed run continues iteration, schedule, optimizer, loss scale and best metric; rates,
+        weight decay, betas and momentum are those of the config.
         With a fixed SEED it continues the order of the data too and, on a deterministic device,
         ends as it would have without the interruption. Without a SEED, the data starts in a new
         random order.
@@ -320,6 +322,7 @@ class Trainer(DefaultTrainer):
         return state
 
     def load_state_dict(self, state_dict):
+        base_lrs = self.scheduler.base_lrs
         TrainerBase.load_state_dict(self, state_dict)
         if "_trainer" in state_dict:
             self._trainer.load_state_dict(state_dict["_trainer"])
@@ -327,6 +330,12 @@ class Trainer(DefaultTrainer):
             logging.getLogger(__name__).warning(
                 "The checkpoint holds no optimizer: the optimizer's moments start from zero."
             )
+        # A subclass may have a scheduler whose rates follow from the ones before.
+        if isinstance(self.scheduler, LRMultiplier):
+            self.scheduler.base_lrs = base_lrs
+            rates = self.scheduler.get_lr()
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
 
     @classmethod
     def build_model(cls, cfg):

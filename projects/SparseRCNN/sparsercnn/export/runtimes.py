@@ -1,11 +1,13 @@
 """Exported files as models: the interface of detectron2's, the code of a runtime."""
 
+import functools
 import warnings
 import zipfile
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
 from detectron2.modeling import detector_postprocess
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import Boxes, Instances
@@ -84,7 +86,34 @@ def load_exported_for(cfg):
                 f"{path} was exported with {key} {theirs}, but the config has {ours}. Check that "
                 "--config-file is the config of the exported model."
             )
+    _check_built_in(cfg, path, metadata)
     return model
+
+
+def _check_built_in(cfg, path, metadata):
+    """Raise ExportError if the config has another value of a key that is part of the graph."""
+    then = CfgNode.load_cfg(metadata.config)
+    for key in _BUILT_IN.get(metadata.system, ()):
+        old, new = (functools.reduce(getattr, key.split("."), x) for x in (then, cfg))
+        if old != new:
+            raise ExportError(
+                f"{path} was exported with {key} {old}, which is part of it, but the config has "
+                f"{new}. Set {old}, or export the model again with {new}."
+            )
+
+
+_BUILT_IN = {
+    "SparseRCNN": (
+        "MODEL.SparseRCNN.SCORE_THRESH_TEST",
+        "MODEL.SparseRCNN.NMS_THRESH_TEST",
+        "TEST.DETECTIONS_PER_IMAGE",
+    ),
+    "GeneralizedRCNN": (
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+        "MODEL.ROI_HEADS.NMS_THRESH_TEST",
+        "TEST.DETECTIONS_PER_IMAGE",
+    ),
+}
 
 
 class ExportedModel(nn.Module):

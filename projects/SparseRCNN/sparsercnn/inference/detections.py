@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..extras import require_extra
 from ..image_files import load_image
 from .results import above_threshold, coco_results
 from .thresholds import check_threshold
@@ -74,6 +75,7 @@ class _Result(Sequence):
         Returns:
             ndarray: (H * scale, W * scale, 3), uint8, RGB.
         """
+        require_extra("headless", "cv2")
         from .drawing import draw_predictions, readable_scale  # it imports matplotlib: slow
 
         image = self.image
@@ -202,7 +204,10 @@ class Segmentation(_Result):
         return len(self.classes)
 
     def __getitem__(self, index):
-        class_index = int(self.classes[range(len(self))[index]])
+        index = range(len(self))[index]
+        if isinstance(index, range):
+            return [self[n] for n in index]
+        class_index = int(self.classes[index])
         name = self.class_names.stuff_name(class_index)
         return Region(class_index, name, self.labels == class_index)
 

@@ -188,17 +188,6 @@ class Predictor:
         """
         return load_image(path, self.input_format)
 
-    def from_bgr(self, image: np.ndarray) -> np.ndarray:
-        """Convert an image as read by OpenCV to the model's channel order.
-
-        Args:
-            image (ndarray): (H, W, 3), uint8, BGR.
-
-        Returns:
-            ndarray: as :meth:`read` returns.
-        """
-        return self._to_array(image, "BGR")
-
     def to_rgb(self, image: np.ndarray) -> np.ndarray:
         """Convert an image from the model's channel order to RGB, for drawing.
 

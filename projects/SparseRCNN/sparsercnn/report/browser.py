@@ -60,13 +60,14 @@ def write_browser(browser, folder, most_images=5000, picture_size=640):
     Args:
         browser (Browser): what it shows.
         folder (Path): an existing folder.
-        most_images (int): images with the highest values of the first order; others are left out.
+        most_images (int): images with the largest values of the first order, whatever their sign
+            (in a comparison: where the models differ most); others are left out.
         picture_size (int): longer side of a picture in pixels, at most.
 
     Returns:
         list[str]: files that cannot be read, which have no picture.
     """
-    order = np.argsort(-browser.sorts[0].values, kind="stable")[:most_images]
+    order = np.argsort(-np.abs(browser.sorts[0].values), kind="stable")[:most_images]
     chosen = np.sort(order)
     parts = {name: folder / name for name in ("boxes", "pictures", "thumbnails")}
     for path in parts.values():

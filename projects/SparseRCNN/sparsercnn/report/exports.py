@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
@@ -43,9 +44,13 @@ def export(kinds, truth, detections, folder, model="model"):
 
 def _relative_names(files):
     """Paths of images (list[str]) from the folder that they have in common, with slashes."""
-    folders = [os.path.dirname(os.path.abspath(x)) for x in files]
-    root = os.path.commonpath(folders) if folders else ""
+    root = _common_folder(files)
     return [Path(os.path.relpath(os.path.abspath(x), root)).as_posix() for x in files]
+
+
+def _common_folder(files):
+    folders = [os.path.dirname(os.path.abspath(x)) for x in files]
+    return os.path.commonpath(folders) if folders else ""
 
 
 def _coco(truth, detections, folder, model):
@@ -84,8 +89,15 @@ def _inside(truth, detections):
 def _yolo(truth, detections, folder, model):
     """Ultralytics' labels, without scores, which labels do not have; with a ``data.yaml``."""
     root, names = folder / "yolo", _relative_names(truth.files)
+    labels = [Path(name).with_suffix(".txt") for name in names]
+    if len(set(labels)) < len(labels):
+        twice = Counter(labels).most_common(1)[0][0]
+        raise ConfigError(
+            f"YOLO's labels cannot be written: two images have the same path but for the ending, "
+            f"and both would have the labels {twice}. Choose another format of --export."
+        )
     for i, found in enumerate(_inside(truth, detections)):
-        path = (root / "labels" / names[i]).with_suffix(".txt")
+        path = root / "labels" / labels[i]
         width, height = truth.sizes[i].tolist()
         lines = [
             f"{k} {(x0 + x1) / 2 / width:.6f} {(y0 + y1) / 2 / height:.6f} "
@@ -94,7 +106,7 @@ def _yolo(truth, detections, folder, model):
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(lines), encoding="utf-8")
-    content = {"path": ".", "train": "images", "names": dict(enumerate(truth.class_names))}
+    content = {"train": "images", "val": "images", "names": dict(enumerate(truth.class_names))}
     with write_atomically(root / "data.yaml", "w") as file:
         yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
     return root
@@ -122,9 +134,10 @@ def _csv(truth, detections, folder, model):
 def _label_studio(truth, detections, folder, model):
     """Tasks with predictions, for import into a project with the labelling config beside them.
 
-    Images are those of a local storage whose path is the folder of the images.
+    Images are those of a local storage whose path is the folder of the images; Label Studio's
+    LOCAL_FILES_DOCUMENT_ROOT is the folder that this is in.
     """
-    names = _relative_names(truth.files)
+    names, storage = _relative_names(truth.files), os.path.basename(_common_folder(truth.files))
     tasks = []
     for i, found in enumerate(_inside(truth, detections)):
         width, height = truth.sizes[i].tolist()
@@ -151,7 +164,7 @@ def _label_studio(truth, detections, folder, model):
         ]
         mean = float(np.mean([x["score"] for x in result])) if result else 0.0
         prediction = {"model_version": model, "score": mean, "result": result}
-        image = f"/data/local-files/?d={quote(names[i])}"
+        image = f"/data/local-files/?d={quote(f'{storage}/{names[i]}')}"
         tasks.append({"data": {"image": image}, "predictions": [prediction]})
     root = folder / "label_studio"
     root.mkdir(parents=True, exist_ok=True)

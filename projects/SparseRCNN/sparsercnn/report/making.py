@@ -12,7 +12,8 @@ from ..analysis.attention import AttentionRecorder, draw_attention
 from ..analysis.charts import to_picture
 from ..data import build_test_loader, register_datasets
 from ..data.classes import require_registered
-from ..engine.setup import check_devices, load_model_config
+from ..engine.devices import check_devices
+from ..engine.setup import load_model_config
 from ..errors import ConfigError, UserError, abbreviate
 from ..inference.predictor import Predictor
 from .exports import export
@@ -23,8 +24,8 @@ from .writing import write_report
 
 __all__ = ["Options", "Source", "empty_folder", "load_source", "make_report"]
 
-_OURS = ("boxes", "figures", "pictures", "tables", "thumbnails")
-_PAGES = ("index.html", "browse.html", "index.js")
+_OURS = ("boxes", "exports", "figures", "pictures", "tables", "thumbnails")
+_FILES = ("index.html", "browse.html", "index.js", "thresholds.json", "thresholds_2.json")
 _MARK = "browse.js"  # a file of every report
 _ATTENTION_IMAGES = 3
 
@@ -119,7 +120,7 @@ def empty_folder(folder):
         raise ConfigError(f"{folder} holds other files. Give another --output, or empty it.")
     for name in _OURS:
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in _PAGES:
+    for name in _FILES:
         (folder / name).unlink(missing_ok=True)
     # From now on the folder is a report's, even if this one is interrupted.
     (folder / _MARK).touch()

@@ -5,3 +5,4 @@ from ..extras import require_extra
 __all__ = []
 
 require_extra("web", "gradio", "fastapi", "uvicorn")
+require_extra("headless", "cv2")

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ..engine.solver import rate_factor
 from ..errors import abbreviate
 
 __all__ = ["Choice", "choose"]
@@ -11,6 +12,8 @@ __all__ = ["Choice", "choose"]
 _VIEWS = 6000  # images that training sees: 1,500 iterations of 4, as configs/quickstart/*.bccd.yaml
 _FEWEST_EPOCHS = 12  # of the published 1x schedule
 _EVALUATIONS = 10  # in a run
+_WARMUP = 0.07  # of the run, as in configs/recipes/small_data.yaml
+_LONGEST_WARMUP = 0.1
 # That 19 of 20 objects keep, as in the config for BCCD: five cells of the finest map of stride 4.
 _PIXELS = 21
 _STEP = 16  # sizes are multiples of it
@@ -132,22 +135,22 @@ def _schedule(figures, base):
     batch = min(base.SOLVER.IMS_PER_BATCH, figures.num_images)
     epochs = max(math.ceil(_VIEWS / figures.num_images), _FEWEST_EPOCHS)
     period = max(round(epochs / _EVALUATIONS), 1)
-    iterations = math.ceil(epochs * figures.num_images / batch)
+    images = batch * base.SOLVER.ACCUMULATE_STEPS  # of an iteration
+    iterations = math.ceil(epochs * figures.num_images / images)
+    more = "More may help."
+    if base.SOLVER.LR_SCHEDULER_NAME == "WarmupCosineLR":
+        more = f"More may help; the rate falls to {base.SOLVER.BASE_LR_END:g} at the end."
     return [
         Choice("SOLVER.IMS_PER_BATCH", batch, "Images per iteration, on all GPUs together."),
-        Choice(
-            "SOLVER.BASE_LR",
-            base.SOLVER.BASE_LR,
-            "The rate of the recipe, for its batch: with another batch, change it in proportion.",
-            f"the recipe's, for {base.SOLVER.IMS_PER_BATCH} images per iteration",
-        ),
+        _rate(base.SOLVER, batch),
         Choice(
             "SOLVER.EPOCHS",
             epochs,
             f"Times through the {figures.num_images} images, {iterations:,} iterations in all. "
-            "More may help; the rate falls to 0 at the end.",
+            f"{more}",
             f"{_VIEWS:,} images are seen, and each at least {_FEWEST_EPOCHS} times",
         ),
+        *_warmup(base, iterations),
         Choice(
             "SOLVER.CHECKPOINT_EPOCHS",
             period,
@@ -165,4 +168,34 @@ def _schedule(figures, base):
             period,
             "The best model by AP is kept as model_best.pth.",
         ),
+    ]
+
+
+def _rate(solver, batch):
+    rate, planned = solver.BASE_LR, solver.IMS_PER_BATCH
+    if batch != planned:
+        rate = float(f"{rate * rate_factor(solver.OPTIMIZER, batch / planned):.3g}")
+    is_linear = solver.OPTIMIZER.upper() == "SGD"
+    rule = "in proportion" if is_linear else "by the square root of the ratio"
+    return Choice(
+        "SOLVER.BASE_LR",
+        rate,
+        f"For this batch: with another one, change it {rule}.",
+        f"{solver.BASE_LR:g} in _BASE_, for {planned} images per iteration",
+    )
+
+
+def _warmup(base, iterations):
+    """Another warm-up where the base's, in iterations, is long for so short a run."""
+    solver = base.SOLVER
+    if solver.WARMUP_FRACTION is not None or _LONGEST_WARMUP * iterations > solver.WARMUP_ITERS:
+        return []
+    return [
+        Choice(
+            "SOLVER.WARMUP_FRACTION",
+            _WARMUP,
+            f"Of the run; the rate rises from near 0. The {solver.WARMUP_ITERS:,} iterations of "
+            f"_BASE_ are for one of {solver.MAX_ITER:,}.",
+            f"_BASE_'s warm-up is at least a tenth of the {iterations:,} iterations",
+        )
     ]

@@ -8,10 +8,13 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config_files import find_config
+from ..conversion.pretrained import pretrained_source
 from ..data.image_check import image_problem
 from ..data.registration import register_datasets
 from ..data.validation import leave_out_invalid
+from ..engine.checkpoint_files import find_weights
 from ..engine.overrides import flatten
+from ..engine.schedule import schedule_in_iterations
 from ..engine.setup import load_config, load_model_config
 from ..errors import ConfigError, DataError
 from ..files import write_atomically, write_json
@@ -116,7 +119,7 @@ def make_project(options):
     test = chosen.test and _entry(source.splits[chosen.test], chosen.test, output)
     choices = [
         *_data_choices(train, val, num_invalid + more > 0),
-        *_model_choices(options, from_weights),
+        *_model_choices(from_weights, base),
         *choose(figures, base, _device(options)),
         *_run_choices(options, output),
     ]
@@ -128,7 +131,8 @@ def make_project(options):
     os.makedirs(output, exist_ok=True)
     with write_atomically(config_file, "w") as file:
         file.write(to_yaml(choices, title, base_file))
-    load_config(config_file)  # fail here rather than in training
+    # Fail here rather than in training.
+    schedule_in_iterations(load_config(config_file), figures.num_images)
     return Project(config_file, source.format, figures, choices, notes, test)
 
 
@@ -136,8 +140,10 @@ def _base(options):
     """The file of the config to start from, its content, and the keys of the weights' model."""
     file = os.path.abspath(find_config(options.config_file or RECIPE))
     base = load_config(file, allow_unsafe=options.allow_unsafe, register=False)
-    if not options.weights or options.config_file:
+    if not options.weights:
         return file, base, {}
+    if options.config_file:
+        return file, base, {"MODEL.WEIGHTS": _checkpoint(options.weights)}
     opts = ["MODEL.WEIGHTS", options.weights]
     trained = load_model_config("", opts, options.allow_unsafe, register=False)
     known = dict(flatten(base))
@@ -149,7 +155,17 @@ def _base(options):
         # As json, since YAML has no tuples.
         and json.dumps(known.get(key)) != json.dumps(value)
     }
-    return file, base, {**differing, "MODEL.WEIGHTS": os.path.abspath(trained.MODEL.WEIGHTS)}
+    return file, base, {**differing, "MODEL.WEIGHTS": _checkpoint(trained.MODEL.WEIGHTS)}
+
+
+def _checkpoint(path):
+    """What training takes as MODEL.WEIGHTS, from wherever it is started."""
+    if "://" in path:
+        return path
+    path = os.path.abspath(find_weights(path) if os.path.isdir(path) else path)
+    if not os.path.isfile(path):
+        raise ConfigError(f"The weights {path} do not exist. Give --weights a file or a run.")
+    return path
 
 
 def _made_split(split, options, output, notes):
@@ -252,14 +268,20 @@ def _data_choices(train, val, skip):
     return choices
 
 
-def _model_choices(options, from_weights):
-    weights = from_weights.pop("MODEL.WEIGHTS", options.weights)
-    why = "From this model; what does not fit the classes of the data is learned anew."
-    if not weights:
+def _model_choices(from_weights, base):
+    weights = from_weights.pop("MODEL.WEIGHTS", None)
+    pretrained = pretrained_source(base)
+    if weights is not None:
+        why = "From this model; what does not fit the classes of the data is learned anew."
+    elif base.MODEL.WEIGHTS:
+        why = "Those of _BASE_, which its model starts from."
+    elif pretrained:
+        why = f"None: as in _BASE_, the backbone starts from its PRETRAINED, {pretrained}."
+    else:
         why = (
             "No weights: the model learns from scratch. With weights of a similar job it is better."
         )
-    choices = [Choice("MODEL.WEIGHTS", weights, why)]
+    choices = [Choice("MODEL.WEIGHTS", base.MODEL.WEIGHTS if weights is None else weights, why)]
     for key, value in from_weights.items():
         choices.append(Choice(key, value, "As in the model of MODEL.WEIGHTS."))
     return choices

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 from ..errors import DataError
 
-__all__ = ["ChosenSplits", "choose_splits"]
+__all__ = ["ChosenSplits", "choose_splits", "split_name"]
 
 _ROLES = {
     "train": r"train(ing)?\d*",
-    "trainval": r"train_?val\d*",
+    "trainval": r"trainval\d*",
     "val": r"(val|valid|validation|dev)\d*",
     "test": r"test(ing)?\d*",
 }
@@ -56,6 +56,20 @@ def choose_splits(names, train=None, val=None):
     return ChosenSplits(train, val or None, test if test not in (train, val) else None)
 
 
+def split_name(place):
+    """The split of a file that no list names.
+
+    Args:
+        place (Path): its folder, relative to that of the data.
+
+    Returns:
+        str: the first of the folders that is called like a split, or else the first of all, without
+        those that tell images from annotations; "all" if there is none.
+    """
+    parts = [x for x in place.parts if x.lower() not in ("images", "labels", "annotations")]
+    return next(filter(_role, parts), parts[0] if parts else "all")
+
+
 def _by_convention(names, roles):
     if len(names) == 1:
         return ChosenSplits(names[0], None)
@@ -77,8 +91,16 @@ def _roles(names):
     """Role -> split, for roles that one name has; the shortest of several."""
     roles = {}
     for name in sorted(names, key=len, reverse=True):
-        words = [x for x in re.split(r"[^a-z0-9]+", name.lower()) if x]
-        for role, pattern in _ROLES.items():
-            if any(re.fullmatch(pattern, word) for word in words):
-                roles[role] = name
+        role = _role(name)
+        if role:
+            roles[role] = name
     return roles
+
+
+def _role(name):
+    """The role that the words of a name tell, so that no split has two; None: they do not."""
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    found = {k for k, x in _ROLES.items() if any(re.fullmatch(x, word) for word in words)}
+    if found == {"train", "val"}:  # such as "train_val"
+        return "trainval"
+    return found.pop() if len(found) == 1 else None

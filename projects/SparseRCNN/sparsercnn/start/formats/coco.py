@@ -46,7 +46,7 @@ def _is_coco(path):
         head = file.read(1 << 20)
     # In a large file, a key may come after the beginning; a small one has been seen whole.
     is_whole = len(head) < 1 << 20
-    if b'"shapes"' in head or (is_whole and b'"annotations"' not in head):
+    if is_whole and b'"annotations"' not in head:
         return False
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))

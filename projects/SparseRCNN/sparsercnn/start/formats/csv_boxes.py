@@ -1,9 +1,10 @@
 """Tables of boxes: CSV files with a row per object."""
 
 import csv
+import itertools
 import math
 
-from ...data.files import read_text
+from ...data.files import UTF_16, read_bytes, read_text
 from ...errors import DataError
 from .folder import Source
 from .tables import make_splits
@@ -20,6 +21,7 @@ _SIDES = (
     ("bboxx", "bboxy", "bboxwidth", "bboxheight"),
 )
 _CORNER_KEYS, _SIDE_KEYS = ("x0", "y0", "x1", "y1"), ("x", "y", "w", "h")
+_HEAD = 1 << 16  # bytes that tell whether a file is a table of boxes
 _SIZE = (("width", "height"), ("imagewidth", "imageheight"))
 
 
@@ -53,27 +55,29 @@ def read(folder, files, images=None):
     return Source("CSV of boxes", make_splits(tables, folder.path), notes)
 
 
-def _open(path):
+def _rows(text):
     """(line number, fields) of each row that is not empty, with any usual delimiter."""
-    text = read_text(path)
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     reader = csv.reader(text.splitlines(), delimiter=delimiter)
-    return [(reader.line_num, row) for row in reader if any(x.strip() for x in row)]
+    return ((reader.line_num, row) for row in reader if any(x.strip() for x in row))
 
 
 def _columns(path):
     """Index by meaning, and whether there is a line of names; None if this is no table of boxes.
 
-    Without names, only PATH,X1,Y1,X2,Y2,CLASS is known.
+    Without names, only PATH,X1,Y1,X2,Y2,CLASS is known. In which encoding the rest is does not
+    matter here: other tables may be by the data, and of these, reading says so.
     """
+    head = read_bytes(path)[:_HEAD]
+    encoding = "utf-16" if head.startswith(UTF_16) else "utf-8-sig"
     try:
-        rows = _open(path)
-    except (UnicodeDecodeError, csv.Error):
+        first = next((row for _, row in _rows(head.decode(encoding, "replace"))), None)
+    except csv.Error:
         return None
-    if not rows:
+    if first is None:
         return None
-    names = [x.strip().lower().replace("_", "").replace(" ", "") for x in rows[0][1]]
+    names = [x.strip().lower().replace("_", "").replace(" ", "") for x in first]
     found = {"image": _first(names, _IMAGE), "class": _first(names, _CLASS)}
     box = next((x for x in (*_CORNERS, *_SIDES) if set(x) <= set(names)), None)
     if box and None not in found.values():
@@ -83,7 +87,7 @@ def _columns(path):
         if size:
             found |= {"width": names.index(size[0]), "height": names.index(size[1])}
         return found, True
-    if len(names) == 6 and all(map(_is_number, rows[0][1][1:5])):
+    if len(names) == 6 and all(map(_is_number, first[1:5])):
         return dict(zip(("image", *_CORNER_KEYS, "class"), range(6), strict=True)), False
     return None
 
@@ -101,7 +105,8 @@ def _is_number(text):
 
 def _read_table(folder, path, columns, has_header):
     table, places = {}, {}
-    for line, row in _open(path)[has_header:]:
+    rows = itertools.islice(_rows(read_text(path)), int(has_header), None)
+    for line, row in _without_errors(path, rows):
         where = f"{path}, line {line}"
         if len(row) <= max(columns.values()):
             raise DataError(f"{where}: has {len(row)} columns; the table's boxes need more.")
@@ -117,6 +122,13 @@ def _read_table(folder, path, columns, has_header):
         if values["class"] or any(values[key] for key in keys):  # else: an image without objects
             objects.append(_object(values, keys, where))
     return table
+
+
+def _without_errors(path, rows):
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise DataError(f"{path}: not a table: {error}.") from error
 
 
 def _size(values, where):

@@ -4,6 +4,7 @@ import json
 import math
 
 from ...errors import DataError, abbreviate
+from ..splits import split_name
 from .folder import Source
 from .tables import make_splits
 
@@ -32,9 +33,8 @@ def read(folder, files, images=None):
         raise DataError("--images is not for LabelMe, whose files say where the images are.")
     parts, notes, without_box = {}, [], []
     for path in files:
-        place = path.parent.relative_to(folder.path)
         file_name, row = _read_file(folder, path, without_box)
-        rows = parts.setdefault(place.parts[0] if place.parts else "all", {})
+        rows = parts.setdefault(split_name(path.parent.relative_to(folder.path)), {})
         if file_name in rows:
             raise DataError(f"{path}: another file already has the shapes of {file_name}.")
         rows[file_name] = row

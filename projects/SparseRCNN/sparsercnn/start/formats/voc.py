@@ -12,6 +12,7 @@ from ...data.voc import (
     voc_splits,
 )
 from ...errors import DataError
+from ..splits import split_name
 from .folder import Folder, Source, Split
 
 __all__ = ["find", "read"]
@@ -65,8 +66,7 @@ def _read_files(folder, files, images):
         raise DataError(f"{folder.path}: no XML file has an object.")
     parts = {}
     for path in files:
-        place = path.parent.relative_to(folder.path)
-        name = next((x for x in place.parts if x.lower() != "annotations"), "all")
+        name = split_name(path.parent.relative_to(folder.path))
         parts.setdefault(name, []).append((str(path), _image_of(path, by_stem, image_root)))
     splits = {}
     for name, pairs in parts.items():

@@ -6,6 +6,7 @@ import yaml
 
 from ...data.yolo import convert_yolo_images, label_file, read_yolo_yaml
 from ...errors import DataError
+from ..splits import split_name
 from .folder import Source, Split
 
 __all__ = ["find", "read"]
@@ -22,7 +23,7 @@ def find(folder):
         return []
     labels = {label_file(image) for image in folder.images}
     files = [x for x in folder.with_suffix(".txt") if str(x) in labels]
-    return files if any(_has_boxes(x) for x in files[:20]) else []
+    return files if any(map(_has_boxes, files)) else []
 
 
 def read(folder, files, images=None):
@@ -65,8 +66,7 @@ def _read_folders(folder, files):
         )
     splits = {}
     for image in folder.images:
-        parts = image.parent.relative_to(folder.path).parts
-        name = next((x for x in parts if x.lower() != "images"), "all")
+        name = split_name(image.parent.relative_to(folder.path))
         splits.setdefault(name, []).append(str(image))
     return _source(folder.path, names, splits, [note])
 
@@ -100,7 +100,7 @@ def _has_boxes(path):
         numbers = [float(x) for x in lines[0].split()] if lines else []
     except ValueError:
         return False
-    return len(numbers) >= 5 and numbers[0] == int(numbers[0])
+    return len(numbers) >= 5 and numbers[0].is_integer()
 
 
 def _highest_class(files):
@@ -109,6 +109,6 @@ def _highest_class(files):
         for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
             try:
                 highest = max(highest, int(float(line.split()[0]))) if line.strip() else highest
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 raise DataError(f"{path}, line {number}: not numbers: {line}") from error
     return highest
