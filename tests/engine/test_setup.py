@@ -10,6 +10,7 @@ from detectron2.config import get_cfg
 from sparsercnn import add_sparsercnn_config, get_config
 from sparsercnn.engine.arguments import argument_parser
 from sparsercnn.engine.config_check import check_gpus
+from sparsercnn.engine.config_merge import merge_text
 from sparsercnn.engine.devices import check_devices
 from sparsercnn.engine.setup import load_config, load_demo_config
 from sparsercnn.engine.setup import setup as set_up_run  # pytest calls what is named setup
@@ -128,6 +129,16 @@ def test_a_key_of_the_neck_that_the_builder_does_not_read_is_an_error(write):
     load(path, ["MODEL.RESNETS.RES4_DILATION", "2", *dilated])
     with pytest.raises(ConfigError, match="RES5_ATTENTION projected has no effect"):
         load(path, ["MODEL.RESNETS.RES5_ATTENTION", "projected", *dilated])
+
+
+def test_a_key_of_before_the_first_release_is_left_out(write):
+    """Checkpoints of then, and the config.yaml of their runs, name it."""
+    text = "VERSION: 2\nMODEL: {META_ARCHITECTURE: SparseRCNN, FPN: {DUAL_ATTENTION: false}}"
+    assert "DUAL_ATTENTION" not in load(write("c.yaml", text)).MODEL.FPN
+    cfg = get_cfg()
+    add_sparsercnn_config(cfg)
+    merge_text(cfg, text, "model.pth")
+    assert cfg.MODEL.META_ARCHITECTURE == "SparseRCNN" and "DUAL_ATTENTION" not in cfg.MODEL.FPN
 
 
 @pytest.mark.parametrize(
