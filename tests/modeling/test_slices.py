@@ -179,6 +179,9 @@ def test_all_parts_of_an_object_join_its_whole_box():
         assert merge_in_three([first], [second], [(whole, score)]) == [(whole, max(score, 0.9))]
     # Without it, they are two, as before; of one slice, the second stays an object of its own.
     assert len(merge_in_three([first], [second])) == 2
+    # A box is not exact to the pixel: a part may end some pixels before the cut.
+    near = [20, 20, 94, 80]
+    assert merge_in_three([(near, 0.9)], [second], [(whole, 0.5)]) == [(near, 0.9)]
     front = ([80, 30, 100, 70], 0.8)
     assert merge_in_three([first, front], [], [(whole, 0.5)]) == [(whole, 0.9), front]
 

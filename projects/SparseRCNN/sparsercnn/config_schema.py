@@ -945,7 +945,7 @@ TABLE = {
             0.5,
             SHARE,
             "detections of a class from different slices are one if their intersection is above "
-            "this share of the smaller box, or, where no slice cuts either, of their union",
+            "this share of the smaller box, or of their union if neither ends near a cut",
         ),
         "TEST.SLICES.MAX_DETECTIONS": OWN(
             1000, Whole(1, 10**6), "kept per image, of all slices together"

@@ -22,7 +22,9 @@ __all__ = [
     "with_slices",
 ]
 
-_BORDER = 2.0  # pixels: a box that ends nearer to where its slice was cut may be cut itself
+_BORDER = 2.0  # pixels: a box that ends nearer to where its slice was cut is cut itself
+# Share of a slice's side: a box that ends nearer to there may be a part, if not cut to the pixel.
+_MARGIN = 0.1
 
 
 def with_slices(cfg, model):
@@ -162,12 +164,12 @@ def merge_slices(found, windows, size, merge_thresh=0.5, max_detections=1000):
 
     Best first, a detection then forms a group with those of its class from other windows of which
     the intersection, relative to the smaller of the two boxes, is above `merge_thresh`: of an
-    object that a window cuts, one box is often within the other. Relative to their union it is
-    above it for two boxes that no window cuts, since a child in front of a grown-up is not a part
-    of one. If the best box of a group is cut, the group also takes the other parts of its best box
-    that is not. It becomes one detection, with the best score and the box of the best one that no
-    window cuts; if all are cut, with the box around them. Detections of one window are never
-    merged: that is the model's part.
+    object that a window cuts, one box is often within the other. Two boxes of which neither ends
+    within a tenth of its window from a cut are no parts, as a child in front of a grown-up is none:
+    for them, it is relative to their union. If the best box of a group ends there, the group also
+    takes the other parts of its best box that does not. It becomes one detection, with the best
+    score and the box of the best one that no window cuts; if all are cut, with the box around them.
+    Detections of one window are never merged: that is the model's part.
 
     Args:
         found (list[Instances]): on the CPU, in pixels of each window: `pred_boxes`, `scores`,
@@ -180,12 +182,13 @@ def merge_slices(found, windows, size, merge_thresh=0.5, max_detections=1000):
     Returns:
         Instances: best first, with the same fields.
     """
-    boxes, is_cut = [], []
+    boxes, is_cut, is_part = [], [], []
     for instances, (rows, columns) in zip(found, windows, strict=True):
         corner = torch.tensor([columns.start, rows.start, columns.start, rows.start])
         boxes.append(instances.pred_boxes.tensor + corner)
         is_cut.append(_cut(boxes[-1], rows, columns, size))
-    boxes, is_cut = torch.cat(boxes), torch.cat(is_cut)
+        is_part.append(_cut(boxes[-1], rows, columns, size, _MARGIN))
+    boxes, is_cut, is_part = torch.cat(boxes), torch.cat(is_cut), torch.cat(is_part).numpy()
     seen_better = is_cut & _whole_in_any(boxes, windows, size)
     is_cut = is_cut.numpy()
     scores = torch.cat([x.scores for x in found])
@@ -193,7 +196,7 @@ def merge_slices(found, windows, size, merge_thresh=0.5, max_detections=1000):
     window = np.repeat(np.arange(len(found)), [len(x) for x in found])
     order = scores.argsort(descending=True, stable=True)
     order = order[~seen_better[order]].numpy()
-    groups = _groups(boxes.double().numpy(), classes.numpy(), window, is_cut, order, merge_thresh)
+    groups = _groups(boxes.double().numpy(), classes.numpy(), window, is_part, order, merge_thresh)
     groups = groups[:max_detections]
     merged = Instances(size)
     firsts = torch.tensor([group[0] for group in groups], dtype=torch.int64)
@@ -206,14 +209,16 @@ def merge_slices(found, windows, size, merge_thresh=0.5, max_detections=1000):
     return merged
 
 
-def _cut(boxes, rows, columns, size):
-    """Which boxes (D, 4) end where their window does and the image goes on."""
+def _cut(boxes, rows, columns, size, margin=0.0):
+    """Which boxes (D, 4) end where their window does and the image goes on; or nearer to there than
+    `margin`, a share of the window's side."""
     x0, y0, x1, y1 = boxes.unbind(1)
+    dx, dy = (max(_BORDER, margin * (side.stop - side.start)) for side in (columns, rows))
     return (
-        ((x0 < columns.start + _BORDER) & (columns.start > 0))
-        | ((y0 < rows.start + _BORDER) & (rows.start > 0))
-        | ((x1 > columns.stop - _BORDER) & (columns.stop < size[1]))
-        | ((y1 > rows.stop - _BORDER) & (rows.stop < size[0]))
+        ((x0 < columns.start + dx) & (columns.start > 0))
+        | ((y0 < rows.start + dy) & (rows.start > 0))
+        | ((x1 > columns.stop - dx) & (columns.stop < size[1]))
+        | ((y1 > rows.stop - dy) & (rows.stop < size[0]))
     )
 
 
@@ -230,7 +235,7 @@ def _whole_in_any(boxes, windows, size):
     return inside
 
 
-def _groups(boxes, classes, window, is_cut, order, thresh):
+def _groups(boxes, classes, window, is_part, order, thresh):
     """Groups (list[list[int]]) of detections, each and all best first. NumPy: for so many small
     steps it is faster."""
     area = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(1)
@@ -241,7 +246,7 @@ def _groups(boxes, classes, window, is_cut, order, thresh):
         common = (high - low).clip(0).prod(1)
         smaller = np.minimum(area[one], area[others])
         union = area[one] + area[others] - common
-        base = np.where(is_cut[one] | is_cut[others], smaller, union).clip(1e-9)
+        base = np.where(is_part[one] | is_part[others], smaller, union).clip(1e-9)
         return (classes[others] == classes[one]) & (common / base > thresh)
 
     left, groups = order, []
@@ -249,9 +254,9 @@ def _groups(boxes, classes, window, is_cut, order, thresh):
         best, others = left[0], left[1:]
         elsewhere = window[others] != window[best]
         joins = elsewhere & matches(best, others)
-        if is_cut[best]:  # other parts of the object need not overlap with this one
-            for whole in others[joins & ~is_cut[others]][:1]:
-                joins |= elsewhere & is_cut[others] & matches(whole, others)
+        if is_part[best]:  # other parts of the object need not overlap with this one
+            for whole in others[joins & ~is_part[others]][:1]:
+                joins |= elsewhere & is_part[others] & matches(whole, others)
         groups.append([int(best), *others[joins].tolist()])
         left = others[~joins]
     return groups
