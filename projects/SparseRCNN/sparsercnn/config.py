@@ -27,7 +27,8 @@ def add_sparsercnn_config(cfg: CN) -> None:
                 node = node.setdefault(section, CN())
             node[name] = copy.deepcopy(row.default)
     # In whole configs, as checkpoints hold them, from before the first release; always False.
-    cfg.register_deprecated_key("MODEL.FPN.DUAL_ATTENTION")
+    if not cfg.key_is_deprecated("MODEL.FPN.DUAL_ATTENTION"):
+        cfg.register_deprecated_key("MODEL.FPN.DUAL_ATTENTION")
     # -1 is "unset": with detectron2's default of 100, a 100 set by the user could not be
     # recognised. Detectron2's own models take -1 as "no limit";
     # `sparsercnn.engine.setup.load_config` restores their 100.
