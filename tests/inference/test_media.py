@@ -1,15 +1,6 @@
 import os
 
-from sparsercnn.inference.media import find_images, plan_outputs
-
-
-def test_files_folders_and_globs_are_found_once(tmp_path, write_picture):
-    paths = [write_picture(x) for x in ("in/b.png", "in/a.jpg", "deep/er/c.png", "odd[1].png")]
-    (tmp_path / "in" / "notes.txt").write_text("no picture")
-    folder = str(tmp_path / "in")
-    found, without = find_images([folder, paths[1], f"{tmp_path}/deep/**/*.png", paths[3], "none"])
-    assert found == [paths[1], paths[0], paths[2], paths[3]]
-    assert without == ["none"]
+from sparsercnn.inference.media import plan_outputs
 
 
 def test_outputs_never_overwrite_each_other_or_an_input(tmp_path):

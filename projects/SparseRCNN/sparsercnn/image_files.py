@@ -1,6 +1,7 @@
 """Image files: opened in few formats, upright, with eight bits per channel."""
 
 import contextlib
+import glob
 import os
 import struct
 
@@ -16,6 +17,7 @@ __all__ = [
     "FORMATS",
     "IMAGE_SUFFIXES",
     "UNREADABLE",
+    "find_images",
     "image_size",
     "load_image",
     "open_image",
@@ -28,7 +30,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names of the formats that are read, whatever a file is called. Pillow knows more, of
 which some start other programs (PostScript) and few are tested."""
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Endings, in lower case, by which images are found in a folder."""
 
 UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError)
@@ -39,6 +41,33 @@ _DAMAGED = (IndexError, KeyError, TypeError, ArithmeticError, AttributeError, st
 
 _EXIF_ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
+
+
+def find_images(patterns):
+    """Find image files by paths, folders and globs, each file once.
+
+    Args:
+        patterns (list[str]): files, folders (without subfolders) or globs (including ``**``).
+
+    Returns:
+        tuple[list[str], list[str]]: image files in the order of the patterns, sorted within a
+        folder or glob; and the patterns without any image.
+    """
+    found, without = {}, []
+    for pattern in patterns:
+        expanded = os.path.expanduser(pattern)
+        if os.path.isdir(expanded):
+            paths = [os.path.join(expanded, name) for name in os.listdir(expanded)]
+        else:
+            paths = glob.glob(expanded, recursive=True)
+        paths = sorted(x for x in paths if os.path.isfile(x) and x.lower().endswith(IMAGE_SUFFIXES))
+        if os.path.exists(expanded) and not os.path.isdir(expanded):
+            paths = [expanded]  # whatever its name, as it was asked for
+        if not paths:
+            without.append(pattern)
+        for path in paths:
+            found.setdefault(os.path.realpath(path), path)
+    return list(found.values()), without
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ import argparse
 
 from ..engine.arguments import add_model_arguments
 from ..errors import ConfigError, parse_arguments, run_program
-from ..extras import require_extra
 from .logs import start_logs
 
 EPILOG = """
@@ -115,8 +114,7 @@ def run(args):
 
 
 def _find(patterns):
-    require_extra("headless", "cv2")
-    from ..inference.media import find_images
+    from ..image_files import find_images
 
     paths, without = find_images(patterns)
     if without:

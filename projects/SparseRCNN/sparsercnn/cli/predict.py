@@ -71,9 +71,9 @@ def main(argv=None):
 def run(args):
     """Run as the command line asks; returns the exit status, 0 or 1."""
     require_extra("headless", "cv2")
+    from ..image_files import find_images
     from ..inference.demo import run_on_camera, run_on_images, run_on_video
     from ..inference.loading import load_predictor
-    from ..inference.media import find_images
     from ..inference.thresholds import read_thresholds
 
     start_logs()

@@ -10,14 +10,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
 from ..errors import DataError, MissingFileError, abbreviate
-from ..image_files import UNREADABLE, open_image, upright_size
+from ..image_files import IMAGE_SUFFIXES, UNREADABLE, open_image, upright_size
 from .classes import read_class_names
 from .label_map import read_label_map
 
 __all__ = ["IGNORE_LABEL", "load_semseg", "register_semseg", "semseg_class_names"]
 
 IGNORE_LABEL = 255
-_IMAGE_SUFFIXES = (".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 
 
 def register_semseg(name, location):
@@ -127,7 +126,7 @@ def load_semseg(image_root, label_root):
     Raises:
         DataError: two images have the same name.
     """
-    images = _files_by_stem(image_root, _IMAGE_SUFFIXES)
+    images = _files_by_stem(image_root, IMAGE_SUFFIXES)
     labels = _files_by_stem(label_root, (".png",))
     records = []
     for stem in sorted(images.keys() | labels.keys()):

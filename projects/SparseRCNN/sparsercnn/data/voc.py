@@ -7,7 +7,7 @@ import os
 from xml.etree import ElementTree
 
 from ..errors import DataError, MissingFileError, abbreviate
-from ..image_files import image_size
+from ..image_files import IMAGE_SUFFIXES, image_size
 from .classes import read_class_names
 from .coco import add_image, add_object, complete, new_annotations
 from .files import read_bytes, read_text
@@ -23,7 +23,6 @@ __all__ = [
 ]
 
 _CLASS_FILES = ("classes.txt", "labels.txt")
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def voc_class_names(root, used=None):
@@ -225,7 +224,7 @@ def _image_files(root):
     found = {}
     for file_name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         stem, suffix = os.path.splitext(file_name)
-        if suffix.lower() in _IMAGE_SUFFIXES:
+        if suffix.lower() in IMAGE_SUFFIXES:
             found[stem] = file_name
     return found
 

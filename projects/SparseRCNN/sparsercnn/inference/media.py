@@ -1,7 +1,6 @@
 """Inputs and outputs of a demo: image files, videos, a camera, a window."""
 
 import contextlib
-import glob
 import os
 import re
 import sys
@@ -14,44 +13,15 @@ __all__ = [
     "WEB_CODECS",
     "VideoWriter",
     "Window",
-    "find_images",
     "open_capture",
     "plan_outputs",
     "read_frames",
 ]
 
-_IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _KEPT_ENDINGS = (".jpeg", ".jpg", ".png")
 _CODECS = ((".mp4", "mp4v"), (".mkv", "X264"), (".mkv", "MJPG"))
 WEB_CODECS = ((".webm", "VP80"), (".webm", "VP90"))
 """Endings and codecs that every browser plays; mp4v, in ``.mp4``, is none of these."""
-
-
-def find_images(patterns):
-    """Find image files by paths, folders and globs, each file once.
-
-    Args:
-        patterns (list[str]): files, folders (without subfolders) or globs (including ``**``).
-
-    Returns:
-        tuple[list[str], list[str]]: image files in the order of the patterns, sorted within a
-        folder or glob; and the patterns without any image.
-    """
-    found, without = {}, []
-    for pattern in patterns:
-        expanded = os.path.expanduser(pattern)
-        if os.path.isdir(expanded):
-            paths = [os.path.join(expanded, name) for name in os.listdir(expanded)]
-        else:
-            paths = glob.glob(expanded, recursive=True)
-        paths = sorted(x for x in paths if os.path.isfile(x) and x.lower().endswith(_IMAGE_ENDINGS))
-        if os.path.exists(expanded) and not os.path.isdir(expanded):
-            paths = [expanded]  # whatever its name, as it was asked for
-        if not paths:
-            without.append(pattern)
-        for path in paths:
-            found.setdefault(os.path.realpath(path), path)
-    return list(found.values()), without
 
 
 def plan_outputs(inputs, folder, endings=_KEPT_ENDINGS, default_ending=".png"):
