@@ -27,6 +27,7 @@ setup(
         "torch>=2.4",
         "torchvision>=0.19",
         "numpy>=1.23",
+        "msgspec>=0.19",
         "scipy>=1.8",
         "Pillow>=9.4",
         "PyYAML>=6.0",

@@ -8,9 +8,9 @@ import pytest
 
 from sparsercnn.data.coco_cache import _in_memory
 from sparsercnn.data.coco_records import CocoRecords
-from sparsercnn.data.coco_scan import IRREGULAR, scan_coco
+from sparsercnn.data.coco_scan import IRREGULAR, scan_coco, scan_content
 from sparsercnn.data.coco_schema import read_coco
-from sparsercnn.data.segmentations import clean, form_problem, is_harmless, mask_problem
+from sparsercnn.data.segmentations import are_harmless_polygons, clean, form_problem, mask_problem
 from sparsercnn.data.validation import box_problem
 from sparsercnn.errors import DataError
 
@@ -92,18 +92,26 @@ def test_a_file_is_read_quickly_as_it_is_read_with_care_or_refused(tmp_path_fact
     path = tmp_path_factory.getbasetemp() / "hypothesis.json"
     path.write_text(text)
     try:
-        read_coco(str(path))
+        careful = scan_content(read_coco(str(path)))
         problem = None
     except DataError as error:
         problem = str(error)
         assert str(path) in problem and len(problem) < 600
     if problem is not None:
         with pytest.raises(IRREGULAR):
-            scan_coco(text)
+            scan_coco(text.encode())
         with pytest.raises(DataError):
             _in_memory(str(path))
         return
-    scan_coco(text)
+    try:
+        quick = scan_coco(text.encode())
+    except IRREGULAR:  # numbers that only Python's json reads
+        assert any(x in text for x in ("NaN", "Infinity", "00000000", "\\ud"))
+    else:
+        assert [bytes(x) for x in quick.texts] == careful.texts
+        assert json.loads(quick.completed()) == json.loads(careful.completed())
+        for name in ("ids", "image_ids", "category_ids", "boxes", "crowds", "kinds", "rle_sizes"):
+            assert getattr(quick, name) == getattr(careful, name), name
     index = _in_memory(str(path))
     records = CocoRecords(index, "images", {3: 0})
     (record,) = records
@@ -155,8 +163,38 @@ def test_every_mask_has_no_problem_in_either_form(pixels):
 
 
 @settings
-@hypothesis.given(polygon=st.lists(NUMBERS, min_size=6, max_size=6))
-def test_the_quick_look_never_passes_a_polygon_with_a_problem(polygon):
-    (written,) = json.loads(json.dumps([polygon]), parse_float=str.encode)
-    if is_harmless(written):
-        assert mask_problem([polygon]) is None
+@hypothesis.given(polygons=st.lists(st.lists(NUMBERS, max_size=8), max_size=3))
+def test_the_quick_look_agrees_with_the_careful_one(polygons):
+    for indent in (None, 1):
+        drawable = are_harmless_polygons(json.dumps(polygons, indent=indent).encode())
+        assert drawable is None or drawable == (mask_problem(polygons) is None)
+
+
+@pytest.mark.parametrize("polygon", ["1, 2, 3, 4, 5.123456, 6", "-9999, 0.000001, 3, 4, 5, 6"])
+def test_the_quick_look_knows_usual_polygons(polygon):
+    assert are_harmless_polygons(f"[[{polygon}]]".encode())
+    assert are_harmless_polygons(f"[[{polygon}], [1, 2]]".encode())
+    assert not are_harmless_polygons(f"[[{polygon}, 7]]".encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[1, 2, 3, 4, 5, 10000]]",
+        "[[1, 2, 3, 4, 5, 1e4]]",
+        "[[-12345.5, 2, 3, 4, 5, 6]]",
+        "[[1, 2, 3, 4, 5, null]]",
+        "[[[1, 2, 3, 4, 5, 6]]]",
+        "[[1, 2, 3, 4, 5, 6], 7]",
+        "[1, [2]]",
+        "[[1], [[2]]]",
+        "[[1], 2, [3]]",
+        "[1, 2, 3, 4, 5, 6]",
+        "[]",
+        "null",
+        '"[[1]]"',
+        '{"counts": [1], "size": [1, 1]}',
+    ],
+)
+def test_the_quick_look_leaves_others_to_the_careful_one(text):
+    assert are_harmless_polygons(text.encode()) is None

@@ -71,19 +71,20 @@ def build_index(scan, lines):
     Returns:
         CocoIndex: without its lines.
     """
-    images = sorted(scan.content["images"], key=lambda image: image["id"])
+    images = sorted(scan.images, key=lambda image: image["id"])
     place = {image["id"]: n for n, image in enumerate(images)}
     of_image = np.array([place[x] for x in scan.image_ids], np.int64)
     order = np.argsort(of_image, kind="stable")
     counts = np.bincount(of_image[order], minlength=len(images))
 
-    numbers, first, ends, position = order.tolist(), 0, [], 0
+    numbers, first, position = order.tolist(), 0, 0
+    outlines, ends = [], []
     fields = ("file_name", "height", "width")
     images = [{**{key: x[key] for key in fields}, "image_id": x["id"]} for x in images]
     for image, count in zip(images, counts.tolist(), strict=True):
-        annotations = ", ".join(scan.annotations(numbers[first : first + count]))
-        line = f'{json.dumps(image)[:-1]}, "annotations": [{annotations}]}}\n'
-        position += lines.write(line.encode())
+        outlines.append(json.dumps(image).encode())
+        annotations = scan.annotations(numbers[first : first + count])
+        position += lines.write(b'%b, "annotations": %b}\n' % (outlines[-1][:-1], annotations))
         ends.append(position)
         first += count
 
@@ -104,9 +105,9 @@ def build_index(scan, lines):
         crowds=np.array(scan.crowds, bool)[order],
         kinds=kinds[order],
         suspicious=_may_be_invalid(boxes[order], sizes[of_image[order]]),
-        images=_to_bytes(images),
+        images=np.frombuffer(b"[%b]" % b", ".join(outlines), np.uint8),
         header={
-            "categories": scan.content["categories"],
+            "categories": scan.categories,
             "category_ids": category_ids,
             "complete": not scan.defaults,
             "marked": scan.marked,

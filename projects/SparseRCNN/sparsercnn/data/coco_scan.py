@@ -1,38 +1,77 @@
-"""Reading of a COCO file annotation by annotation, so that its polygons are never all in memory."""
+"""Reading of a COCO file that leaves its annotations text, so that they are never all objects."""
 
+import codecs
 import json
 import math
-import re
 from array import array
 from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
 
 from .coco_schema import default_area
-from .segmentations import form_problem, is_harmless, mask_problem
+from .segmentations import are_harmless_polygons, form_problem, mask_problem
 
-__all__ = ["BITMASK", "BROKEN", "IRREGULAR", "NO_MASK", "POLYGON", "Scan", "scan_coco"]
+__all__ = [
+    "BITMASK",
+    "BROKEN",
+    "IRREGULAR",
+    "NO_MASK",
+    "POLYGON",
+    "Scan",
+    "scan_coco",
+    "scan_content",
+]
 
 IRREGULAR = (ValueError, LookupError, TypeError, RecursionError, OverflowError)
-"""Errors of :func:`scan_coco`."""
+"""Errors of :func:`scan_coco`, to which those of msgspec belong."""
 
 NO_MASK, POLYGON, BITMASK, BROKEN = range(4)  # kinds of segmentations
 
-_skip_space = re.compile(r"[ \t\n\r]*").match
-_decode = json.JSONDecoder().raw_decode
-# Nearly all of a large file are coordinates of polygons, whose values are not needed yet: numbers
-# with a point stay text, as bytes, which no other value of json is. This takes a third of the time.
-_decode_annotation = json.JSONDecoder(parse_float=str.encode).raw_decode
-_SPACE = " \t\n\r"
-_NUMBER, _ID = {int, float}, {int, str}
+_ABSENT = msgspec.UNSET
+_CHUNK = 2**20  # bytes
+_BATCH = 1000  # annotations
+
+
+class _Image(msgspec.Struct):
+    id: int | str
+    file_name: str
+    height: int | float
+    width: int | float
+
+
+class _Category(msgspec.Struct):
+    id: int
+    name: str
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    id: int | str
+    image_id: int | str
+    category_id: int | str
+    bbox: tuple[float, float, float, float]
+    iscrowd: int | float | bool | msgspec.UnsetType = _ABSENT
+    area: float | msgspec.UnsetType = _ABSENT
+    ignore: Any = None
+    keypoints: list[float] | None = None
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
+
+
+# Nearly all of a large file are coordinates of polygons, whose values are not needed yet: they are
+# checked to be json, and stay bytes.
+_sections = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_annotation = msgspec.json.Decoder(_Annotation).decode
 
 
 @dataclass
 class Scan:
-    """What is kept of a file: all but its annotations, and a few values of each annotation."""
+    """What is kept of a file: its text, and a few values of each annotation."""
 
-    text: str  # the whole file
-    content: dict = field(default_factory=dict)  # its other sections
-    starts: list = field(default_factory=list)  # of each annotation, in characters
-    ends: list = field(default_factory=list)
+    sections: dict  # name -> json; "annotations" are taken from `texts`
+    images: list
+    categories: list
+    texts: list = field(default_factory=list)  # json of each annotation
     ids: list = field(default_factory=list)
     image_ids: list = field(default_factory=list)
     category_ids: list = field(default_factory=list)
@@ -41,32 +80,33 @@ class Scan:
     kinds: list = field(default_factory=list)  # of segmentations
     rle_sizes: dict = field(default_factory=dict)  # number of the annotation -> (height, width)
     defaults: dict = field(default_factory=dict)  # number of the annotation -> missing fields
-    marked: bool = False  # whether the file begins with a byte-order mark, which `text` lacks
+    marked: bool = False  # whether the file begins with a byte-order mark
 
     def annotations(self, numbers):
-        """Texts (list[str]) of the annotations with these numbers, with "iscrowd" and "area"."""
-        text, starts, ends = self.text, self.starts, self.ends
-        if not self.defaults:
-            return [text[starts[n] : ends[n]] for n in numbers]
-        fields = (json.dumps(self.defaults.get(n, {}))[1:-1] for n in numbers)
-        return [
-            f"{text[starts[n] : ends[n] - 1]}{', ' if more else ''}{more}}}"
-            for n, more in zip(numbers, fields, strict=True)
-        ]
+        """Json (bytes) of a list of these annotations, with "iscrowd" and "area"."""
+        texts = [self.texts[n] for n in numbers]
+        if self.defaults:
+            for place, n in enumerate(numbers):
+                if n in self.defaults:
+                    more = json.dumps(self.defaults[n])[1:].encode()
+                    texts[place] = b"%b, %b" % (bytes(texts[place])[:-1], more)
+        return b"[%b]" % b", ".join(texts)
 
-    def completed_text(self):
-        """The file with "iscrowd" and "area" in all annotations, without a byte-order mark."""
-        if not self.starts:
-            return self.text
-        annotations = ", ".join(self.annotations(range(len(self.starts))))
-        return f"{self.text[: self.starts[0]]}{annotations}{self.text[self.ends[-1] :]}"
+    def completed(self):
+        """The file (bytes) with "iscrowd" and "area" in all annotations, without a byte-order
+        mark."""
+        sections = dict(self.sections)
+        if self.texts:
+            sections["annotations"] = self.annotations(range(len(self.texts)))
+        items = (b"%b: %b" % (json.dumps(k).encode(), bytes(v)) for k, v in sections.items())
+        return b"{%b}" % b", ".join(items)
 
 
 def scan_coco(text):
     """Read an annotation file whose fields all have the expected types.
 
     Args:
-        text (str): json.
+        text (bytes): json in UTF-8.
 
     Returns:
         Scan: with what :func:`sparsercnn.data.coco.read_coco` would accept.
@@ -75,146 +115,105 @@ def scan_coco(text):
         Exception: one of IRREGULAR: the file may not have COCO's format; `read_coco` says what is
             wrong, if anything is.
     """
-    scan = Scan(text)
-    at = _expect("{", text, 0)
-    while True:
-        key, at = _decode(text, at)
-        at = _expect(":", text, at)
-        if not isinstance(key, str) or key in scan.content:
-            raise ValueError(f"{key!r} is no key, or a second time")
-        if key == "annotations":
-            scan.content[key] = None
-            at = _scan_annotations(scan, at)
-        else:
-            scan.content[key], at = _decode(text, at)
-        at = _skip_space(text, at).end()
-        if text[at] != ",":
-            break
-        at = _skip_space(text, at + 1).end()
-    if _expect("}", text, at) != len(text):
-        raise ValueError("something follows the object")
-    scan.content.pop("annotations", None)
+    _check_encoding(text)
+    sections = _sections(text)
+    annotations = _list(sections.get("annotations", b"[]"))
+    images, categories = (msgspec.json.decode(sections[x]) for x in ("images", "categories"))
+    scan = Scan(sections, images, categories)
+    for first in range(0, len(annotations), _BATCH):
+        texts = annotations[first : first + _BATCH]
+        _add(scan, texts, [_annotation(text) for text in texts])
     _check(scan)
     return scan
 
 
-def _expect(character, text, at):
-    """The position of what follows this character, without the space around it."""
-    at = _skip_space(text, at).end()
-    if text[at] != character:
-        raise ValueError(f"{character} expected")
-    return _skip_space(text, at + 1).end()
+def scan_content(content):
+    """As :func:`scan_coco`, of a file that has only been found irregular.
+
+    Args:
+        content (dict): as :func:`sparsercnn.data.coco.read_coco` returns it.
+
+    Returns:
+        Scan
+    """
+    others = {k: [] if k == "annotations" else v for k, v in content.items()}
+    sections = {k: json.dumps(v).encode() for k, v in others.items()}
+    scan = Scan(sections, content["images"], content["categories"])
+    fields = set(_Annotation.__struct_fields__)
+    for annotation in content.get("annotations", []):
+        values = {key: value for key, value in annotation.items() if key in fields}
+        segmentation = json.dumps(annotation.get("segmentation")).encode()
+        values["segmentation"] = msgspec.Raw(segmentation)
+        _add(scan, [json.dumps(annotation).encode()], [_Annotation(**values)])
+    return scan
 
 
-def _scan_annotations(scan, at):
-    text = scan.text
-    at = _expect("[", text, at)
-    if text[at] == "]":
-        return at + 1
-    while True:
-        annotation, end = _decode_annotation(text, at)
-        scan.starts.append(at)
-        scan.ends.append(end)
-        _add(scan, annotation)
-        at = end if text[end] == "," else _skip_space(text, end).end()
-        if text[at] != ",":
-            break
-        at += 1
-        if text[at] in _SPACE:
-            at = _skip_space(text, at).end()
-    if text[at] != "]":
-        raise ValueError("] expected")
-    return at + 1
-
-
-def _add(scan, annotation):
-    number = len(scan.ids)
-    box = _numbers(annotation["bbox"])
-    crowd = _number(annotation.get("iscrowd", 0))
-    area = _number(annotation.get("area", 0))
-    if (
-        len(box) != 4
-        or type(area) not in _NUMBER
-        or crowd not in (0, 1)
-        or not math.isfinite(area)
-        or area < 0
-        or _number(annotation.get("ignore", 0))
-    ):
-        raise ValueError("not an annotation of COCO's format")
-    if "keypoints" in annotation:
-        _check_keypoints(annotation["keypoints"])
-    scan.ids.append(annotation["id"])
-    scan.image_ids.append(annotation["image_id"])
-    scan.category_ids.append(annotation["category_id"])
-    scan.boxes.extend(box)
-    scan.crowds.append(crowd != 0)
-    scan.kinds.append(_kind(scan, annotation.get("segmentation")))
-    if "iscrowd" not in annotation or "area" not in annotation:
-        defaults = {"iscrowd": 0, "area": default_area(box)}
-        missing = {key: value for key, value in defaults.items() if key not in annotation}
-        scan.defaults[number] = missing
-
-
-def _number(value):
-    return float(value) if type(value) is bytes else value
-
-
-def _numbers(values):
-    numbers = [float(x) if type(x) is bytes else x for x in values]
-    if type(values) is not list or not _NUMBER.issuperset(map(type, numbers)):
-        raise TypeError("not a list of numbers")
-    return numbers
-
-
-def _check_keypoints(points):
-    if points is None:
+def _check_encoding(text):
+    """Raise UnicodeDecodeError if text (bytes) is not UTF-8, at which msgspec does not look where
+    it only passes text on."""
+    if text.isascii():
         return
-    if not all(map(math.isfinite, _numbers(points))) or len(points) % 3:
-        raise ValueError("not keypoints of COCO's format")
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for at in range(0, len(text), _CHUNK):
+        decoder.decode(text[at : at + _CHUNK])
+    decoder.decode(b"", final=True)
 
 
-def _kind(scan, segmentation):
-    """The kind of the segmentation of the annotation that is being added."""
-    if segmentation is None or segmentation == [] or segmentation == {}:
+def _add(scan, texts, annotations):
+    start = len(scan.ids)
+    scan.texts += texts
+    scan.ids += [x.id for x in annotations]
+    scan.image_ids += [x.image_id for x in annotations]
+    scan.category_ids += [x.category_id for x in annotations]
+    for number, annotation in enumerate(annotations, start):
+        box, crowd, area = annotation.bbox, annotation.iscrowd, annotation.area
+        if (
+            crowd not in (0, 1, _ABSENT)
+            or not (area is _ABSENT or area >= 0)
+            or annotation.ignore
+            or len(annotation.keypoints or ()) % 3
+        ):
+            raise ValueError("not an annotation of COCO's format")
+        if crowd is _ABSENT or area is _ABSENT:
+            defaults = {"iscrowd": (crowd, 0), "area": (area, default_area(box))}
+            scan.defaults[number] = {k: new for k, (old, new) in defaults.items() if old is _ABSENT}
+        scan.boxes.extend(box)
+        scan.crowds.append(crowd == 1)
+        scan.kinds.append(_kind(scan, number, annotation.segmentation))
+
+
+def _kind(scan, number, segmentation):
+    """The kind of a segmentation (msgspec.Raw)."""
+    drawable = are_harmless_polygons(bytes(segmentation))
+    if drawable is not None:
+        return POLYGON if drawable else BROKEN
+    # The rare others are read, with their numbers.
+    segmentation = json.loads(bytes(segmentation))
+    if not segmentation and segmentation in (None, [], {}):
         return NO_MASK
-    if type(segmentation) is list:
-        kind = BROKEN
-        for polygon in segmentation:
-            if not is_harmless(polygon):
-                break
-            if len(polygon) >= 6 and len(polygon) % 2 == 0:
-                kind = POLYGON
-        else:
-            return kind
-    # The rare others are read once more, with their numbers.
-    segmentation = _decode(scan.text, scan.starts[-1])[0]["segmentation"]
     if form_problem(segmentation):
         raise ValueError("not a segmentation of COCO's format")
     if mask_problem(segmentation):
         return BROKEN
     if type(segmentation) is list:
         return POLYGON
-    scan.rle_sizes[len(scan.ids) - 1] = tuple(segmentation["size"])
+    scan.rle_sizes[number] = tuple(segmentation["size"])
     return BITMASK
 
 
 def _check(scan):
     """What needs all entries of a section, without a loop over annotations."""
-    images, categories = scan.content["images"], scan.content["categories"]
-    of_images = {"id": _ID, "file_name": {str}, "height": _NUMBER, "width": _NUMBER}
-    columns = {key: [x[key] for x in images] for key in of_images}
-    names, numbers = ([x[key] for x in categories] for key in ("name", "id"))
-    types = [(columns[key], of_images[key]) for key in of_images]
-    types += [(names, {str}), (numbers, {int})]
-    types += [(x, _ID) for x in (scan.ids, scan.image_ids, scan.category_ids)]
-    if not images or not categories or any(not set(map(type, x)) <= y for x, y in types):
-        raise TypeError("a field is of another type")
-    if any(len(set(map(type, x))) > 1 for x in (columns["id"], scan.ids)):
+    images = msgspec.convert(scan.images, list[_Image])
+    categories = msgspec.convert(scan.categories, list[_Category])
+    image_ids, names = [x.id for x in images], [x.name for x in categories]
+    if not images or not categories:
+        raise ValueError("a section is empty")
+    if any(len(set(map(type, x))) > 1 for x in (image_ids, scan.ids)):
         raise TypeError("ids are of different types")
-    for ids in (columns["id"], numbers, names, scan.ids):
+    for ids in (image_ids, [x.id for x in categories], names, scan.ids):
         if len(set(ids)) < len(ids):
             raise ValueError("an id or a name is used twice")
-    if not set(columns["id"]).issuperset(scan.image_ids):
+    if not set(image_ids).issuperset(scan.image_ids):
         raise ValueError("there is no image with this id")
-    if not all(map(math.isfinite, columns["width"] + columns["height"])):
+    if not all(math.isfinite(size) for x in images for size in (x.width, x.height)):
         raise ValueError("a size is not finite")

@@ -2,10 +2,12 @@
 pycocotools does so without any check, in as much memory as it takes.
 """
 
+import re
+
 import numpy as np
 import pycocotools.mask
 
-__all__ = ["clean", "form_problem", "is_harmless", "mask_problem"]
+__all__ = ["are_harmless_polygons", "clean", "form_problem", "mask_problem"]
 
 _FARTHEST = 10**6  # pixels, of a coordinate
 _MOST = 2**32 - 1  # pixels, which pycocotools counts in 32 bits
@@ -13,7 +15,8 @@ _LONGEST = 10**7  # pixels, of the outline of a polygon, which is drawn in 25 by
 
 # Polygons of so few numbers, of at most four digits before the point, are within both limits.
 _FEW_NUMBERS = 1000
-_FORMAT = bytes.maketrans(b"123456789E", b"000000000e")
+_DIGITS_AS_0 = bytes.maketrans(b"123456789", b"000000000")
+_LARGE_NUMBER = re.compile(rb"(?<![.0])00000")
 
 
 def form_problem(segmentation):
@@ -81,29 +84,30 @@ def clean(segmentation):
     return _drawable(segmentation) or segmentation
 
 
-def is_harmless(polygon):
-    """A quick look at a polygon: nearly all of a large file.
+def are_harmless_polygons(text):
+    """A quick look at the polygons of an annotation: nearly all of a large file.
 
     Args:
-        polygon (list): its numbers, fractions as they are written, as bytes.
+        text (bytes): the segmentation as it is written, in json.
 
     Returns:
-        bool: True if :func:`mask_problem` would find nothing, except for too few points. False:
-        nothing is known.
+        bool: whether it has a polygon of three points; :func:`mask_problem` would find nothing
+        else. None: nothing is known.
     """
-    if type(polygon) is not list or len(polygon) > _FEW_NUMBERS:
-        return False
-    try:
-        text = b" ".join(polygon)
-    except TypeError:  # whole numbers among them
-        if not {int, bytes}.issuperset(map(type, polygon)):
-            return False
-        whole = [x for x in polygon if type(x) is int]
-        if min(whole) <= -10_000 or max(whole) >= 10_000:
-            return False
-        text = b" ".join([x for x in polygon if type(x) is bytes])
-    digits = text.translate(_FORMAT)
-    return b"00000." not in digits and b"e" not in digits
+    text = text.translate(_DIGITS_AS_0, b" \t\r\n")
+    form = text.translate(None, b"0.,-")  # with exponents, and whatever is no number
+    if text[:2] != b"[[" or text[-2:] != b"]]" or (b"00000" in text and _LARGE_NUMBER.search(text)):
+        return None
+    if form == b"[[]]":
+        counts = [text.count(b",") + 1]
+    else:
+        polygons = text[2:-2].split(b"],[")
+        if form != b"[%b]" % (b"[]" * len(polygons)):
+            return None
+        counts = [x.count(b",") + 1 for x in polygons]
+    if max(counts) > _FEW_NUMBERS:
+        return None
+    return max([n for n in counts if n % 2 == 0], default=0) >= 6
 
 
 def _is_number(value):
