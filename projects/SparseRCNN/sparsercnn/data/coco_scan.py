@@ -23,8 +23,15 @@ __all__ = [
     "scan_content",
 ]
 
-IRREGULAR = (ValueError, LookupError, TypeError, RecursionError, OverflowError)
-"""Errors of :func:`scan_coco`, to which those of msgspec belong."""
+IRREGULAR = (
+    ValueError,
+    LookupError,
+    TypeError,
+    RecursionError,
+    OverflowError,
+    msgspec.MsgspecError,  # in 0.19, not a ValueError
+)
+"""Errors of :func:`scan_coco`."""
 
 NO_MASK, POLYGON, BITMASK, BROKEN = range(4)  # kinds of segmentations
 
