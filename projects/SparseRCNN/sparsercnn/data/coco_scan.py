@@ -116,7 +116,7 @@ def scan_coco(text):
         text (bytes): json in UTF-8.
 
     Returns:
-        Scan: with what :func:`sparsercnn.data.coco.read_coco` would accept.
+        Scan: with what :func:`sparsercnn.data.coco_schema.read_coco` would accept.
 
     Raises:
         Exception: one of IRREGULAR: the file may not have COCO's format; `read_coco` says what is
@@ -135,13 +135,13 @@ def scan_coco(text):
 
 
 def scan_content(content):
-    """As :func:`scan_coco`, of a file that has only been found irregular.
+    """As :func:`scan_coco`, of a valid file that it refuses, such as one with NaN.
 
     Args:
-        content (dict): as :func:`sparsercnn.data.coco.read_coco` returns it.
+        content (dict): as :func:`sparsercnn.data.coco_schema.read_coco` returns it.
 
     Returns:
-        Scan
+        Scan: equal to that of :func:`scan_coco` where both read a file.
     """
     others = {k: [] if k == "annotations" else v for k, v in content.items()}
     sections = {k: json.dumps(v).encode() for k, v in others.items()}
