@@ -73,7 +73,6 @@ def test_an_exported_model_is_evaluated_and_drawn(program, squares):
     [
         (["--format", "onnx", "--output", "a.pt2"], "files of format onnx end in .onnx"),
         (["--format", "onnx", "--output", "no/a.onnx"], "its folder does not exist"),
-        (["--format", "tensorrt", "--output", "a.engine"], "use --format onnx"),
         (["--format", "onnx", "--output", "a.onnx", "--int8"], "--calibration-images need each"),
         (
             [*_EXPORT[1:], "a.pt2", "--int8", "--calibration-images", "0.png"],

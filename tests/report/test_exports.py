@@ -161,6 +161,7 @@ def test_an_unknown_format_is_told(data, detections, tmp_path):
         ('[{"image_id": 7, "category_id": 10, "score": 1}]', "'bbox'"),
         ('[{"image_id": 8, "category_id": 10, "score": 1, "bbox": [0, 0, 1, 1]}]', "8.*data set"),
         ('[{"image_id": 7, "category_id": 1, "score": 1, "bbox": [0, 0, 1, 1]}]', "no category 1"),
+        ('[{"image_id": 7, "score": 1, "bbox": [0, 0, 1, 1]}]', "lacks.*'category_id'"),
         ('[{"image_id": 7, "category_id": 10, "score": 1, "bbox": [0, 0, 1]}]', "no COCO result"),
         ('[{"image_id": 7, "category_id": 10, "score": NaN, "bbox": [0, 0, 1, 1]}]', "not finite"),
         ("[7]", "no COCO result"),

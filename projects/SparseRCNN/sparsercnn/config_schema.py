@@ -254,7 +254,9 @@ TABLE = {
             Registered("META_ARCH"), "SparseRCNN, GeneralizedRCNN (cascade), SemanticSegmentor"
         ),
         "MODEL.DEVICE": THEIRS(
-            Device(), "where the model runs; auto: on a GPU if there is one, otherwise on the CPU"
+            Device(),
+            "where the model runs; auto: on a GPU if there is one, otherwise on the CPU. So do "
+            "all programs and sparsercnn.get_config unless it is set; cuda is detectron2's default",
         ),
         "MODEL.WEIGHTS": THEIRS(
             Text(),

@@ -17,12 +17,7 @@ examples:
       --int8 --calibration-images 'train/*.jpg' --opts MODEL.WEIGHTS model_final.pth
 """
 
-_ENDINGS = {
-    "torch_export": ".pt2",
-    "onnx": ".onnx",
-    "openvino": ".xml",
-    "tensorrt": ".engine",
-}
+_ENDINGS = {"torch_export": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
 
 
 def get_parser():

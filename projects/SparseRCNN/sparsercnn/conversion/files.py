@@ -28,6 +28,14 @@ _SETTINGS_VIT = """\
   MODEL.PIXEL_MEAN [123.675, 116.28, 103.53], MODEL.PIXEL_STD [58.395, 57.12, 57.375]
   MODEL.BACKBONE.NAME "build_vit_backbone", MODEL.VIT of the same size"""
 
+_TIMM = f"""\
+a ResNet or ResNeXt:
+{_SETTINGS_RGB}
+and a plain ViT:
+  INPUT.FORMAT "RGB"
+  MODEL.PIXEL_MEAN and MODEL.PIXEL_STD: 255 times mean and std of timm.get_pretrained_cfg(NAME)
+  MODEL.BACKBONE.NAME "build_vit_backbone", MODEL.VIT of the same size"""
+
 _MMDETECTION = f"""\
 a backbone of mmdetection's style "pytorch":
 {_SETTINGS_RGB}
@@ -76,7 +84,7 @@ LAYOUTS = {
     "sparsercnn": Layout(_ours, "", section="model", keeps_metadata=True),
     "mmdetection": Layout(_mmdetection, _MMDETECTION, section="state_dict"),
     "torchvision": Layout(_image_classifier, f"such a backbone:\n{_SETTINGS_RGB}"),
-    "timm": Layout(_timm, f"such a backbone:\n{_SETTINGS_RGB}"),
+    "timm": Layout(_timm, _TIMM),
     "mae": Layout(_vit, f"such a backbone:\n{_SETTINGS_VIT}", section="model"),
 }
 

@@ -8,7 +8,6 @@ import re
 import shutil
 import tempfile
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -231,26 +230,7 @@ FORMATS = {
     "torch_export": (".pt2", _write_torch_export, ()),
     "onnx": (".onnx", _write_onnx, ("onnx", "onnxscript")),
     "openvino": (".xml", _write_openvino, ("onnx", "onnxscript", "openvino")),
-    "tensorrt": (".engine", None, ()),
 }
-
-
-def _refuse_tensorrt():
-    if find_spec("tensorrt") is None:
-        raise ExportError(
-            "--format tensorrt needs NVIDIA's package tensorrt: pip install tensorrt, on a machine "
-            "with an NVIDIA GPU. Or use --format onnx: TensorRT's trtexec builds an engine from "
-            "that file."
-        )
-    if not torch.cuda.is_available():
-        raise ExportError(
-            "--format tensorrt needs an NVIDIA GPU, and PyTorch finds none: an engine is built for "
-            "the GPU that it will run on. Use --format onnx here, and trtexec on that machine."
-        )
-    raise ExportError(
-        "--format tensorrt is not written by this version: use --format onnx, and build the engine "
-        "from that file by TensorRT's trtexec --onnx=FILE, with the range of sizes that you need."
-    )
 
 
 def _checked_writer(cfg, form, path, input_dtype, calibration):
@@ -265,7 +245,5 @@ def _checked_writer(cfg, form, path, input_dtype, calibration):
         if form not in ("onnx", "openvino"):
             raise ConfigError(f"--int8 needs --format onnx or openvino, not {form}.")
         packages += ("nncf",)
-    if form == "tensorrt":
-        _refuse_tensorrt()
     require_extra("export", *packages)
     return write

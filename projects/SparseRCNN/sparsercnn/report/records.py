@@ -160,6 +160,7 @@ def as_detections(results, truth, source="results"):
     try:
         boxes = _corners([x["bbox"] for x in results])
         columns = [places[x["image_id"]] for x in results], [x["score"] for x in results]
+        unknown = {x["category_id"] for x in results} - set(classes)
     except KeyError as error:
         raise DataError(
             f"{source}: an entry lacks, or {truth.name} does not have, {error}. Each needs an "
@@ -167,7 +168,6 @@ def as_detections(results, truth, source="results"):
         ) from None
     except (TypeError, ValueError) as error:
         raise DataError(f"{source}: an entry is no COCO result of a box: {error}.") from error
-    unknown = {x["category_id"] for x in results} - set(classes)
     if unknown:
         raise DataError(
             f"{source}: {truth.name} has no category {min(unknown, key=str)!r}; it has "
