@@ -107,6 +107,11 @@ def test_place_of_labels():
         ("train: images/train\nnames: {0: a, 2: b}\n", "without gaps"),
         ("train: images/train\nnames: [a, a]\n", "each once"),
         ("a: [", "not valid YAML"),
+        # A line of 12 points has 29 numbers, as many as one of a polygon of 14 corners.
+        (
+            "train: images/train\nnames: [a, b]\nkpt_shape: [12, 2]\n",
+            "data.yaml: its labels have key points",
+        ),
     ],
 )
 def test_a_description_that_cannot_be_used(root, text, message):

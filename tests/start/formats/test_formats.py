@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sparsercnn.cli import start
 from sparsercnn.errors import DataError
 from sparsercnn.start.formats import FORMATS, read_source
 
@@ -177,6 +178,15 @@ def test_polygons_of_yolo_give_their_box(write_data, simplify):
     root = write_data("yolo")
     (root / "labels/val/c.txt").write_text("1 0.25 0.5 0.5 0.5 0.5 1.0 0.3 0.7\n")
     assert simplify(read_source(root).splits["val"].load())["c.png"] == [("dog", (10, 10, 10, 10))]
+
+
+def test_key_points_of_yolo_are_no_polygons(write_data, tmp_path, capsys):
+    root = write_data("yolo")
+    (root / "labels/val/c.txt").write_text("1 0.5 0.5 0.5 0.5" + " 0.6 0.7" * 12)
+    with open(root / "data.yaml", "a") as file:
+        file.write("kpt_shape: [12, 2]\n")
+    assert start.main([str(root), "--output", str(tmp_path / "run")]) == 2
+    assert "data.yaml: its labels have key points (kpt_shape)" in capsys.readouterr().err
 
 
 def test_images_of_yolo_without_labels_are_empty_and_told(write_data, simplify):

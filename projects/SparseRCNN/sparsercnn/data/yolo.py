@@ -34,7 +34,8 @@ def read_yolo_yaml(path):
 
     Raises:
         FileNotFoundError: the file or the images of a split are missing.
-        DataError: the file has no names, or no split.
+        DataError: the file has no names, or no split; or its labels have key points, which would
+            be taken for polygons.
     """
     path = Path(path)
     try:
@@ -43,6 +44,11 @@ def read_yolo_yaml(path):
         raise DataError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict) or "names" not in content:
         raise DataError(f"{path}: a data.yaml needs 'names', the names of the classes.")
+    if content.get("kpt_shape"):
+        raise DataError(
+            f"{path}: its labels have key points (kpt_shape), which are not read. Keep CLASS X Y "
+            "WIDTH HEIGHT of each line, and remove kpt_shape."
+        )
     names = _class_names(path, content["names"])
     root = path.parent / os.path.expanduser(str(content.get("path") or ""))
     splits = {}
