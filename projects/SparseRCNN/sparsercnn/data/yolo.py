@@ -14,7 +14,7 @@ import yaml
 from ..errors import DataError
 from ..image_files import IMAGE_SUFFIXES, image_size
 from .coco import add_image, add_object, complete, new_annotations
-from .files import read_text
+from .files import files_below, read_text
 
 __all__ = ["SPLITS", "convert_yolo", "convert_yolo_images", "label_file", "read_yolo_yaml"]
 
@@ -143,7 +143,7 @@ def _images_at(path, root, place):
         text = " or ".join(dict.fromkeys(str(x) for x in tries))
         raise FileNotFoundError(f"{path}: '{place}' is missing: there is no {text}.")
     if found.is_dir():
-        inside = (x for x in found.rglob("*") if x.suffix.lower() in IMAGE_SUFFIXES)
+        inside = (x for x in files_below(found) if x.suffix.lower() in IMAGE_SUFFIXES)
         images = sorted(map(str, inside))
     else:
         lines = found.read_text(encoding="utf-8-sig").splitlines()
