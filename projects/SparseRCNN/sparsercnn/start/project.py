@@ -15,7 +15,7 @@ from ..errors import ConfigError, DataError
 from ..files import write_atomically, write_json
 from .base import model_choices, read_base
 from .choices import Choice, choose
-from .duplicates import group_similar, similar_pairs, thumbnails
+from .duplicates import best_twins, group_similar, thumbnails
 from .figures import Figures, count
 from .formats import read_source
 from .split import divide
@@ -204,13 +204,13 @@ def _require_masks(entry, records):
 
 def _compare_splits(train, val, notes):
     vectors = [thumbnails([record["file_name"] for record in part]) for part in (val, train)]
-    inside, twins = similar_pairs(*vectors, _SIMILAR)
-    number = len(set(inside.tolist()))
-    if number:
-        pair = f"{val[inside[0]]['file_name']} and {train[twins[0]]['file_name']}"
+    twins, correlations = best_twins(*vectors)
+    inside = (correlations > _SIMILAR).nonzero()[0]
+    if len(inside):
+        pair = f"{val[inside[0]]['file_name']} and {train[twins[inside[0]]]['file_name']}"
         notes.append(
-            f"{number} of the {len(val)} images to evaluate on look nearly the same as an image to "
-            f"train on, such as {pair}: AP will be higher than on new pictures."
+            f"{len(inside)} of the {len(val)} images to evaluate on look nearly the same as an "
+            f"image to train on, such as {pair}: AP will be higher than on new pictures."
         )
 
 
