@@ -216,6 +216,23 @@ def test_shapes_of_labelme(write_data, simplify):
         read_source(root)
 
 
+@pytest.mark.parametrize("name", ["csv", "csv without names"])
+def test_a_table_of_fractions_becomes_pixels(write_data, simplify, expected, name):
+    root = write_data(name)
+    for path in root.glob("*.csv"):
+        rows = [row.split(",") for row in path.read_text().splitlines()]
+        for row in rows:
+            box = slice(4, 8) if name == "csv" else slice(1, 5)
+            if row[box.start].isdigit():
+                sides = (40, 20, 40, 20)
+                row[box] = [f"{int(x) / side}" for x, side in zip(row[box], sides, strict=True)]
+        path.write_text("\n".join(map(",".join, rows)))
+    source = read_source(root)
+    found = {key: simplify(split.load()) for key, split in source.splits.items()}
+    assert found == {key: expected(key) for key in ("train", "val")}
+    assert all("boxes are fractions of the image" in note for note in source.notes)
+
+
 def test_a_bad_row_of_a_table_is_named(write_data):
     root = write_data("csv")
     with open(root / "val.csv", "a") as file:
