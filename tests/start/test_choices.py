@@ -74,7 +74,16 @@ def test_sizes_stay_in_their_bounds():
     large = make_records([3] * 9, 900, 1000, 1000)
     assert values_of(large)["MIN_SIZE_TEST"] == 128
     small = values_of(make_records([3] * 9, 4, 60, 40))
-    assert (small["MIN_SIZE_TEST"], small["MAX_SIZE_TEST"]) == (48, 80)  # not enlarged, but rounded
+    assert (small["MIN_SIZE_TEST"], small["MAX_SIZE_TEST"]) == (40, 64)  # not enlarged
+
+
+@pytest.mark.parametrize("side", [100, 250, 470, 790])
+def test_images_are_not_enlarged_to_a_multiple_of_16(side):
+    tiny = make_records([3] * 9, 2, 2 * side, side)
+    values = values_of(tiny, "cuda")
+    assert values["MIN_SIZE_TEST"] == side and values["MIN_SIZE_TRAIN"] == (side,)
+    assert 2 * side <= values["MAX_SIZE_TEST"] < 2 * side + 16
+    assert values_of(tiny)["MIN_SIZE_TEST"] == min(side, 480)
 
 
 def test_crowded_images_are_told():
