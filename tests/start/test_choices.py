@@ -41,7 +41,7 @@ def test_figures_by_hand():
     records[2]["annotations"][1]["iscrowd"] = 1
     figures = count(records, 7, ["cat", "dog", "emu"])
     assert figures.class_counts == [2, 1, 0] and figures.num_objects == 3
-    assert (figures.num_images, figures.num_val_images, figures.num_empty) == (3, 7, 1)
+    assert (figures.num_images, figures.num_val_images) == (3, 7)
     assert (figures.objects_mean, figures.objects_most, figures.objects_99) == (1, 2, 2)
     assert figures.size_median == 10 and figures.size_5 == 10
     assert (figures.side_median, figures.aspect) == (480, pytest.approx(4 / 3))
