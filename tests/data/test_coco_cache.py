@@ -105,15 +105,17 @@ def test_a_torn_file_is_made_again(start, path, tmp_path, caplog, suffix, length
     assert not start(path)[1]
 
 
-def test_a_line_that_is_damaged_is_named(start, write_coco, coco_content, tmp_path):
+def test_an_image_whose_json_is_damaged_is_named(start, write_coco, coco_content, tmp_path):
     entry = write_coco(coco_content)
+    # Annotations keep their line feeds: the second image is far below the second line.
+    (tmp_path / "set.json").write_text(json.dumps(coco_content, indent=1))
     register_datasets([entry])
     (kept,) = (tmp_path / "data_sets/.cache").glob("*.jsonl")
     kept.write_bytes(kept.read_bytes().replace(b'"file_name": "2', b'"file_name": \x002'))
     start(entry[len("coco:") :].partition("@")[0])
     records = coco_records(entry)
     assert records[0]["image_id"] == 1
-    with pytest.raises(DataError, match=r"\.jsonl, line 2 is damaged.*Delete the file"):
+    with pytest.raises(DataError, match=r"\.jsonl, image 2 is damaged.*Delete the file"):
         records[1]
 
 

@@ -1,4 +1,4 @@
-"""Records that are read from lines of json are those of detectron2, in the same order."""
+"""Records that are read from kept json are those of detectron2, in the same order."""
 
 import copy
 import json
@@ -144,7 +144,7 @@ def test_suspects_are_all_that_have_problems(write_coco, coco_content, mask_form
 
 
 def _batches(cfg, mapped, monkeypatch, num_skipped=0, number=12):
-    """Batches of a loader, of lines of json or of lists as in detectron2."""
+    """Batches of a loader, of kept json or of lists as in detectron2."""
     with monkeypatch.context() as patch:
         if not mapped:
             patch.setattr(build_module, "coco_records", lambda name: None)

@@ -95,6 +95,17 @@ def test_images_and_label_maps_are_paired_by_name(folders):
     assert metadata.evaluator_type == "sem_seg" and metadata.ignore_label == 255
 
 
+def test_linked_subfolders_are_read(folders):
+    for folder in ("images", "labels"):
+        (folders / folder / "sub").rename(folders / f"store of {folder}")
+        (folders / folder / "sub").symlink_to(folders / f"store of {folder}")
+        (folders / folder / "._a.png").write_bytes(b"what macOS leaves beside a.png")
+    register_datasets([entry(folders)])
+    records = DatasetCatalog.get(entry(folders))
+    assert [x["image_id"] for x in records] == ["a", "b", "sub/c"]
+    assert records[2]["sem_seg_file_name"] == str(folders / "labels/sub/c.png")
+
+
 @pytest.mark.parametrize("place", ["labels", "."])
 def test_classes_txt_names_the_classes(folders, place, cfg):
     (folders / place / "classes.txt").write_text("ground\n\nred box\nball \n")

@@ -116,5 +116,12 @@ def test_augmentations_do_not_depend_on_the_number_of_processes(detectron2):
     assert samples[0] == samples[1]
 
 
+@pytest.mark.parametrize("grouping", [True, False])
+def test_one_loading_process_gives_the_batches_of_none(detectron2, grouping):
+    """As draw_batch says, which loads in its own process."""
+    none, one = (make_loader(num_workers=n, aspect_ratio_grouping=grouping) for n in (0, 1))
+    assert take(none, 8) == take(one, 8)
+
+
 def test_another_seed_gives_other_batches():
     assert take(make_loader(seed=3), 4) != take(make_loader(seed=4), 4)

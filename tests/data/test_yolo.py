@@ -92,6 +92,21 @@ def test_linked_images_have_the_labels_by_the_link(root, listed):
     assert len(content["annotations"]) == 1
 
 
+def test_linked_folders_below_a_folder_of_images_are_read(root):
+    store = root.parent / "store"
+    for folder in ("images", "labels"):
+        (store / folder).mkdir(parents=True)
+        (root / folder / "train/more").symlink_to(store / folder)
+    (root / "images/train/a.jpg").rename(store / "images/c.jpg")
+    (root / "labels/train/a.txt").rename(store / "labels/c.txt")
+    (root / "images/train/._b.jpg").write_bytes(b"what macOS leaves beside b.jpg")
+    (store / "images/up").symlink_to(root / "images/train")  # a loop
+    content = convert_yolo(root / "data.yaml", "train")
+    names = [x["file_name"] for x in content["images"]]
+    assert names == ["images/train/b.jpg", "images/train/more/c.jpg"]
+    assert len(content["annotations"]) == 2
+
+
 def test_place_of_labels():
     assert label_file("/x/images/train/images/a.b.png") == "/x/images/train/labels/a.b.txt"
     assert label_file("/x/train/a.png") == "/x/train/a.txt"
@@ -107,6 +122,11 @@ def test_place_of_labels():
         ("train: images/train\nnames: {0: a, 2: b}\n", "without gaps"),
         ("train: images/train\nnames: [a, a]\n", "each once"),
         ("a: [", "not valid YAML"),
+        # A line of 12 points has 29 numbers, as many as one of a polygon of 14 corners.
+        (
+            "train: images/train\nnames: [a, b]\nkpt_shape: [12, 2]\n",
+            "data.yaml: its labels have key points",
+        ),
     ],
 )
 def test_a_description_that_cannot_be_used(root, text, message):

@@ -29,7 +29,7 @@ AT_START = {
     "another size": (_save(_labels(size=(10, 19))), r"its label map .* has 19 x 10"),
     "text": (lambda path: path.write_bytes(b"hello"), r"its label map .* cannot be read: "),
     "a pipe": (os.mkfifo, r"its label map .* cannot be read: it is a pipe, and only regular"),
-    "a folder": (os.mkdir, r"its label map .* cannot be read: it is a folder"),
+    "a folder": (os.mkdir, r"there is no label map"),
 }
 WHEN_READ = {
     "colours": (_save(_labels().convert("RGB")), r"has channels RGB.*one channel of class numbers"),

@@ -41,7 +41,7 @@ def test_figures_by_hand():
     records[2]["annotations"][1]["iscrowd"] = 1
     figures = count(records, 7, ["cat", "dog", "emu"])
     assert figures.class_counts == [2, 1, 0] and figures.num_objects == 3
-    assert (figures.num_images, figures.num_val_images, figures.num_empty) == (3, 7, 1)
+    assert (figures.num_images, figures.num_val_images) == (3, 7)
     assert (figures.objects_mean, figures.objects_most, figures.objects_99) == (1, 2, 2)
     assert figures.size_median == 10 and figures.size_5 == 10
     assert (figures.side_median, figures.aspect) == (480, pytest.approx(4 / 3))
@@ -74,7 +74,16 @@ def test_sizes_stay_in_their_bounds():
     large = make_records([3] * 9, 900, 1000, 1000)
     assert values_of(large)["MIN_SIZE_TEST"] == 128
     small = values_of(make_records([3] * 9, 4, 60, 40))
-    assert (small["MIN_SIZE_TEST"], small["MAX_SIZE_TEST"]) == (48, 80)  # not enlarged, but rounded
+    assert (small["MIN_SIZE_TEST"], small["MAX_SIZE_TEST"]) == (40, 64)  # not enlarged
+
+
+@pytest.mark.parametrize("side", [100, 250, 470, 790])
+def test_images_are_not_enlarged_to_a_multiple_of_16(side):
+    tiny = make_records([3] * 9, 2, 2 * side, side)
+    values = values_of(tiny, "cuda")
+    assert values["MIN_SIZE_TEST"] == side and values["MIN_SIZE_TRAIN"] == (side,)
+    assert 2 * side <= values["MAX_SIZE_TEST"] < 2 * side + 16
+    assert values_of(tiny)["MIN_SIZE_TEST"] == min(side, 480)
 
 
 def test_crowded_images_are_told():

@@ -1,10 +1,13 @@
 """Pictures that are nearly the same are found, and others are not."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from sparsercnn.start.duplicates import group_similar, similar_pairs, thumbnails
+from sparsercnn.start import duplicates
+from sparsercnn.start.duplicates import best_twins, group_similar, thumbnails
 
 
 @pytest.fixture
@@ -51,16 +54,48 @@ def test_thumbnails_are_correlations(save, tmp_path):
     assert not vectors[4].any()
 
 
-def test_pairs_over_many_blocks():
-    rng = np.random.default_rng(0)
-    first = rng.normal(size=(5000, 4)).astype(np.float32)
-    first /= np.linalg.norm(first, axis=1, keepdims=True)
-    second = first[[4999, 3, 2500]]
-    rows, columns = similar_pairs(first, second, 0.9999)
-    pairs = set(zip(rows.tolist(), columns.tolist(), strict=True))
-    assert {(4999, 0), (3, 1), (2500, 2)} <= pairs
-    expected = np.argwhere(first @ second.T > 0.9999)
-    assert pairs == set(map(tuple, expected.tolist()))
+def of_length_1(*shape):
+    vectors = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("num", [3, 64, 1000])
+def test_groups_over_many_blocks(num, monkeypatch):
+    vectors = of_length_1(num, 5)
+    monkeypatch.setattr(duplicates, "thumbnails", lambda paths: vectors)
+    groups = group_similar(range(num))
+    # By hand: the lowest number spreads to all that correlate, until nothing changes.
+    joined = vectors @ vectors.T > groups.level
+    lowest = np.arange(num)
+    while (lowest != (spread := np.where(joined, lowest, num).min(axis=1))).any():
+        lowest = spread
+    # In the order in which they appear first, so that a seed always gives the same division.
+    _, expected = np.unique(lowest, return_inverse=True)
+    assert groups.index.tolist() == expected.tolist()
+    assert num < 1000 or groups.num_similar > 100
+
+
+def test_frames_that_are_all_alike_take_little_memory(monkeypatch):
+    """A few rows of 3,000 at a time; all 9 million pairs would take 137 MiB, and copies of them."""
+    monkeypatch.setattr(duplicates, "thumbnails", lambda paths: np.ones((len(paths), 1)))
+    tracemalloc.start()
+    try:
+        groups = group_similar(range(3000))
+        similar_to_best = best_twins(np.ones((3000, 1)), np.ones((3000, 1)))[1]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert groups.level is None and (similar_to_best == 1).all()
+    assert peak < 32 * 2**20
+
+
+def test_best_twins_over_many_blocks():
+    vectors, others = of_length_1(600, 4), of_length_1(50, 4)[::-1]
+    twins, correlations = best_twins(vectors, others)
+    products = vectors @ others.T
+    assert twins.tolist() == products.argmax(axis=1).tolist()
+    assert correlations == pytest.approx(products.max(axis=1))
+    assert correlations[:50] == pytest.approx(1) and twins[:50].tolist() == list(range(49, -1, -1))
 
 
 def test_a_camera_that_does_not_move_can_still_be_divided(save):

@@ -14,9 +14,8 @@ from PIL import Image
 from sparsercnn.cli import start, train
 from sparsercnn.config_files import find_config
 from sparsercnn.engine.schedule import schedule_in_iterations
-from sparsercnn.engine.setup import get_config, load_config
+from sparsercnn.engine.setup import load_config
 from sparsercnn.errors import ConfigError, DataError
-from sparsercnn.start import project as project_module
 from sparsercnn.start.project import Options, make_project
 from sparsercnn.start.splits import choose_splits
 
@@ -205,31 +204,6 @@ def test_a_published_config_keeps_its_weights_and_can_train(tmp_path):
     assert "Those of _BASE_" in Path(project.config_file).read_text()
     solver = schedule_in_iterations(cfg, 16).SOLVER
     assert solver.MAX_ITER == 375 and solver.WARMUP_ITERS == 26
-
-
-def test_weights_for_a_config_become_a_file(write_data, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    data, base = str(write_data("csv")), "sparse_rcnn/sparsercnn.res50.100pro.3x"
-    Path("run").mkdir()
-    Path("run/model_final.pth").write_bytes(b"not read here")
-
-    def weights_for(output, weights):
-        options = Options(data, output, weights=weights, config_file=base)
-        return load_config(make_project(options).config_file).MODEL.WEIGHTS
-
-    file = str(tmp_path / "run/model_final.pth")
-    assert weights_for("of_folder", "run") == weights_for("of_file", "run/model_final.pth") == file
-    assert weights_for("of_url", "detectron2://a/b.pkl") == "detectron2://a/b.pkl"
-    with pytest.raises(ConfigError, match="no_such_run do not exist"):
-        weights_for("missing", "no_such_run")
-
-
-def test_a_url_as_weights_stays_one(write_data, tmp_path, monkeypatch):
-    url = "https://example.org/model.pth"
-    trained = get_config("recipes/small_data", ["MODEL.WEIGHTS", url])
-    monkeypatch.setattr(project_module, "load_model_config", lambda *_, **__: trained)
-    project = make_project(Options(str(write_data("csv")), str(tmp_path / "run"), weights=url))
-    assert url == load_config(project.config_file).MODEL.WEIGHTS
 
 
 def test_a_pretrained_backbone_is_not_called_scratch(tmp_path):

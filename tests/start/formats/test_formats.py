@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sparsercnn.cli import start
 from sparsercnn.errors import DataError
 from sparsercnn.start.formats import FORMATS, read_source
 
@@ -179,6 +180,15 @@ def test_polygons_of_yolo_give_their_box(write_data, simplify):
     assert simplify(read_source(root).splits["val"].load())["c.png"] == [("dog", (10, 10, 10, 10))]
 
 
+def test_key_points_of_yolo_are_no_polygons(write_data, tmp_path, capsys):
+    root = write_data("yolo")
+    (root / "labels/val/c.txt").write_text("1 0.5 0.5 0.5 0.5" + " 0.6 0.7" * 12)
+    with open(root / "data.yaml", "a") as file:
+        file.write("kpt_shape: [12, 2]\n")
+    assert start.main([str(root), "--output", str(tmp_path / "run")]) == 2
+    assert "data.yaml: its labels have key points (kpt_shape)" in capsys.readouterr().err
+
+
 def test_images_of_yolo_without_labels_are_empty_and_told(write_data, simplify):
     root = write_data("yolo")
     (root / "labels/val/d.txt").unlink()
@@ -204,6 +214,23 @@ def test_shapes_of_labelme(write_data, simplify):
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"c\.json: shape number 1 needs"):
         read_source(root)
+
+
+@pytest.mark.parametrize("name", ["csv", "csv without names"])
+def test_a_table_of_fractions_becomes_pixels(write_data, simplify, expected, name):
+    root = write_data(name)
+    for path in root.glob("*.csv"):
+        rows = [row.split(",") for row in path.read_text().splitlines()]
+        for row in rows:
+            box = slice(4, 8) if name == "csv" else slice(1, 5)
+            if row[box.start].isdigit():
+                sides = (40, 20, 40, 20)
+                row[box] = [f"{int(x) / side}" for x, side in zip(row[box], sides, strict=True)]
+        path.write_text("\n".join(map(",".join, rows)))
+    source = read_source(root)
+    found = {key: simplify(split.load()) for key, split in source.splits.items()}
+    assert found == {key: expected(key) for key in ("train", "val")}
+    assert all("boxes are fractions of the image" in note for note in source.notes)
 
 
 def test_a_bad_row_of_a_table_is_named(write_data):

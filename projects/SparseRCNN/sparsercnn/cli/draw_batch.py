@@ -9,7 +9,8 @@ from ..extras import require_extra
 from .logs import start_logs
 
 EPILOG = """
-The batches are the first ones of a training with that config and SEED.
+The batches are the first ones of a training in one process with that config and SEED and with
+DATALOADER.NUM_WORKERS 0 or 1: more loading processes share the images out to batches otherwise.
 
 example:
   draw_batch.py --config-file quickstart/sparsercnn --output batch.png \\

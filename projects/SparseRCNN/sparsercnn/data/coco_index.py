@@ -25,13 +25,13 @@ class CocoIndex:
     # Bytes: json of each image, and a line feed. {"file_name", "height", "width", "image_id",
     # "annotations": as in the file, with "iscrowd" and "area"}
     lines: np.ndarray
-    ends: np.ndarray  # (N,), of each line
+    ends: np.ndarray  # (N,), of each image's json
     counts: np.ndarray  # (N,) annotations of each image
     categories: np.ndarray  # (M,) index into header["category_ids"]
     crowds: np.ndarray  # (M,) of bool
     kinds: np.ndarray  # (M,) NO_MASK, POLYGON, BITMASK or BROKEN of `coco_scan`
     suspicious: np.ndarray  # (M,) of bool: boxes to look at with `box_problem`
-    images: np.ndarray  # bytes: the lines without annotations, as a list in json
+    images: np.ndarray  # bytes: the same without annotations, as a list in json
     # "categories": as in the file; "category_ids": those that annotations use; "complete": whether
     # the file has all of "iscrowd" and "area"; "marked": whether it begins with a byte-order mark
     header: dict

@@ -144,7 +144,7 @@ class CocoRecords(Dataset):
         except ValueError as error:
             file = getattr(self.index.lines, "filename", "memory")
             raise DataError(
-                f"{file}, line {number + 1} is damaged: {error}. Delete the file and start again."
+                f"{file}, image {number + 1} is damaged: {error}. Delete the file and start again."
             ) from error
         record["file_name"] = os.path.join(self.image_root, record["file_name"])
         record["annotations"] = [self._object(x) for x in record["annotations"]]

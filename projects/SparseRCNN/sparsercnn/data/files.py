@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+from pathlib import Path
 
 from ..errors import DataError, MissingFileError
 from ..files import open_regular, write_atomically, write_json
@@ -16,6 +17,7 @@ __all__ = [
     "cache_json",
     "content_hash",
     "datasets_root",
+    "files_below",
     "read_bytes",
     "read_text",
     "write_json",
@@ -70,6 +72,32 @@ def read_text(path):
         return content.decode("utf-8-sig")  # a TextIOWrapper takes five times as long
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file in UTF-8: {error}. Save it in UTF-8.") from error
+
+
+def files_below(root, leave_out=None):
+    """List the files of a folder and of its subfolders, linked ones too.
+
+    Args:
+        root (str | Path): the folder.
+        leave_out (str | Path): a folder inside that is not entered; None: none.
+
+    Returns:
+        list[Path]: sorted, files before subfolders; without what is hidden, whose name begins with
+        a dot. A folder that is reached by several paths is listed once, by the one without links.
+    """
+    found, places = [], [root]
+    seen = {os.path.realpath(leave_out)} if leave_out else set()
+    for top in places:  # it grows: links are entered after everything that needs none
+        for place, folders, names in os.walk(top):
+            real = os.path.realpath(place)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(x for x in folders if not x.startswith("."))
+            places += filter(os.path.islink, (os.path.join(place, x) for x in folders))
+            found.append((Path(place), sorted(x for x in names if not x.startswith("."))))
+    return [place / name for place, names in sorted(found) for name in names]
 
 
 def datasets_root():

@@ -3,7 +3,6 @@
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -12,6 +11,7 @@ from tqdm import tqdm
 from ..errors import DataError, MissingFileError, abbreviate
 from ..image_files import IMAGE_SUFFIXES, UNREADABLE, open_image, upright_size
 from .classes import read_class_names
+from .files import files_below
 from .label_map import read_label_map
 
 __all__ = ["IGNORE_LABEL", "load_semseg", "register_semseg", "semseg_class_names"]
@@ -144,7 +144,7 @@ def load_semseg(image_root, label_root):
 
 def _files_by_stem(root, suffixes):
     files = {}
-    for path in sorted(Path(root).rglob("*")):
+    for path in files_below(root):
         if path.suffix.lower() in suffixes:
             stem = str(path.relative_to(root).with_suffix(""))
             if stem in files:

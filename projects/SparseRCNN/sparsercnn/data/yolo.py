@@ -14,7 +14,7 @@ import yaml
 from ..errors import DataError
 from ..image_files import IMAGE_SUFFIXES, image_size
 from .coco import add_image, add_object, complete, new_annotations
-from .files import read_text
+from .files import files_below, read_text
 
 __all__ = ["SPLITS", "convert_yolo", "convert_yolo_images", "label_file", "read_yolo_yaml"]
 
@@ -34,7 +34,8 @@ def read_yolo_yaml(path):
 
     Raises:
         FileNotFoundError: the file or the images of a split are missing.
-        DataError: the file has no names, or no split.
+        DataError: the file has no names, or no split; or its labels have key points, which would
+            be taken for polygons.
     """
     path = Path(path)
     try:
@@ -43,6 +44,11 @@ def read_yolo_yaml(path):
         raise DataError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict) or "names" not in content:
         raise DataError(f"{path}: a data.yaml needs 'names', the names of the classes.")
+    if content.get("kpt_shape"):
+        raise DataError(
+            f"{path}: its labels have key points (kpt_shape), which are not read. Keep CLASS X Y "
+            "WIDTH HEIGHT of each line, and remove kpt_shape."
+        )
     names = _class_names(path, content["names"])
     root = path.parent / os.path.expanduser(str(content.get("path") or ""))
     splits = {}
@@ -137,7 +143,7 @@ def _images_at(path, root, place):
         text = " or ".join(dict.fromkeys(str(x) for x in tries))
         raise FileNotFoundError(f"{path}: '{place}' is missing: there is no {text}.")
     if found.is_dir():
-        inside = (x for x in found.rglob("*") if x.suffix.lower() in IMAGE_SUFFIXES)
+        inside = (x for x in files_below(found) if x.suffix.lower() in IMAGE_SUFFIXES)
         images = sorted(map(str, inside))
     else:
         lines = found.read_text(encoding="utf-8-sig").splitlines()

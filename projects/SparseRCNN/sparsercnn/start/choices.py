@@ -16,7 +16,7 @@ _WARMUP = 0.07  # of the run, as in configs/recipes/small_data.yaml
 _LONGEST_WARMUP = 0.1
 # That 19 of 20 objects keep, as in the config for BCCD: five cells of the finest map of stride 4.
 _PIXELS = 21
-_STEP = 16  # sizes are multiples of it
+_STEP = 16  # sizes are multiples of it, or those of the images
 _SMALLEST_SIDE = 128
 _LARGEST_SIDE = {"cpu": 480, "cuda": 800}
 _LARGEST_K = 4  # proposals that learn from an object, in configs/quickstart/sparsercnn.yaml
@@ -98,9 +98,9 @@ def _sizes(figures, device):
     side, smallest = figures.side_median, figures.size_5
     wanted = side * _PIXELS / smallest if smallest else side
     limit = min(side, _LARGEST_SIDE[device])
-    short = _STEP * math.ceil(min(max(wanted, _SMALLEST_SIDE), limit) / _STEP)
+    short = _STEP * math.ceil(max(wanted, _SMALLEST_SIDE) / _STEP)
+    short = min(short, int(limit))
     long = _STEP * math.ceil(short * figures.aspect / _STEP)
-    # min(): images that are no larger are not enlarged.
     kept = smallest * short / side
     why = (
         "Shorter side, in pixels: as small as 19 of 20 objects allow, which then have at least "

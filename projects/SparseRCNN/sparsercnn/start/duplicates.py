@@ -7,10 +7,10 @@ from scipy.sparse.csgraph import connected_components
 
 from ..image_files import UNREADABLE, open_image
 
-__all__ = ["Groups", "group_similar", "similar_pairs", "thumbnails"]
+__all__ = ["Groups", "best_twins", "group_similar", "thumbnails"]
 
 _SIDE = 32  # pixels of a thumbnail
-_BLOCK = 2048  # rows of the matrix of correlations at a time
+_BLOCK = 64  # rows of the matrix of correlations at a time
 # Correlations above which two pictures count as the same: the first is used with which the largest
 # group is not most of the data. All pictures of a camera that does not move correlate.
 _LEVELS = (0.95, 0.99, 0.999)
@@ -64,24 +64,6 @@ def thumbnails(paths):
     return result
 
 
-def similar_pairs(first, second, level):
-    """Pairs of rows whose correlation exceeds `level`.
-
-    Args:
-        first, second (ndarray): from :func:`thumbnails`.
-        level (float): below 1.
-
-    Returns:
-        tuple[ndarray, ndarray]: their indices, in `first` and in `second`.
-    """
-    found = [np.zeros((2, 0), np.int64)]
-    for start in range(0, len(first), _BLOCK):
-        pairs = np.array(np.nonzero(first[start : start + _BLOCK] @ second.T > level))
-        pairs[0] += start
-        found.append(pairs)
-    return tuple(np.concatenate(found, axis=1))
-
-
 def group_similar(paths, largest=0.5):
     """Group images so that those that are nearly the same, or joined by a chain of such, are in one
     group.
@@ -96,9 +78,31 @@ def group_similar(paths, largest=0.5):
     """
     vectors = thumbnails(paths)
     for level in _LEVELS:
-        rows, columns = similar_pairs(vectors, vectors, level)
-        graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=[len(paths)] * 2)
-        index = connected_components(graph, directed=False)[1]
+        index = np.arange(len(paths))
+        for start in range(0, len(paths), _BLOCK):  # all pairs at once would be n * n
+            rows, columns = np.nonzero(vectors[start : start + _BLOCK] @ vectors.T > level)
+            edges = index[rows + start], index[columns]
+            graph = coo_array((np.ones(len(rows), bool), edges), shape=[len(paths)] * 2)
+            index = connected_components(graph, directed=False)[1][index]
+        index = np.unique(index, return_inverse=True)[1]
         if np.bincount(index).max() <= max(largest * len(paths), 2):
             return Groups(index, level)
     return Groups(np.arange(len(paths)), None)
+
+
+def best_twins(vectors, others):
+    """The image that looks most like each image.
+
+    Args:
+        vectors (ndarray): (n, D), from :func:`thumbnails`.
+        others (ndarray): (m, D), m > 0, of the images to choose from.
+
+    Returns:
+        tuple[ndarray, ndarray]: (n,), indices in `others`, and their correlations.
+    """
+    twins, correlations = np.zeros(len(vectors), int), np.zeros(len(vectors), np.float32)
+    for start in range(0, len(vectors), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        products = vectors[block] @ others.T
+        twins[block], correlations[block] = products.argmax(axis=1), products.max(axis=1)
+    return twins, correlations

@@ -15,7 +15,6 @@ class Figures:
     class_counts: list  # objects of each class
     num_images: int
     num_val_images: int
-    num_empty: int  # images without objects
     objects_mean: float  # per image
     objects_95: int  # 95th and 99th percentile, and the most objects of an image
     objects_99: int
@@ -53,7 +52,6 @@ def count(records, num_val_images, class_names):
         class_counts=np.bincount(classes, minlength=len(class_names)).tolist(),
         num_images=len(records),
         num_val_images=num_val_images,
-        num_empty=int((numbers == 0).sum()),
         objects_mean=float(numbers.mean()),
         objects_95=int(np.percentile(numbers, 95, method="higher")),
         objects_99=int(np.percentile(numbers, 99, method="higher")),

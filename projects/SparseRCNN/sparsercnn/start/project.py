@@ -1,25 +1,21 @@
 """The steps from a folder to a config: read, divide, check, count, choose, write."""
 
-import json
 import os
 from dataclasses import dataclass, field
 
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..config_files import find_config
-from ..conversion.pretrained import pretrained_source
 from ..data.image_check import image_problem
 from ..data.registration import register_datasets
 from ..data.validation import leave_out_invalid
-from ..engine.checkpoint_files import find_weights
-from ..engine.overrides import flatten
 from ..engine.schedule import schedule_in_iterations
-from ..engine.setup import load_config, load_model_config
+from ..engine.setup import load_config
 from ..errors import ConfigError, DataError
 from ..files import write_atomically, write_json
+from .base import model_choices, read_base
 from .choices import Choice, choose
-from .duplicates import group_similar, similar_pairs, thumbnails
+from .duplicates import best_twins, group_similar, thumbnails
 from .figures import Figures, count
 from .formats import read_source
 from .split import divide
@@ -28,7 +24,6 @@ from .writing import to_yaml
 
 __all__ = ["Options", "Project", "make_project"]
 
-RECIPE = "recipes/small_data"
 CONFIG_FILE = "config.yaml"
 _MOST_INVALID = 0.1  # share of images and objects; with more, the data has been misread
 _SIMILAR = 0.95
@@ -37,22 +32,6 @@ _DEVICES = {
     "cpu": "As asked for.",
     "cuda": "As asked for.",
 }
-# Sections of MODEL that a checkpoint brings along, and keys of them that are for the data or the
-# training instead.
-_ARCHITECTURE = ("MODEL.BACKBONE", "MODEL.RESNETS", "MODEL.FPN", "MODEL.ROI_", "MODEL.SparseRCNN")
-_ARCHITECTURE += ("MODEL.TIMM", "MODEL.VIT")
-_INPUT = ("MODEL.META_ARCHITECTURE", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT")
-_NOT_ARCHITECTURE = (
-    "MODEL.BACKBONE.FREEZE_AT",
-    "MODEL.TIMM.PRETRAINED",  # the checkpoint has these weights
-    "MODEL.VIT.PRETRAINED",
-    "MODEL.SparseRCNN.MATCHER.",
-    "MODEL.SparseRCNN.NUM_CLASSES",
-    "MODEL.SparseRCNN.NUM_PROPOSALS",
-    "MODEL.SparseRCNN.NMS_THRESH_TEST",
-    "MODEL.SparseRCNN.SCORE_THRESH_TEST",
-    "MODEL.SparseRCNN.PROPOSALS.INIT",
-)
 
 
 @dataclass
@@ -96,13 +75,14 @@ def make_project(options):
 
     Raises:
         DataError: the data cannot be read, divided or used.
-        ConfigError: the output folder has a config already, or the weights have none.
+        ConfigError: the output folder has a config already; or see
+            :func:`~sparsercnn.start.base.read_base`.
     """
     output = os.path.abspath(options.output)
     config_file = os.path.join(output, CONFIG_FILE)
     if os.path.exists(config_file):
         raise ConfigError(f"{config_file} exists. Choose another --output, or remove that file.")
-    base_file, base, from_weights = _base(options)
+    base = read_base(options.config_file, options.weights, options.allow_unsafe)
     source = read_source(options.data, options.format, options.images, leave_out=output)
     chosen = choose_splits(source.splits, options.train, options.val)
     notes = [*source.notes, *chosen.notes]
@@ -110,7 +90,13 @@ def make_project(options):
         train, val = _made_split(source.splits[chosen.train], options, output, notes)
     else:
         train, val = (_entry(source.splits[x], x, output) for x in (chosen.train, chosen.val))
-    (train_records, num_invalid), (val_records, more) = _checked(train, notes), _checked(val, notes)
+    train_records, val_records = _load(train), _load(val)
+    if not (_has_masks(train_records) and _has_masks(val_records)):
+        base = base.without_masks_of_weights()
+    mask_format = base.mask_format
+    train_records, num_invalid = _checked(train, train_records, mask_format, notes)
+    # Evaluation reads both formats.
+    val_records, more = _checked(val, val_records, mask_format and "bitmask", notes)
     if chosen.val is not None:
         _compare_splits(train_records, val_records, notes)
     class_names = MetadataCatalog.get(train).thing_classes
@@ -119,8 +105,8 @@ def make_project(options):
     test = chosen.test and _entry(source.splits[chosen.test], chosen.test, output)
     choices = [
         *_data_choices(train, val, num_invalid + more > 0),
-        *_model_choices(from_weights, base),
-        *choose(figures, base, _device(options)),
+        *model_choices(base),
+        *choose(figures, base.cfg, _device(options)),
         *_run_choices(options, output),
     ]
     title = (
@@ -130,42 +116,10 @@ def make_project(options):
     )
     os.makedirs(output, exist_ok=True)
     with write_atomically(config_file, "w") as file:
-        file.write(to_yaml(choices, title, base_file))
+        file.write(to_yaml(choices, title, base.file))
     # Fail here rather than in training.
     schedule_in_iterations(load_config(config_file), figures.num_images)
     return Project(config_file, source.format, figures, choices, notes, test)
-
-
-def _base(options):
-    """The file of the config to start from, its content, and the keys of the weights' model."""
-    file = os.path.abspath(find_config(options.config_file or RECIPE))
-    base = load_config(file, allow_unsafe=options.allow_unsafe, register=False)
-    if not options.weights:
-        return file, base, {}
-    if options.config_file:
-        return file, base, {"MODEL.WEIGHTS": _checkpoint(options.weights)}
-    opts = ["MODEL.WEIGHTS", options.weights]
-    trained = load_model_config("", opts, options.allow_unsafe, register=False)
-    known = dict(flatten(base))
-    differing = {
-        key: value
-        for key, value in flatten(trained)
-        if (key.startswith(_ARCHITECTURE) or key in _INPUT)
-        and not key.startswith(_NOT_ARCHITECTURE)
-        # As json, since YAML has no tuples.
-        and json.dumps(known.get(key)) != json.dumps(value)
-    }
-    return file, base, {**differing, "MODEL.WEIGHTS": _checkpoint(trained.MODEL.WEIGHTS)}
-
-
-def _checkpoint(path):
-    """What training takes as MODEL.WEIGHTS, from wherever it is started."""
-    if "://" in path:
-        return path
-    path = os.path.abspath(find_weights(path) if os.path.isdir(path) else path)
-    if not os.path.isfile(path):
-        raise ConfigError(f"The weights {path} do not exist. Give --weights a file or a run.")
-    return path
 
 
 def _made_split(split, options, output, notes):
@@ -206,14 +160,24 @@ def _written(content, split, name, output):
     return f"coco:{path}@{split.image_root}"
 
 
-def _checked(entry, notes):
+def _load(entry):
+    register_datasets([entry])
+    return DatasetCatalog.get(entry)
+
+
+def _has_masks(records):
+    objects = [x for record in records for x in record["annotations"]]
+    return not objects or any(x.get("segmentation") for x in objects)
+
+
+def _checked(entry, records, mask_format, notes):
     """The valid records of an entry, and how many images and objects are left out, which is logged
     and noted."""
-    register_datasets([entry])
-    records = DatasetCatalog.get(entry)
+    if mask_format:
+        _require_masks(entry, records)
     total = len(records) + sum(len(record["annotations"]) for record in records)
     valid, num_left_out = leave_out_invalid(
-        records, entry, skip_invalid=True, extra_check=image_problem
+        records, entry, skip_invalid=True, mask_format=mask_format, extra_check=image_problem
     )
     if num_left_out > max(_MOST_INVALID * total, 1) or not valid:
         raise DataError(
@@ -227,15 +191,26 @@ def _checked(entry, notes):
     return valid, num_left_out
 
 
+def _require_masks(entry, records):
+    objects = [x for record in records for x in record["annotations"]]
+    without = sum(not x.get("segmentation") for x in objects)
+    if without > _MOST_INVALID * len(objects):
+        raise DataError(
+            f"{entry}: {without} of {len(objects)} objects have no mask, which the model needs "
+            "(MODEL.MASK_ON). Choose one without masks by --config-file; of formats, COCO json "
+            "alone is read with masks."
+        )
+
+
 def _compare_splits(train, val, notes):
     vectors = [thumbnails([record["file_name"] for record in part]) for part in (val, train)]
-    inside, twins = similar_pairs(*vectors, _SIMILAR)
-    number = len(set(inside.tolist()))
-    if number:
-        pair = f"{val[inside[0]]['file_name']} and {train[twins[0]]['file_name']}"
+    twins, correlations = best_twins(*vectors)
+    inside = (correlations > _SIMILAR).nonzero()[0]
+    if len(inside):
+        pair = f"{val[inside[0]]['file_name']} and {train[twins[inside[0]]]['file_name']}"
         notes.append(
-            f"{number} of the {len(val)} images to evaluate on look nearly the same as an image to "
-            f"train on, such as {pair}: AP will be higher than on new pictures."
+            f"{len(inside)} of the {len(val)} images to evaluate on look nearly the same as an "
+            f"image to train on, such as {pair}: AP will be higher than on new pictures."
         )
 
 
@@ -265,25 +240,6 @@ def _data_choices(train, val, skip):
     if skip:
         why = "Invalid images or objects were found and listed; training leaves them out."
         choices.append(Choice("DATASETS.SKIP_INVALID", True, why))
-    return choices
-
-
-def _model_choices(from_weights, base):
-    weights = from_weights.pop("MODEL.WEIGHTS", None)
-    pretrained = pretrained_source(base)
-    if weights is not None:
-        why = "From this model; what does not fit the classes of the data is learned anew."
-    elif base.MODEL.WEIGHTS:
-        why = "Those of _BASE_, which its model starts from."
-    elif pretrained:
-        why = f"None: as in _BASE_, the backbone starts from its PRETRAINED, {pretrained}."
-    else:
-        why = (
-            "No weights: the model learns from scratch. With weights of a similar job it is better."
-        )
-    choices = [Choice("MODEL.WEIGHTS", base.MODEL.WEIGHTS if weights is None else weights, why)]
-    for key, value in from_weights.items():
-        choices.append(Choice(key, value, "As in the model of MODEL.WEIGHTS."))
     return choices
 
 

@@ -6,6 +6,7 @@ import math
 
 from ...data.files import UTF_16, read_bytes, read_text
 from ...errors import DataError
+from ...image_files import image_size
 from .folder import Source
 from .tables import make_splits
 
@@ -22,6 +23,7 @@ _SIDES = (
 )
 _CORNER_KEYS, _SIDE_KEYS = ("x0", "y0", "x1", "y1"), ("x", "y", "w", "h")
 _HEAD = 1 << 16  # bytes that tell whether a file is a table of boxes
+_LARGEST_FRACTION = 1.5  # as of YOLO's labels: a box may reach beyond the image
 _SIZE = (("width", "height"), ("imagewidth", "imageheight"))
 
 
@@ -50,8 +52,12 @@ def read(folder, files, images=None):
         name = path.stem if path.stem not in tables else str(path.relative_to(folder.path))
         columns, has_header = _columns(path)
         tables[name] = _read_table(folder, path, columns, has_header)
+        unit = "pixels count from 0 at the corner of the image"
+        if _has_fractions(tables[name]):
+            tables[name] = _in_pixels(tables[name], folder)
+            unit = "the boxes are fractions of the image"
         how = ", ".join(f"{key} = column {index + 1}" for key, index in columns.items())
-        notes.append(f"{path.name}: {how}; pixels count from 0 at the corner of the image.")
+        notes.append(f"{path.name}: {how}; {unit}.")
     return Source("CSV of boxes", make_splits(tables, folder.path), notes)
 
 
@@ -122,6 +128,24 @@ def _read_table(folder, path, columns, has_header):
         if values["class"] or any(values[key] for key in keys):  # else: an image without objects
             objects.append(_object(values, keys, where))
     return table
+
+
+def _has_fractions(table):
+    numbers = [x for _, objects in table.values() for _, box in objects for x in box]
+    return max(numbers, default=math.inf) <= _LARGEST_FRACTION
+
+
+def _in_pixels(table, folder):
+    result = {}
+    for name, (size, objects) in table.items():
+        width, height = size or image_size(folder.path / name)
+        sides = (width, height, width, height)
+        scaled = [
+            (label, [x * side for x, side in zip(box, sides, strict=True)])
+            for label, box in objects
+        ]
+        result[name] = size, scaled
+    return result
 
 
 def _without_errors(path, rows):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from ...data.files import files_below
 from ...errors import DataError
 from ...image_files import IMAGE_SUFFIXES
 
@@ -47,21 +48,12 @@ class Folder:
         if not self.given.exists():
             raise DataError(f"{path}: there is no such file or folder.")
         self.path = self.given if self.given.is_dir() else self.given.parent
-        self._leave_out = leave_out and os.path.realpath(leave_out)
+        self._leave_out = leave_out
 
     @cached_property
     def files(self):
-        """list[Path]: all files below the folder, sorted; hidden ones are left out."""
-        found, seen = [], set()
-        for place, folders, names in os.walk(self.path, followlinks=True):
-            real = os.path.realpath(place)
-            if real in seen or real == self._leave_out:  # a link to a folder above; the run
-                folders.clear()
-                continue
-            seen.add(real)
-            folders[:] = sorted(x for x in folders if not x.startswith("."))
-            found += [Path(place, x) for x in sorted(names) if not x.startswith(".")]
-        return found
+        """list[Path]: those of :func:`~sparsercnn.data.files.files_below`."""
+        return files_below(self.path, self._leave_out)
 
     @cached_property
     def images(self):
