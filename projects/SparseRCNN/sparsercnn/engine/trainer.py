@@ -8,7 +8,7 @@ import weakref
 from collections import OrderedDict
 
 import torch
-from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
+from detectron2.engine import DefaultTrainer, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.modeling import build_model
 from detectron2.solver.lr_scheduler import LRMultiplier
@@ -29,6 +29,7 @@ from ..modeling.compilation import compile_for_training
 from ..modeling.freezing import freeze
 from .checkpoint_files import describe_run, read_metadata
 from .config_check import require_augmentable
+from .data_parallel import distribute
 from .hooks import BestCheckpointer, EarlyStopping, StopTraining
 from .interruption import deferred
 from .run_folder import changed_keys, remove_latest
@@ -73,10 +74,7 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         cfg = schedule_in_iterations(cfg, getattr(data_loader, "images_per_epoch", None))
-        on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
-        # Not the local rank: a launcher may show each process its own GPU alone.
-        device_ids = [torch.cuda.current_device()] if on_gpu else None
-        model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
+        model = distribute(cfg, model)
         bare_model = getattr(model, "module", model)
         self.average = WeightAverage(cfg, bare_model) if cfg.SOLVER.EMA.ENABLED else None
         self._trainer = TrainStep(cfg, model, data_loader, optimizer, average=self.average)
