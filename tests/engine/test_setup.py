@@ -211,6 +211,19 @@ def test_settings_for_input_and_testing_are_checked_at_the_start(
         load(path, opts)
 
 
+def test_precise_statistics_of_a_shared_mask_head_are_refused_at_the_start():
+    precise = ["TEST.PRECISE_BN.ENABLED", "True"]
+    with pytest.raises(ConfigError, match=r"batch norms that several stages share.*MASK\.SHARED"):
+        load("quickstart/queryinst", precise)
+    for opts in (
+        ["MODEL.SparseRCNN.MASK.SHARED", "False"],
+        ["MODEL.SparseRCNN.MASK.NORM", "GN"],
+        ["MODEL.SparseRCNN.DEEP_SUPERVISION", "False"],
+        ["MODEL.MASK_ON", "False"],
+    ):
+        load("quickstart/queryinst", precise + opts)
+
+
 def test_data_sets_are_registered(write, monkeypatch):
     seen = []
     monkeypatch.setattr("sparsercnn.engine.setup.register_datasets", seen.extend)

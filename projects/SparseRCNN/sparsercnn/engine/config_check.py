@@ -261,6 +261,7 @@ def _check_solver(cfg):
             "SOLVER.EMA.ENABLED True, which average the statistics of batch norms too. Set one of "
             "them to False."
         )
+    _check_precise_bn(cfg)
     for split in ("TRAIN", "TEST"):
         files, names = cfg.DATASETS[f"PROPOSAL_FILES_{split}"], cfg.DATASETS[split]
         if cfg.MODEL.LOAD_PROPOSALS and len(files) != len(names):
@@ -268,6 +269,22 @@ def _check_solver(cfg):
                 f"With MODEL.LOAD_PROPOSALS, DATASETS.PROPOSAL_FILES_{split} must have a file for "
                 f"each of DATASETS.{split}: it has {len(files)} for {len(names)}."
             )
+
+
+def _check_precise_bn(cfg):
+    """fvcore fails after the iterations before the first evaluation, or, without any before the
+    end, in the last one."""
+    sparse = cfg.MODEL.SparseRCNN
+    mask = sparse.MASK
+    with_masks = cfg.MODEL.META_ARCHITECTURE == "SparseRCNN" and cfg.MODEL.MASK_ON
+    # Without deep supervision, the one head is used once.
+    is_reused = mask.SHARED and sparse.DEEP_SUPERVISION and sparse.NUM_HEADS > 1
+    has_batch_norms = mask.NAME == "dynamic" and mask.NORM not in ("", "GN", "LN", "FrozenBN")
+    if cfg.TEST.PRECISE_BN.ENABLED and with_masks and is_reused and has_batch_norms:
+        raise ConfigError(
+            "TEST.PRECISE_BN.ENABLED True cannot measure batch norms that several stages share: "
+            "set it or MODEL.SparseRCNN.MASK.SHARED to False."
+        )
 
 
 def _check_test(cfg, defaults):
