@@ -19,6 +19,7 @@ from PIL import Image
 from torch import nn
 
 from sparsercnn import add_sparsercnn_config
+from sparsercnn.cli.train import evaluate
 from sparsercnn.engine.setup import load_config
 from sparsercnn.engine.trainer import Trainer
 from sparsercnn.modeling.segmentation.sem_seg_inference import SemSegInference
@@ -608,6 +609,23 @@ def test_compilation_by_key(tiny_cfg, monkeypatch):
     tiny_cfg.MODEL.ACTIVATION_CHECKPOINT.BACKBONE = True
     Trainer.build_model(tiny_cfg)
     assert calls == [False, True]
+
+
+def test_evaluation_needs_nothing_that_training_alone_needs(squares, monkeypatch):
+    """Here, neither a compiler nor the names of what was frozen."""
+    monkeypatch.chdir(squares)
+
+    def refuse(*_, **__):
+        raise RuntimeError("there is no compiler")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    options = ["SOLVER.COMPILE", "True", "MODEL.FREEZE", "['nothing']", "MODEL.CHANNELS_LAST"]
+    cfg = load_config("tiny.yaml", [*options, "True", "MODEL.WEIGHTS", "model.pth"])
+    model = Trainer.build_for_evaluation(cfg)
+    weight = model.backbone.bottom_up.res3[0].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    torch.save({"model": model.state_dict()}, "model.pth")
+    assert "AP" in evaluate(cfg)["bbox"]
 
 
 @pytest.fixture

@@ -337,20 +337,27 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg):
-        """Build the model, and apply MODEL.FREEZE, MODEL.CHANNELS_LAST, MODEL.ACTIVATION_CHECKPOINT
-        and SOLVER.COMPILE. Its size is logged, not its layers as by detectron2's trainer."""
-        model = build_model(cfg)
-        number = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-        logging.getLogger(__name__).info(f"{type(model).__name__}, {number:.1f} M parameters.")
+        """:meth:`build_for_evaluation`, with MODEL.FREEZE, MODEL.ACTIVATION_CHECKPOINT and
+        SOLVER.COMPILE."""
+        model = cls.build_for_evaluation(cfg)
         freeze(model, cfg.MODEL.FREEZE)
-        if cfg.MODEL.CHANNELS_LAST:
-            # A convolution follows its weight, whatever the layout of the images.
-            model.to(memory_format=torch.channels_last)
         if cfg.SOLVER.COMPILE:
             # Before activation checkpointing, which then recomputes by compiled code.
             compile_for_training(model, blockwise=cfg.MODEL.ACTIVATION_CHECKPOINT.BACKBONE)
         recompute = cfg.MODEL.ACTIVATION_CHECKPOINT
         checkpoint_activations(model, backbone=recompute.BACKBONE, head=recompute.HEAD)
+        return model
+
+    @classmethod
+    def build_for_evaluation(cls, cfg):
+        """Build the model as MODEL.CHANNELS_LAST lays it out in memory, without what training alone
+        needs. Its size is logged, not its layers as by detectron2's trainer."""
+        model = build_model(cfg)
+        number = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        logging.getLogger(__name__).info(f"{type(model).__name__}, {number:.1f} M parameters.")
+        if cfg.MODEL.CHANNELS_LAST:
+            # A convolution follows its weight, whatever the layout of the images.
+            model.to(memory_format=torch.channels_last)
         return model
 
     # The builders that DefaultTrainer calls.
