@@ -86,6 +86,7 @@ def check_config(cfg, defaults):
     check_recipes(cfg)
     _check_heads(cfg.MODEL)
     _check_norms(cfg.MODEL)
+    _check_decay(cfg.SOLVER, defaults.SOLVER)
     _check_solver(cfg)
     _check_test(cfg, defaults)
 
@@ -239,6 +240,16 @@ def _check_norms(model):
             raise ConfigError(
                 f"MODEL.{key}.NORM auto is for {remedy}, and not for {part}. Set it to SyncBN on "
                 "several GPUs, to BN otherwise, or to FrozenBN for published weights."
+            )
+
+
+def _check_decay(solver, defaults):
+    for key in ("WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS", "BIAS_LR_FACTOR"):
+        if solver[key] != defaults[key]:
+            raise ConfigError(
+                f"SOLVER.{key} {solver[key]} has no effect here: norms and biases learn and decay "
+                "like all parameters; SOLVER.NO_DECAY_NORM_BIAS True takes them out of the decay. "
+                "Remove the setting."
             )
 
 
