@@ -32,6 +32,7 @@ from .config_check import require_augmentable
 from .data_parallel import distribute
 from .hooks import BestCheckpointer, EarlyStopping, StopTraining
 from .interruption import deferred
+from .param_groups import describe_layer_decay
 from .run_folder import changed_keys, remove_latest
 from .run_hooks import Checkpoints, Evaluation, MetricsWriter, StopOnSignal
 from .schedule import schedule_in_iterations
@@ -133,6 +134,7 @@ class Trainer(DefaultTrainer):
             self._name_changes(rest)
         elif with_rates:
             self._set_rates_of_new(new or self.checkpointer.new_weights)
+        self._log_layer_decay()
 
     def _load_backbone(self):
         """Load MODEL.TIMM.PRETRAINED or MODEL.VIT.PRETRAINED, unless there is MODEL.WEIGHTS.
@@ -158,6 +160,13 @@ class Trainer(DefaultTrainer):
         self.checkpointer.metadata[_NEW] = list(names)  # for a resumed run
         self.optimizer = self.build_optimizer(self.cfg, self.checkpointer.model, names)
         self.scheduler = self.build_lr_scheduler(self.cfg, self.optimizer)
+
+    def _log_layer_decay(self):
+        decay = self.cfg.SOLVER.LAYER_DECAY
+        if decay != 1:
+            new = self.checkpointer.metadata.get(_NEW, ())
+            table = describe_layer_decay(self.cfg, self.checkpointer.model, new)
+            logging.getLogger(__name__).info(f"SOLVER.LAYER_DECAY {decay}:\n{table}")
 
     def train(self):
         """
