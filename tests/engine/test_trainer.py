@@ -452,8 +452,14 @@ def test_a_resumed_run_is_as_patient_as_without_interruption(cfg, tmp_path):
     _train(cfg, results=[30.0, 20.0], stop_at=5)
     _, rates = _train(cfg, resume=True, results=[25.0, 99.0])
     assert len(rates) == 2  # iterations 4 and 5, and the second evaluation without a better one
+    before = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    before["trainer"]["hooks"]["EarlyStopping"] = {"stopped": True}  # as was written once
+    torch.save(before, tmp_path / "model_final.pth")
     trainer, rates = _train(cfg, resume=True, results=[25.0])
     assert not rates and trainer.max_iter == 6  # it stays stopped
+    after = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    losses = [x["trainer"]["hooks"]["MetricsWriter"]["total_loss"] for x in (before, after)]
+    assert losses[0] == losses[1] and len(losses[0][1]) == 6
     cfg.SOLVER.PATIENCE = 3
     _, rates = _train(cfg, resume=True, results=[50.0, 1.0, 1.0, 1.0])
     assert len(rates) == 8 and _best(tmp_path) == (7, 50.0)
