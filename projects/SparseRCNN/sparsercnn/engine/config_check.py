@@ -23,7 +23,7 @@ from ..modeling.slices import check_slices
 from ..modeling.tta import check_scale_ranges
 from .overrides import flatten
 
-__all__ = ["ConfigError", "check_batch", "check_config", "check_gpus", "require_augmentable"]
+__all__ = ["check_batch", "check_config", "check_gpus", "require_augmentable"]
 
 _ATTENTION_FPN = "build_resnet_attention_fpn_backbone"
 _DILATED = "build_dilated_resnet_backbone"

@@ -23,7 +23,6 @@ __all__ = [
     "build_gradient_clipper",
     "build_lr_scheduler",
     "build_optimizer",
-    "build_param_groups",
     "match_memory_format",
     "rate_factor",
     "scale_for_workers",
