@@ -233,6 +233,20 @@ def test_precise_statistics_of_a_shared_mask_head_are_refused_at_the_start():
         load("quickstart/queryinst", precise + opts)
 
 
+def test_patience_needs_evaluations():
+    patient = ["SOLVER.PATIENCE", "2"]
+    periodic, in_epochs = ["TEST.EVAL_PERIOD", "50"], ["TEST.EVAL_EPOCHS", "1"]
+    for opts in (
+        [],  # the quickstart evaluates at the end alone
+        [*periodic, "DATASETS.TEST", "()"],
+        [*periodic, "TEST.BEST_METRIC", ""],
+    ):
+        with pytest.raises(ConfigError, match=r"PATIENCE 2 needs evaluations.*TEST\.EVAL_EPOCHS"):
+            load("quickstart/sparsercnn", patient + opts)
+    for opts in (periodic, in_epochs):
+        load("quickstart/sparsercnn", patient + opts)
+
+
 def test_data_sets_are_registered(write, monkeypatch):
     seen = []
     monkeypatch.setattr("sparsercnn.engine.setup.register_datasets", seen.extend)

@@ -273,6 +273,13 @@ def _check_solver(cfg):
             "them to False."
         )
     _check_precise_bn(cfg)
+    test = cfg.TEST
+    is_evaluated = test.EVAL_PERIOD > 0 or test.EVAL_EPOCHS is not None
+    if solver.PATIENCE > 0 and not (is_evaluated and test.BEST_METRIC and cfg.DATASETS.TEST):
+        raise ConfigError(
+            f"SOLVER.PATIENCE {solver.PATIENCE} needs evaluations: set DATASETS.TEST, "
+            "TEST.BEST_METRIC, and TEST.EVAL_PERIOD or TEST.EVAL_EPOCHS."
+        )
     for split in ("TRAIN", "TEST"):
         files, names = cfg.DATASETS[f"PROPOSAL_FILES_{split}"], cfg.DATASETS[split]
         if cfg.MODEL.LOAD_PROPOSALS and len(files) != len(names):

@@ -20,7 +20,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 
 from ..conversion.pretrained import load_pretrained, pretrained_source
 from ..data import build_test_loader, build_train_loader
-from ..errors import CheckpointError, ConfigError, abbreviate
+from ..errors import CheckpointError, abbreviate
 from ..evaluation import LOWER_IS_BETTER, build_evaluator
 from ..inference import prepare_for_inference
 from ..modeling import SparseRCNNWithTTA
@@ -261,11 +261,6 @@ class Trainer(DefaultTrainer):
             )
             built.append(best)
         if self.cfg.SOLVER.PATIENCE > 0:
-            if not (metric and test_sets and period > 0):
-                raise ConfigError(
-                    f"SOLVER.PATIENCE {self.cfg.SOLVER.PATIENCE} needs evaluations: set "
-                    "DATASETS.TEST, TEST.BEST_METRIC, and TEST.EVAL_PERIOD or TEST.EVAL_EPOCHS."
-                )
             built.append(EarlyStopping(self.cfg.SOLVER.PATIENCE, period, best))
         if self.cfg.TEST.AUG.ENABLED:
             built.append(Evaluation(0, self._test_augmented))
