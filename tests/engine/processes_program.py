@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import torch
-from detectron2.engine import create_ddp_model
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils import comm
@@ -19,6 +18,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 
 from sparsercnn.engine.arguments import argument_parser
+from sparsercnn.engine.data_parallel import distribute
 from sparsercnn.engine.processes import run_processes
 from sparsercnn.engine.setup import load_config
 from sparsercnn.engine.solver import build_optimizer
@@ -60,6 +60,14 @@ _DANET = [
     "MODEL.RESNETS.RES2_OUT_CHANNELS", "8", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "16",
     "MODEL.SEM_SEG_HEAD.NORM", "FrozenBN",
 ]  # fmt: skip
+_DANET_ON_VIT = [
+    *_SGD, "SOLVER.BASE_LR", "0.001", "MODEL.BACKBONE.NAME", "build_vit_backbone",
+    "MODEL.RESNETS.RES4_DILATION", "1",
+    "MODEL.VIT.PATCH_SIZE", "8", "MODEL.VIT.EMBED_DIM", "16", "MODEL.VIT.DEPTH", "1",
+    "MODEL.VIT.NUM_HEADS", "2", "MODEL.VIT.GLOBAL_BLOCKS", "()", "MODEL.FPN.OUT_CHANNELS", "8",
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES", '["p3"]', "MODEL.SEM_SEG_HEAD.CONVS_DIM", "16",
+    "MODEL.SEM_SEG_HEAD.NORM", "FrozenBN",
+]  # fmt: skip
 
 # Name -> config and options. With "like accumulation", one process takes the parts of the other
 # processes one after the other, and otherwise all images at once.
@@ -72,6 +80,11 @@ CASES = {
     "cascade with masks": ("cascade_mask_rcnn", _CASCADE),
     "cascade, like accumulation": ("cascade_mask_rcnn", _CASCADE),
     "danet": ("danet", _DANET),
+    "danet on a ViT": ("danet", _DANET_ON_VIT),
+    "three of four maps": (
+        "Base-R18",
+        [*_TINY, *_HUNGARIAN, "MODEL.ROI_HEADS.IN_FEATURES", "['p3', 'p4', 'p5']"],
+    ),
     "softmax, accumulated": ("Base-R18", [*_TINY, *_SOFTMAX, "SOLVER.EXACT_ACCUMULATION", "True"]),
     "hungarian, accumulated": ("Base-R18", [*_TINY, *_HUNGARIAN]),
     "optimal transport, accumulated": (
@@ -131,7 +144,7 @@ def first_losses(name, num_parts):
     torch.manual_seed(0)
     model = build_model(cfg)
     optimizer = build_optimizer(cfg, model)
-    model = create_ddp_model(model, broadcast_buffers=False, device_ids=None)
+    model = distribute(cfg, model)
     step = TrainStep(cfg, model, (batch for _ in range(NUM_STEPS) for batch in batches), optimizer)
     losses = []
     with EventStorage() as storage:

@@ -16,7 +16,8 @@ from detectron2.solver import LRMultiplier, WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 from torch import nn
 
-from sparsercnn.engine.checkpoint import CheckpointError, SafeCheckpointer, load_for_inference
+from sparsercnn.engine.checkpoint import SafeCheckpointer, load_for_inference
+from sparsercnn.errors import CheckpointError
 
 
 def small_model(num_classes=3):

@@ -7,10 +7,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from torch import nn
 
-from sparsercnn.engine.checkpoint import CheckpointError, SafeCheckpointer
+from sparsercnn.engine.checkpoint import SafeCheckpointer
 from sparsercnn.engine.checkpoint_files import describe_run, find_weights, read_metadata
 from sparsercnn.engine.setup import load_config, load_model_config
-from sparsercnn.errors import ConfigError
+from sparsercnn.errors import CheckpointError, ConfigError
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -66,6 +68,17 @@ def test_rates_of_vit_b():
     assert cells[0][0] == "0" and cells[0][-1] == "0.009689"
     assert cells[12][:2] == ["12", "blocks.11"] and cells[12][-2:] == ["0.7", "0.7"]
     assert cells[13][0] == "neck" and cells[14][0] == "head" and cells[14][-1] == "1"
+
+
+def test_rows_of_several_rates_have_the_lowest_and_the_highest(cfg):
+    vit(cfg, 2)
+    cfg.SOLVER.NEW_LAYERS_MULTIPLIER = 8.0
+    model = settings(cfg)[1]
+    new = ["backbone.bottom_up.blocks.0.norm1.weight", "backbone.level2.0.weight"]
+    rows = [re.split(" {2,}", x) for x in describe_layer_decay(cfg, model, new).splitlines()]
+    factors = {row[0]: row[-2:] for row in rows[2:]}
+    assert factors["1"] == ["0.25 to 2"] * 2 and factors["2"] == ["0.5"] * 2
+    assert factors["neck"] == ["1 to 8"] * 2 and factors["head"] == ["1"] * 2
 
 
 def test_rates_of_detectron2s_resnet_and_what_is_frozen(cfg):

@@ -53,7 +53,10 @@ def test_it_is_read_without_weights_and_not_by_a_resumed_run(start, pretrained, 
     assert found["backbone.bottom_up.blocks.1.mlp.fc1.weight"] == pytest.approx(0.5e-6)
     assert found["backbone.bottom_up.pos_embed"] == pytest.approx(0.125e-6)
     assert found["backbone.level2.0.weight"] == pytest.approx(3e-6)  # is new
-    assert "SOLVER.LAYER_DECAY 0.5:\n" in caplog.text
+    (table,) = caplog.text.split("SOLVER.LAYER_DECAY 0.5:\n")[1:]  # once, with the rates in use
+    rows = dict(row.split(maxsplit=1) for row in table.splitlines()[:7])
+    assert rows["1"].split()[-2:] == ["0.25", "2.5e-07"]
+    assert rows["neck"].split()[-2:] == rows["head"].split()[-2:] == ["3", "3e-06"]
     trainer.train()
     with torch.no_grad():
         weights = torch.load(pretrained, weights_only=True)

@@ -43,7 +43,7 @@ def results(make_squares, tmp_path_factory):
 @pytest.mark.parametrize("number", [2, 3])
 def test_losses_are_those_of_one_process_with_all_images(results, number):
     expected = results[1]["losses"][str(number)]
-    assert len(expected) == 11
+    assert len(expected) == 13
     for name, steps in expected.items():
         assert len({step["total_loss"] for step in steps}) == 3, f"{name} does not learn"
         for actual, step in zip(results[number]["losses"][name], steps, strict=True):

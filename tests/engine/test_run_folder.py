@@ -24,10 +24,14 @@ input()
 """
 
 
+# The next run would write over these.
+WRITTEN_ANEW = ["metrics.json", "metrics.csv", "trackers.json", "environment.txt"]
+
+
 @pytest.fixture
 def run(tmp_path):
     """A folder with a run in it."""
-    names = ["model_0000004.pth", "model_best.pth", "model_best.json", "metrics.json", "log.txt"]
+    names = ["model_0000004.pth", "model_best.pth", "model_best.json", "log.txt", *WRITTEN_ANEW]
     for name in [*names, "config.yaml", "train_net.txt"]:
         (tmp_path / name).write_text(name)
     (tmp_path / "last_checkpoint").write_text("model_0000004.pth")
@@ -91,12 +95,12 @@ def test_a_run_is_moved_aside_whole_and_alone(run):
     for number in (1, 2):
         open_run_folder(str(run), overwrite=True)
         moved = {path.name for path in (run / f"previous_{number}").iterdir()}
-        assert {"model_0000004.pth", "metrics.json", "inference", "last_checkpoint"} <= moved
+        assert {"model_0000004.pth", "inference", "last_checkpoint", *WRITTEN_ANEW} <= moved
         assert "train_net.txt" not in moved and (run / "train_net.txt").exists()
         assert (run / "previous_1" / "config.yaml").read_text() == "config.yaml"
         assert last_checkpoint(str(run)) == ""
         (run / "model_0000004.pth").touch()  # and the next run
-        for name in ("metrics.json", "last_checkpoint"):
+        for name in ("last_checkpoint", *WRITTEN_ANEW):
             (run / name).touch()
         (run / "inference").mkdir()
     open_run_folder(str(run), overwrite=True)

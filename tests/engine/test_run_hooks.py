@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from sparsercnn.engine.checkpoint import CheckpointError, SafeCheckpointer
+from sparsercnn.engine.checkpoint import SafeCheckpointer
 from sparsercnn.engine.run_hooks import Checkpoints
+from sparsercnn.errors import CheckpointError
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from sparsercnn.cli import convert
-from sparsercnn.engine.checkpoint import CheckpointError, SafeCheckpointer, load_for_inference
+from sparsercnn.engine.checkpoint import SafeCheckpointer, load_for_inference
 from sparsercnn.engine.checkpoint_files import describe_run, read_metadata
 from sparsercnn.engine.setup import load_model_config
+from sparsercnn.errors import CheckpointError
 
 
 def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):

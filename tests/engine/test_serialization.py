@@ -10,7 +10,8 @@ import torch
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
 from torch import nn
 
-from sparsercnn.engine.checkpoint import CheckpointError, SafeCheckpointer
+from sparsercnn.engine.checkpoint import SafeCheckpointer
+from sparsercnn.errors import CheckpointError
 
 
 class Payload:

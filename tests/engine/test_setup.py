@@ -211,6 +211,42 @@ def test_settings_for_input_and_testing_are_checked_at_the_start(
         load(path, opts)
 
 
+@pytest.mark.parametrize(
+    "key, value",
+    [("WEIGHT_DECAY_NORM", "0.01"), ("WEIGHT_DECAY_BIAS", "0.0"), ("BIAS_LR_FACTOR", "2.0")],
+)
+def test_detectron2s_keys_for_norms_and_biases_have_no_effect(key, value):
+    with pytest.raises(ConfigError, match=f"SOLVER.{key} {value} has no effect.*NO_DECAY_NORM_B"):
+        load("quickstart/sparsercnn", [f"SOLVER.{key}", value])
+
+
+def test_precise_statistics_of_a_shared_mask_head_are_refused_at_the_start():
+    precise = ["TEST.PRECISE_BN.ENABLED", "True"]
+    with pytest.raises(ConfigError, match=r"batch norms that several stages share.*MASK\.SHARED"):
+        load("quickstart/queryinst", precise)
+    for opts in (
+        ["MODEL.SparseRCNN.MASK.SHARED", "False"],
+        ["MODEL.SparseRCNN.MASK.NORM", "GN"],
+        ["MODEL.SparseRCNN.DEEP_SUPERVISION", "False"],
+        ["MODEL.MASK_ON", "False"],
+    ):
+        load("quickstart/queryinst", precise + opts)
+
+
+def test_patience_needs_evaluations():
+    patient = ["SOLVER.PATIENCE", "2"]
+    periodic, in_epochs = ["TEST.EVAL_PERIOD", "50"], ["TEST.EVAL_EPOCHS", "1"]
+    for opts in (
+        [],  # the quickstart evaluates at the end alone
+        [*periodic, "DATASETS.TEST", "()"],
+        [*periodic, "TEST.BEST_METRIC", ""],
+    ):
+        with pytest.raises(ConfigError, match=r"PATIENCE 2 needs evaluations.*TEST\.EVAL_EPOCHS"):
+            load("quickstart/sparsercnn", patient + opts)
+    for opts in (periodic, in_epochs):
+        load("quickstart/sparsercnn", patient + opts)
+
+
 def test_data_sets_are_registered(write, monkeypatch):
     seen = []
     monkeypatch.setattr("sparsercnn.engine.setup.register_datasets", seen.extend)

@@ -6,11 +6,11 @@ from detectron2.config import get_cfg
 from torch import nn
 
 from sparsercnn import add_sparsercnn_config
+from sparsercnn.engine.param_groups import build_param_groups
 from sparsercnn.engine.solver import (
     build_gradient_clipper,
     build_lr_scheduler,
     build_optimizer,
-    build_param_groups,
     match_memory_format,
     scale_for_workers,
 )

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import nn
 
 from sparsercnn import add_sparsercnn_config
+from sparsercnn.cli.train import evaluate
 from sparsercnn.engine.setup import load_config
 from sparsercnn.engine.trainer import Trainer
 from sparsercnn.modeling.segmentation.sem_seg_inference import SemSegInference
@@ -451,17 +452,17 @@ def test_a_resumed_run_is_as_patient_as_without_interruption(cfg, tmp_path):
     _train(cfg, results=[30.0, 20.0], stop_at=5)
     _, rates = _train(cfg, resume=True, results=[25.0, 99.0])
     assert len(rates) == 2  # iterations 4 and 5, and the second evaluation without a better one
+    before = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    before["trainer"]["hooks"]["EarlyStopping"] = {"stopped": True}  # as was written once
+    torch.save(before, tmp_path / "model_final.pth")
     trainer, rates = _train(cfg, resume=True, results=[25.0])
     assert not rates and trainer.max_iter == 6  # it stays stopped
+    after = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    losses = [x["trainer"]["hooks"]["MetricsWriter"]["total_loss"] for x in (before, after)]
+    assert losses[0] == losses[1] and len(losses[0][1]) == 6
     cfg.SOLVER.PATIENCE = 3
     _, rates = _train(cfg, resume=True, results=[50.0, 1.0, 1.0, 1.0])
     assert len(rates) == 8 and _best(tmp_path) == (7, 50.0)
-
-
-def test_patience_needs_evaluations(cfg):
-    cfg.SOLVER.PATIENCE = 2
-    with pytest.raises(ValueError, match=r"PATIENCE 2 needs evaluations.*TEST\.EVAL_EPOCHS"):
-        ToyTrainer(cfg)
 
 
 def test_scaling_to_the_workers_happens_in_the_trainer(cfg):
@@ -608,6 +609,23 @@ def test_compilation_by_key(tiny_cfg, monkeypatch):
     tiny_cfg.MODEL.ACTIVATION_CHECKPOINT.BACKBONE = True
     Trainer.build_model(tiny_cfg)
     assert calls == [False, True]
+
+
+def test_evaluation_needs_nothing_that_training_alone_needs(squares, monkeypatch):
+    """Here, neither a compiler nor the names of what was frozen."""
+    monkeypatch.chdir(squares)
+
+    def refuse(*_, **__):
+        raise RuntimeError("there is no compiler")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    options = ["SOLVER.COMPILE", "True", "MODEL.FREEZE", "['nothing']", "MODEL.CHANNELS_LAST"]
+    cfg = load_config("tiny.yaml", [*options, "True", "MODEL.WEIGHTS", "model.pth"])
+    model = Trainer.build_for_evaluation(cfg)
+    weight = model.backbone.bottom_up.res3[0].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    torch.save({"model": model.state_dict()}, "model.pth")
+    assert "AP" in evaluate(cfg)["bbox"]
 
 
 @pytest.fixture

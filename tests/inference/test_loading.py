@@ -12,10 +12,10 @@ from detectron2.structures import Boxes, Instances
 
 import sparsercnn
 from sparsercnn.cli.train import evaluate, main
-from sparsercnn.engine.checkpoint import CheckpointError, SafeCheckpointer
+from sparsercnn.engine.checkpoint import SafeCheckpointer
 from sparsercnn.engine.checkpoint_files import describe_run
 from sparsercnn.engine.setup import load_config, load_model_config
-from sparsercnn.errors import ConfigError
+from sparsercnn.errors import CheckpointError, ConfigError
 
 
 @pytest.fixture

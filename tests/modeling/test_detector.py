@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList, PolygonMasks
@@ -110,6 +111,19 @@ def test_state_dict_round_trip_under_any_prefix(tiny_cfg):
     assert "module.init_proposal_boxes.weight" in state
     wrapped.load_state_dict(state)
     torch.testing.assert_close(other.state_dict(), model.state_dict())
+
+
+def test_detectron2s_own_checkpointer_leaves_out_what_does_not_fit(tiny_cfg, tmp_path):
+    tiny_cfg.MODEL.SparseRCNN.PROPOSALS.NAME = "dynamic"
+    saved = build_model(tiny_cfg)
+    torch.save({"model": saved.state_dict()}, tmp_path / "model.pth")
+    tiny_cfg.MODEL.SparseRCNN.NUM_PROPOSALS += 3
+    model = build_model(tiny_cfg)
+    before = model.proposals.init_proposal_boxes.weight.clone()
+    DetectionCheckpointer(model).load(str(tmp_path / "model.pth"))
+    assert torch.equal(model.proposals.init_proposal_boxes.weight, before)
+    weights = [x.head.head_series[0].self_attn.in_proj_weight for x in (model, saved)]
+    assert torch.equal(*weights)
 
 
 def test_gradient_reaches_every_parameter(tiny_cfg, make_input):

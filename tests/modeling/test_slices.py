@@ -186,6 +186,17 @@ def test_all_parts_of_an_object_join_its_whole_box():
     assert merge_in_three([first, front], [], [(whole, 0.5)]) == [(whole, 0.9), front]
 
 
+def test_of_one_slice_one_whole_object_joins():
+    windows = [(slice(0, 640), slice(0, 640)), (slice(0, 640), slice(512, 1152))]
+    left = detections((640, 640), [[300, 100, 630, 500]], [0.9], [0])  # ends near its cut
+    right = detections((640, 640), [[70, 120, 90, 200], [95, 300, 115, 420]], [0.8, 0.7], [0, 0])
+    merged = merge_slices([left, right], windows, (640, 1152))
+    assert merged.pred_boxes.tensor.tolist() == [[300, 100, 630, 500], [582, 120, 602, 200]]
+    # The most similar one joins, even if another one, in front of it, is better.
+    part, whole, front = ([20, 20, 100, 80], 0.9), ([20, 20, 140, 80], 0.5), ([60, 30, 95, 70], 0.8)
+    assert merge_in_three(left=[part], whole=[front, whole]) == [(whole[0], 0.9), front]
+
+
 SLICES = ["TEST.SLICES.ENABLED", "True", "TEST.SLICES.SIZE", "(40, 40)"]
 
 

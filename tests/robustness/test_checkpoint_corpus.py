@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from sparsercnn.engine.checkpoint import CheckpointError, load_for_inference
+from sparsercnn.engine.checkpoint import load_for_inference
 from sparsercnn.engine.checkpoint_files import read_metadata
+from sparsercnn.errors import CheckpointError
 
 MODEL = {"trunk": (4, 5), "class_logits": (5, 3)}
 PLAIN_STATE = (3, "<", None, None, None, -1, -1, 0)

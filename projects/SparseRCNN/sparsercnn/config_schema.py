@@ -736,7 +736,9 @@ TABLE = {
         "SOLVER.NESTEROV": THEIRS(FLAG, "of SGD, with a momentum"),
         "SOLVER.ADAM_BETAS": OWN((0.9, 0.999), Sequence(Number(0, below=1), 2, 2), "β of AdamW"),
         "SOLVER.ADAM_EPS": OWN(1e-8, SHARE, "ε of AdamW"),
-        "SOLVER.WEIGHT_DECAY": THEIRS(SHARE, "of all parameters"),
+        "SOLVER.WEIGHT_DECAY": THEIRS(
+            SHARE, "of all parameters, also norms, whatever WEIGHT_DECAY_NORM says"
+        ),
         "SOLVER.NO_DECAY_NORM_BIAS": OWN(
             False,
             FLAG,

@@ -176,6 +176,13 @@ def test_blocks_are_the_residual_ones(name, number):
     assert "Block" in type(backbone.blocks()[0]).__name__ or name == "resnet10t"
 
 
+def test_blocks_of_an_attention_neck_are_blocks_too(timm_cfg):
+    timm_cfg.MODEL.FPN.AGGREGATION = "mssa"
+    backbone = build_backbone(timm_cfg)
+    neck = [getattr(backbone, f"fpn_attention{level}") for level in (2, 3, 4, 5)]
+    assert blocks_of(backbone) == backbone.bottom_up.blocks() + neck
+
+
 def test_a_model_whose_blocks_are_not_known_is_refused():
     model = nn.Module()
     with torch.device("meta"):

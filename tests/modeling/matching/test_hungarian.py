@@ -5,7 +5,8 @@ import torch
 from torchvision.ops import generalized_box_iou
 
 from sparsercnn.modeling import HungarianMatcher, MatchingCost
-from sparsercnn.modeling.matching.costs import focal_cost, giou_cost, l1_cost, softmax_cost
+from sparsercnn.modeling.classification import focal_cost, softmax_cost
+from sparsercnn.modeling.matching.costs import giou_cost, l1_cost
 
 
 def random_boxes(*shape, size=100):

@@ -76,3 +76,20 @@ def test_a_detector_pads_its_images_and_trains_all_of_it(vit_cfg, make_input, in
 def test_the_channels_are_those_of_the_config(vit_cfg):
     vit_cfg.MODEL.FPN.OUT_CHANNELS = 40
     assert build_backbone(vit_cfg).output_shape()["p3"].channels == 40
+
+
+def test_a_segmentor_has_the_levels_that_its_head_reads(vit_cfg, danet_cfg):
+    danet_cfg.MODEL.BACKBONE.NAME = "build_vit_backbone"
+    danet_cfg.MODEL.VIT = vit_cfg.MODEL.VIT
+    danet_cfg.MODEL.FPN.OUT_CHANNELS = 8
+    for names, made in ((["p3"], ["p3"]), (["p6"], ["p5", "p6"])):
+        danet_cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = names
+        model = build_model(danet_cfg)
+        assert list(model.backbone.output_shape()) == made
+        labels = torch.randint(0, 4, (64, 64))
+        inputs = [{"image": torch.randint(0, 256, (3, 64, 64)), "sem_seg": labels}] * 2
+        sum(model(inputs).values()).backward()
+        assert [n for n, p in model.named_parameters() if p.grad is None] == []
+    danet_cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res4"]
+    with pytest.raises(ConfigError, match=r"IN_FEATURES is \['res4'\]; it must name maps .*'p6'"):
+        build_model(danet_cfg)

@@ -125,7 +125,7 @@ def evaluate(cfg, allow_unsafe=False):
     if is_exported(cfg.MODEL.WEIGHTS):
         model = load_exported_for(cfg)
     else:
-        model = Trainer.build_model(cfg)
+        model = Trainer.build_for_evaluation(cfg)
         load_for_inference(model, cfg.MODEL.WEIGHTS, allow_unsafe)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:

@@ -22,7 +22,7 @@ from .weights_check import (
     take_other_shapes,
 )
 
-__all__ = ["CheckpointError", "SafeCheckpointer", "load_for_inference"]
+__all__ = ["SafeCheckpointer", "load_for_inference"]
 
 
 class _TorchFiles(Checkpointer):

@@ -23,7 +23,7 @@ from ..modeling.slices import check_slices
 from ..modeling.tta import check_scale_ranges
 from .overrides import flatten
 
-__all__ = ["ConfigError", "check_batch", "check_config", "check_gpus", "require_augmentable"]
+__all__ = ["check_batch", "check_config", "check_gpus", "require_augmentable"]
 
 _ATTENTION_FPN = "build_resnet_attention_fpn_backbone"
 _DILATED = "build_dilated_resnet_backbone"
@@ -86,6 +86,7 @@ def check_config(cfg, defaults):
     check_recipes(cfg)
     _check_heads(cfg.MODEL)
     _check_norms(cfg.MODEL)
+    _check_decay(cfg.SOLVER, defaults.SOLVER)
     _check_solver(cfg)
     _check_test(cfg, defaults)
 
@@ -242,6 +243,16 @@ def _check_norms(model):
             )
 
 
+def _check_decay(solver, defaults):
+    for key in ("WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS", "BIAS_LR_FACTOR"):
+        if solver[key] != defaults[key]:
+            raise ConfigError(
+                f"SOLVER.{key} {solver[key]} has no effect here: norms and biases learn and decay "
+                "like all parameters; SOLVER.NO_DECAY_NORM_BIAS True takes them out of the decay. "
+                "Remove the setting."
+            )
+
+
 def _check_solver(cfg):
     solver = cfg.SOLVER
     for name in ("STEPS", "STEP_FRACTIONS"):
@@ -261,6 +272,14 @@ def _check_solver(cfg):
             "SOLVER.EMA.ENABLED True, which average the statistics of batch norms too. Set one of "
             "them to False."
         )
+    _check_precise_bn(cfg)
+    test = cfg.TEST
+    is_evaluated = test.EVAL_PERIOD > 0 or test.EVAL_EPOCHS is not None
+    if solver.PATIENCE > 0 and not (is_evaluated and test.BEST_METRIC and cfg.DATASETS.TEST):
+        raise ConfigError(
+            f"SOLVER.PATIENCE {solver.PATIENCE} needs evaluations: set DATASETS.TEST, "
+            "TEST.BEST_METRIC, and TEST.EVAL_PERIOD or TEST.EVAL_EPOCHS."
+        )
     for split in ("TRAIN", "TEST"):
         files, names = cfg.DATASETS[f"PROPOSAL_FILES_{split}"], cfg.DATASETS[split]
         if cfg.MODEL.LOAD_PROPOSALS and len(files) != len(names):
@@ -268,6 +287,22 @@ def _check_solver(cfg):
                 f"With MODEL.LOAD_PROPOSALS, DATASETS.PROPOSAL_FILES_{split} must have a file for "
                 f"each of DATASETS.{split}: it has {len(files)} for {len(names)}."
             )
+
+
+def _check_precise_bn(cfg):
+    """fvcore fails after the iterations before the first evaluation, or, without any before the
+    end, in the last one."""
+    sparse = cfg.MODEL.SparseRCNN
+    mask = sparse.MASK
+    with_masks = cfg.MODEL.META_ARCHITECTURE == "SparseRCNN" and cfg.MODEL.MASK_ON
+    # Without deep supervision, the one head is used once.
+    is_reused = mask.SHARED and sparse.DEEP_SUPERVISION and sparse.NUM_HEADS > 1
+    has_batch_norms = mask.NAME == "dynamic" and mask.NORM not in ("", "GN", "LN", "FrozenBN")
+    if cfg.TEST.PRECISE_BN.ENABLED and with_masks and is_reused and has_batch_norms:
+        raise ConfigError(
+            "TEST.PRECISE_BN.ENABLED True cannot measure batch norms that several stages share: "
+            "set it or MODEL.SparseRCNN.MASK.SHARED to False."
+        )
 
 
 def _check_test(cfg, defaults):

@@ -117,7 +117,8 @@ class EarlyStopping(HookBase):
 
     How many they are follows from the iteration of the best one, which :class:`BestCheckpointer`
     remembers, so that a resumed run stops where it would have stopped. A run that was stopped stays
-    stopped on ``--resume``, unless it is given more patience. Register it on all processes, after
+    stopped on ``--resume``, unless it is given more patience: its last iteration is that of an
+    evaluation, which :meth:`Trainer.before_train` takes up. Register it on all processes, after
     that hook.
     """
 
@@ -131,26 +132,14 @@ class EarlyStopping(HookBase):
         self.patience = patience
         self.period = period
         self.best = best
-        self.stopped = False
-
-    def before_train(self):
-        if self.stopped:
-            self.stopped = False
-            self._stop_if_stale(self.trainer.start_iter - 1)
 
     def after_step(self):
         next_iter = self.trainer.iter + 1
         if next_iter % self.period == 0 and next_iter != self.trainer.max_iter:
-            self._stop_if_stale(self.trainer.iter)
+            self._stop_if_stale()
 
-    def state_dict(self):
-        return {"stopped": self.stopped}
-
-    def load_state_dict(self, state_dict):
-        self.stopped = state_dict["stopped"]
-
-    def _stop_if_stale(self, iteration):
-        best = self.best
+    def _stop_if_stale(self):
+        best, iteration = self.best, self.trainer.iter
         is_stale = best is not None and best.best_iter is not None
         is_stale = is_stale and iteration - best.best_iter >= self.patience * self.period
         if not comm.all_gather(is_stale)[0]:  # of the main process
@@ -161,6 +150,5 @@ class EarlyStopping(HookBase):
                 f"evaluations was better than {best.metric} {best.best:.4f} after "
                 f"{best.best_iter + 1}, saved as {_FILE_NAME} (SOLVER.PATIENCE)."
             )
-        self.stopped = True
         self.trainer.max_iter = self.trainer.iter = iteration + 1  # as after the last iteration
         raise StopTraining

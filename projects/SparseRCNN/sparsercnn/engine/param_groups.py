@@ -92,22 +92,24 @@ def _with_layer_decay(decay, backbone, groups):
     return groups
 
 
-def describe_layer_decay(cfg, model):
+def describe_layer_decay(cfg, model, new=()):
     """The rates that SOLVER.LAYER_DECAY gives, for the log.
 
     Args:
         cfg (CfgNode): the whole config.
         model (nn.Module): the model.
+        new (sequence[str]): see :func:`build_param_groups`.
 
     Returns:
         str: a table of layers: their modules, number of parameters, learning rate as a factor on
-        BASE_LR, and after the warm-up.
+        BASE_LR, and after the warm-up; the lowest and the highest where there are several.
 
     Raises:
         ConfigError: see :func:`build_param_groups`.
     """
     layers, base_rate = layers_of(model.backbone), cfg.SOLVER.BASE_LR
-    rate_of = {p: group["lr"] for group in build_param_groups(cfg, model) for p in group["params"]}
+    groups = build_param_groups(cfg, model, new)
+    rate_of = {p: group["lr"] for group in groups for p in group["params"]}
     in_backbone = set(model.backbone.parameters())
     rows = {layer: [] for layer in range(max(layers.values()) + 1)}
     for name, parameter in model.named_parameters():
@@ -116,20 +118,25 @@ def describe_layer_decay(cfg, model):
     lines = []
     for part, found in rows.items():
         names = [_module_of(name) for name, _ in found] if part in layers.values() else []
-        rates = {rate_of[p] for _, p in found if p in rate_of}
-        rate = max(rates) if rates else None
+        rates = [rate_of[p] for _, p in found if p in rate_of]
         lines.append(
             [
                 part,
                 abbreviate(list(dict.fromkeys(names)), 2),
                 f"{sum(p.numel() for _, p in found):,}",
-                f"{rate / base_rate:.4g}" if rates else "frozen",
-                f"{rate:.4g}" if rates else "0",
+                _range(rate / base_rate for rate in rates) if rates else "frozen",
+                _range(rates) if rates else "0",
             ]
         )
     headers = ["layer", "modules", "parameters", "factor", "rate"]
     align = ("left", "left", "right", "right", "right")
     return tabulate(lines, headers, colalign=align, disable_numparse=True)
+
+
+def _range(values):
+    """One number, or the lowest and the highest of several."""
+    values = sorted(values)
+    return " to ".join(dict.fromkeys(f"{x:.4g}" for x in (values[0], values[-1])))
 
 
 def _module_of(name):

@@ -37,8 +37,8 @@ _NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 # What a run writes, the name of its last checkpoint last: until that is moved, --resume does not
 # start anew beside the rest.
 _FILES = (
-    "log.txt*", "metrics.json", "events.out.tfevents.*", "inference", "TTA",
-    "non_finite", "model_best.json", "model_*.pth", _TAG,
+    "log.txt*", "metrics.json", "metrics.csv", "events.out.tfevents.*", "trackers.json",
+    "environment.txt", "inference", "TTA", "non_finite", "model_best.json", "model_*.pth", _TAG,
 )  # fmt: skip
 _held = {}  # path of a lock -> its open file; closing any other of that path would give it up
 

@@ -17,13 +17,12 @@ from fvcore.common.param_scheduler import (
 from torch.nn.utils import clip_grad_norm_
 
 from ..errors import ConfigError
-from .param_groups import build_param_groups, describe_layer_decay
+from .param_groups import build_param_groups
 
 __all__ = [
     "build_gradient_clipper",
     "build_lr_scheduler",
     "build_optimizer",
-    "build_param_groups",
     "match_memory_format",
     "rate_factor",
     "scale_for_workers",
@@ -59,9 +58,6 @@ def build_optimizer(cfg, model, new=()):
         options = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
     else:
         raise ConfigError(f"SOLVER.OPTIMIZER is '{solver.OPTIMIZER}'; it must be ADAMW or SGD.")
-    if solver.LAYER_DECAY != 1:
-        table = describe_layer_decay(cfg, model)
-        logging.getLogger(__name__).info(f"SOLVER.LAYER_DECAY {solver.LAYER_DECAY}:\n{table}")
     if _clip_type(cfg) in ("norm", "value"):
         optimizer_class = maybe_add_gradient_clipping(cfg, optimizer_class)
     return optimizer_class(

@@ -8,7 +8,7 @@ import weakref
 from collections import OrderedDict
 
 import torch
-from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
+from detectron2.engine import DefaultTrainer, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.modeling import build_model
 from detectron2.solver.lr_scheduler import LRMultiplier
@@ -20,7 +20,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 
 from ..conversion.pretrained import load_pretrained, pretrained_source
 from ..data import build_test_loader, build_train_loader
-from ..errors import CheckpointError, ConfigError, abbreviate
+from ..errors import CheckpointError, abbreviate
 from ..evaluation import LOWER_IS_BETTER, build_evaluator
 from ..inference import prepare_for_inference
 from ..modeling import SparseRCNNWithTTA
@@ -29,8 +29,10 @@ from ..modeling.compilation import compile_for_training
 from ..modeling.freezing import freeze
 from .checkpoint_files import describe_run, read_metadata
 from .config_check import require_augmentable
+from .data_parallel import distribute
 from .hooks import BestCheckpointer, EarlyStopping, StopTraining
 from .interruption import deferred
+from .param_groups import describe_layer_decay
 from .run_folder import changed_keys, remove_latest
 from .run_hooks import Checkpoints, Evaluation, MetricsWriter, StopOnSignal
 from .schedule import schedule_in_iterations
@@ -73,10 +75,7 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         cfg = schedule_in_iterations(cfg, getattr(data_loader, "images_per_epoch", None))
-        on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
-        # Not the local rank: a launcher may show each process its own GPU alone.
-        device_ids = [torch.cuda.current_device()] if on_gpu else None
-        model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
+        model = distribute(cfg, model)
         bare_model = getattr(model, "module", model)
         self.average = WeightAverage(cfg, bare_model) if cfg.SOLVER.EMA.ENABLED else None
         self._trainer = TrainStep(cfg, model, data_loader, optimizer, average=self.average)
@@ -135,6 +134,7 @@ class Trainer(DefaultTrainer):
             self._name_changes(rest)
         elif with_rates:
             self._set_rates_of_new(new or self.checkpointer.new_weights)
+        self._log_layer_decay()
 
     def _load_backbone(self):
         """Load MODEL.TIMM.PRETRAINED or MODEL.VIT.PRETRAINED, unless there is MODEL.WEIGHTS.
@@ -160,6 +160,13 @@ class Trainer(DefaultTrainer):
         self.checkpointer.metadata[_NEW] = list(names)  # for a resumed run
         self.optimizer = self.build_optimizer(self.cfg, self.checkpointer.model, names)
         self.scheduler = self.build_lr_scheduler(self.cfg, self.optimizer)
+
+    def _log_layer_decay(self):
+        decay = self.cfg.SOLVER.LAYER_DECAY
+        if decay != 1:
+            new = self.checkpointer.metadata.get(_NEW, ())
+            table = describe_layer_decay(self.cfg, self.checkpointer.model, new)
+            logging.getLogger(__name__).info(f"SOLVER.LAYER_DECAY {decay}:\n{table}")
 
     def train(self):
         """
@@ -254,11 +261,6 @@ class Trainer(DefaultTrainer):
             )
             built.append(best)
         if self.cfg.SOLVER.PATIENCE > 0:
-            if not (metric and test_sets and period > 0):
-                raise ConfigError(
-                    f"SOLVER.PATIENCE {self.cfg.SOLVER.PATIENCE} needs evaluations: set "
-                    "DATASETS.TEST, TEST.BEST_METRIC, and TEST.EVAL_PERIOD or TEST.EVAL_EPOCHS."
-                )
             built.append(EarlyStopping(self.cfg.SOLVER.PATIENCE, period, best))
         if self.cfg.TEST.AUG.ENABLED:
             built.append(Evaluation(0, self._test_augmented))
@@ -323,6 +325,8 @@ class Trainer(DefaultTrainer):
 
     def load_state_dict(self, state_dict):
         base_lrs = self.scheduler.base_lrs
+        # Older checkpoints have a state of this hook, which has none any more.
+        state_dict.get("hooks", {}).pop("EarlyStopping", None)
         TrainerBase.load_state_dict(self, state_dict)
         if "_trainer" in state_dict:
             self._trainer.load_state_dict(state_dict["_trainer"])
@@ -339,20 +343,27 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg):
-        """Build the model, and apply MODEL.FREEZE, MODEL.CHANNELS_LAST, MODEL.ACTIVATION_CHECKPOINT
-        and SOLVER.COMPILE. Its size is logged, not its layers as by detectron2's trainer."""
-        model = build_model(cfg)
-        number = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-        logging.getLogger(__name__).info(f"{type(model).__name__}, {number:.1f} M parameters.")
+        """:meth:`build_for_evaluation`, with MODEL.FREEZE, MODEL.ACTIVATION_CHECKPOINT and
+        SOLVER.COMPILE."""
+        model = cls.build_for_evaluation(cfg)
         freeze(model, cfg.MODEL.FREEZE)
-        if cfg.MODEL.CHANNELS_LAST:
-            # A convolution follows its weight, whatever the layout of the images.
-            model.to(memory_format=torch.channels_last)
         if cfg.SOLVER.COMPILE:
             # Before activation checkpointing, which then recomputes by compiled code.
             compile_for_training(model, blockwise=cfg.MODEL.ACTIVATION_CHECKPOINT.BACKBONE)
         recompute = cfg.MODEL.ACTIVATION_CHECKPOINT
         checkpoint_activations(model, backbone=recompute.BACKBONE, head=recompute.HEAD)
+        return model
+
+    @classmethod
+    def build_for_evaluation(cls, cfg):
+        """Build the model as MODEL.CHANNELS_LAST lays it out in memory, without what training alone
+        needs. Its size is logged, not its layers as by detectron2's trainer."""
+        model = build_model(cfg)
+        number = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        logging.getLogger(__name__).info(f"{type(model).__name__}, {number:.1f} M parameters.")
+        if cfg.MODEL.CHANNELS_LAST:
+            # A convolution follows its weight, whatever the layout of the images.
+            model.to(memory_format=torch.channels_last)
         return model
 
     # The builders that DefaultTrainer calls.

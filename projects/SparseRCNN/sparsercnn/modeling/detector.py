@@ -115,7 +115,8 @@ class SparseRCNN(nn.Module):
             "test_size_bucket": cfg.TEST.SIZE_BUCKET,
         }
 
-    # Where the state dict has their weights, and fvcore looks for them if a shape does not fit.
+    # Where the state dict has their weights: detectron2's own DetectionCheckpointer looks for the
+    # owner of a weight whose shape does not fit by its name there.
     init_proposal_boxes = property(attrgetter("proposals.init_proposal_boxes"))
     init_proposal_features = property(attrgetter("proposals.init_proposal_features"))
     expert_weights = property(attrgetter("proposals.expert_weights"))

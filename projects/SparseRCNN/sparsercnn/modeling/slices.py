@@ -169,7 +169,7 @@ def merge_slices(found, windows, size, merge_thresh=0.5, max_detections=1000):
     for them, it is relative to their union. If the best box of a group ends there, the group also
     takes the other parts of its best box that does not. It becomes one detection, with the best
     score and the box of the best one that no window cuts; if all are cut, with the box around them.
-    Detections of one window are never merged: that is the model's part.
+    Of one window, at most one detection that is no part and all that are parts join a group.
 
     Args:
         found (list[Instances]): on the CPU, in pixels of each window: `pred_boxes`, `scores`,
@@ -240,23 +240,30 @@ def _groups(boxes, classes, window, is_part, order, thresh):
     steps it is faster."""
     area = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(1)
 
-    def matches(one, others):
+    def compare(one, others):
+        """Which others match one box, and their IoU with it."""
         low = np.maximum(boxes[one, :2], boxes[others, :2])
         high = np.minimum(boxes[one, 2:], boxes[others, 2:])
         common = (high - low).clip(0).prod(1)
         smaller = np.minimum(area[one], area[others])
         union = area[one] + area[others] - common
         base = np.where(is_part[one] | is_part[others], smaller, union).clip(1e-9)
-        return (classes[others] == classes[one]) & (common / base > thresh)
+        matches = (classes[others] == classes[one]) & (common / base > thresh)
+        return matches, common / union.clip(1e-9)
 
     left, groups = order, []
     while len(left):
         best, others = left[0], left[1:]
         elsewhere = window[others] != window[best]
-        joins = elsewhere & matches(best, others)
+        matches, iou = compare(best, others)
+        joins = elsewhere & matches
+        # In one window, those that are no parts are several objects: the most similar one joins.
+        whole = np.flatnonzero(joins & ~is_part[others])
+        whole = whole[np.argsort(-iou[whole], kind="stable")]
+        joins[np.delete(whole, np.unique(window[others[whole]], return_index=True)[1])] = False
         if is_part[best]:  # other parts of the object need not overlap with this one
-            for whole in others[joins & ~is_part[others]][:1]:
-                joins |= elsewhere & is_part[others] & matches(whole, others)
+            for seen_whole in others[joins & ~is_part[others]][:1]:
+                joins |= elsewhere & is_part[others] & compare(seen_whole, others)[0]
         groups.append([int(best), *others[joins].tolist()])
         left = others[~joins]
     return groups

@@ -16,11 +16,10 @@ def bottom_up_of(backbone):
 
 
 def blocks_of(backbone):
-    """The residual blocks (list[nn.Module]) of a backbone, with or without a neck."""
+    """The residual blocks (list[nn.Module]) of a backbone and of its neck, if it has one."""
     bottom_up = bottom_up_of(backbone)
-    if isinstance(bottom_up, TimmBackbone):
-        return bottom_up.blocks()
-    return [x for x in backbone.modules() if isinstance(x, CNNBlockBase | ViTBlock)]
+    of_timm = bottom_up.blocks() if isinstance(bottom_up, TimmBackbone) else []
+    return of_timm + [x for x in backbone.modules() if isinstance(x, CNNBlockBase | ViTBlock)]
 
 
 def layers_of(backbone):

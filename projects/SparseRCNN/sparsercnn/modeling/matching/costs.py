@@ -9,20 +9,12 @@ from dataclasses import dataclass, field
 import torch
 
 from ..boxes import pairwise_giou
-from ..classification import (
-    FocalClassification,
-    SoftmaxClassification,
-    build_classification,
-    focal_cost,
-    softmax_cost,
-)
+from ..classification import FocalClassification, SoftmaxClassification, build_classification
 
 __all__ = [
     "LossWeights",
     "MatchingCost",
     "build_matching_cost",
-    "focal_cost",
-    "softmax_cost",
     "l1_cost",
     "giou_cost",
 ]

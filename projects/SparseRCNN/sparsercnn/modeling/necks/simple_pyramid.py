@@ -16,23 +16,25 @@ from ..backbones.vit import ViT
 
 __all__ = ["SimpleFeaturePyramid", "build_vit_backbone"]
 
-_STRIDES = (4, 8, 16, 32)
+_LEVELS = (2, 3, 4, 5)
 
 
 class SimpleFeaturePyramid(Backbone):
-    """p2 ... p5, of strides 4 to 32, each from the last map of a plain backbone alone, and p6, a
-    stride-2 max pool of p5.
+    """p2 ... p5, of strides 4 to 32, or some of them, each from the last map of a plain backbone
+    alone; with p5 also p6, a stride-2 max pool of it.
 
     Finer levels are made by deconvolutions of stride 2 that halve the channels, with layer norm and
     GELU between them, coarser ones by max pooling; then come a 1x1 and a 3x3 convolution to C
     channels, each with a layer norm over channels.
     """
 
-    def __init__(self, bottom_up, out_channels):
+    def __init__(self, bottom_up, out_channels, levels=_LEVELS):
         """
         Args:
             bottom_up (Backbone): computes one map, whose stride is a power of two.
             out_channels (int): C.
+            levels (sequence[int]): i for each p_i to build, ascending. Several processes cannot
+                train a level that nothing reads: its weights have no gradient to exchange.
 
         Raises:
             ConfigError: the stride is none.
@@ -46,18 +48,19 @@ class SimpleFeaturePyramid(Backbone):
                 "patch size are made to fit."
             )
         self.bottom_up = bottom_up
-        self.levels = [int(math.log2(stride)) for stride in _STRIDES]
-        for level, stride in zip(self.levels, _STRIDES, strict=True):
-            self.add_module(f"level{level}", _level(shape, stride, out_channels))
-        self.top_block = LastLevelMaxPool()
+        self.levels = list(levels)
+        for level in self.levels:
+            self.add_module(f"level{level}", _level(shape, 2**level, out_channels))
+        self.top_block = LastLevelMaxPool() if _LEVELS[-1] in self.levels else None
         # Read by Backbone.output_shape.
-        self._out_feature_strides = {f"p{x}": 2**x for x in [*self.levels, self.levels[-1] + 1]}
+        made = self.levels if self.top_block is None else [*self.levels, _LEVELS[-1] + 1]
+        self._out_feature_strides = {f"p{x}": 2**x for x in made}
         self._out_features = list(self._out_feature_strides)
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
 
     @property
     def size_divisibility(self):
-        return math.lcm(_STRIDES[-1], max(self.bottom_up.size_divisibility, 1))
+        return math.lcm(2 ** self.levels[-1], max(self.bottom_up.size_divisibility, 1))
 
     def forward(self, x):
         """
@@ -65,11 +68,13 @@ class SimpleFeaturePyramid(Backbone):
             x: (B, 3, height, width), of sides that `size_divisibility` divides.
 
         Returns:
-            dict[str, Tensor]: "p2" ... "p6", finest first, each (B, C, H, W).
+            dict[str, Tensor]: of `levels`, finest first, then "p6" if it is there; (B, C, H, W).
         """
         x = self.bottom_up(x)[self.in_feature]
         levels = [getattr(self, f"level{level}")(x) for level in self.levels]
-        return dict(zip(self._out_features, levels + self.top_block(levels[-1]), strict=True))
+        if self.top_block is not None:
+            levels += self.top_block(levels[-1])
+        return dict(zip(self._out_features, levels, strict=True))
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -106,9 +111,23 @@ def build_vit_backbone(cfg, input_shape):
         input_shape (ShapeSpec): shape of the image.
 
     Returns:
-        Backbone: with outputs "p2" ... "p6".
+        Backbone: with outputs "p2" ... "p6"; for a `SemanticSegmentor` with the levels that
+        MODEL.SEM_SEG_HEAD.IN_FEATURES names.
 
     Raises:
-        ConfigError: see :class:`~sparsercnn.modeling.backbones.vit.ViT`.
+        ConfigError: IN_FEATURES names another map; or see
+            :class:`~sparsercnn.modeling.backbones.vit.ViT`.
     """
-    return SimpleFeaturePyramid(ViT(cfg, input_shape), cfg.MODEL.FPN.OUT_CHANNELS)
+    is_segmentor = cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"
+    levels = _levels_read(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES) if is_segmentor else _LEVELS
+    return SimpleFeaturePyramid(ViT(cfg, input_shape), cfg.MODEL.FPN.OUT_CHANNELS, levels)
+
+
+def _levels_read(names):
+    levels = {**{f"p{x}": x for x in _LEVELS}, f"p{_LEVELS[-1] + 1}": _LEVELS[-1]}
+    if not names or not levels.keys() >= set(names):
+        raise ConfigError(
+            f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(names)}; it must name maps of the simple "
+            f"feature pyramid, {list(levels)}."
+        )
+    return sorted({levels[name] for name in names})
