@@ -109,8 +109,8 @@ def start_run(cfg, args):
         if device.startswith("cuda"):
             device += f" ({torch.cuda.get_device_name()})"
         logger.info(
-            f"PyTorch {torch.__version__} on {device}, {comm.get_world_size()} processes, "
-            f"{torch.get_num_threads()} threads each; more in {output}/environment.txt."
+            f"PyTorch {torch.__version__} on {device}; processes: {comm.get_world_size()}, threads "
+            f"of each: {torch.get_num_threads()}; more in {output}/environment.txt."
         )
         source = find_config(args.config_file) if args.config_file else "the checkpoint's config"
         opts = f" with {' '.join(map(str, args.opts))}" if args.opts else ""
