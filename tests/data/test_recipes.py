@@ -270,6 +270,47 @@ def test_other_images_are_of_the_part_that_is_trained_on(cfg, drawn):
     assert len(classes) <= 2, "one of three images"
 
 
+def test_an_unusable_image_is_replaced_by_one_of_the_part_that_is_trained_on(cfg, drawn, tmp_path):
+    cfg.DATALOADER.SAMPLER_TRAIN = "RandomSubsetTrainingSampler"
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.67
+    cfg.DATASETS.SKIP_INVALID = True
+    entry = drawn("rectangles")
+
+    def seen():
+        batches = itertools.islice(loader_of(cfg, entry), 6)
+        return {sample["image_id"] for batch in batches for sample in batch}
+
+    part = seen()
+    assert len(part) == 2
+    broken = min(part)
+    (tmp_path / f"rectangles{broken}.png").write_bytes(b"no image")
+    assert seen() == part - {broken}
+
+
+@pytest.mark.parametrize(
+    "recipe", ["COPY_PASTE", pytest.param("ALBUMENTATIONS", marks=needs_albumentations)]
+)
+def test_masks_that_cannot_be_drawn_are_left_out_of_models_without_masks(cfg, drawn, recipe):
+    entry = drawn("rectangles")
+    path = entry.removeprefix("coco:").partition("@")[0]
+    with open(path) as file:
+        content = json.load(file)
+    rle = {"size": [7, 7], "counts": [49]}
+    for annotation, segmentation in zip(
+        content["annotations"], [[[9, 9, 40, 30]], rle] * 3, strict=True
+    ):
+        annotation["segmentation"] = segmentation
+    with open(path, "w") as file:
+        json.dump(content, file)
+    if recipe == "COPY_PASTE":
+        cfg.INPUT.COPY_PASTE.ENABLED, cfg.INPUT.COPY_PASTE.PROB = True, 1.0
+    else:
+        cfg.INPUT.ALBUMENTATIONS = [{"name": "HorizontalFlip", "p": 0.5}]
+    cfg.DATASETS.SKIP_INVALID = True
+    for batch in itertools.islice(loader_of(cfg, entry), 3):
+        assert all(len(sample["instances"]) >= 2 for sample in batch)
+
+
 def test_detectron2s_own_loader_takes_the_mapper(cfg, drawn):
     cfg.INPUT.MOSAIC.ENABLED, cfg.INPUT.MOSAIC.PROB = True, 1.0
     entry = drawn("rectangles")

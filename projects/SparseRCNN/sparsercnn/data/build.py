@@ -58,10 +58,11 @@ def build_train_loader(cfg):
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     sampler = _build_sampler(cfg, records, seed)
     mapper = _build_mapper(cfg, is_train=True)
+    sampled = _sampled(dataset, sampler)
     if isinstance(mapper, SparseRCNNDatasetMapper):
-        mapper.others = _sampled(dataset, sampler)
+        mapper.others = sampled
     if cfg.DATASETS.SKIP_INVALID:
-        mapper = _ReplaceUnusable(mapper, dataset)
+        mapper = _ReplaceUnusable(mapper, sampled)
     return TrainLoader(
         dataset,
         mapper,

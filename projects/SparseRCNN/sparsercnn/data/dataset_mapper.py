@@ -22,6 +22,7 @@ from .recipes import (
     build_test_augmentations,
     large_scale_jitter,
 )
+from .segmentations import mask_problem
 from .slivers import LOST, tracked_instances
 
 __all__ = ["SparseRCNNDatasetMapper", "build_train_augmentations"]
@@ -89,10 +90,11 @@ class SparseRCNNDatasetMapper(DatasetMapper):
             ImportError: the config asks for cropping of masks, and shapely is not installed.
         """
         crops = cfg.INPUT.CROP.ENABLED or cfg.INPUT.LSJ.ENABLED
-        if is_train and cfg.MODEL.MASK_ON and crops and not find_spec("shapely"):
+        has_masks = cfg.MODEL.MASK_ON or cfg.INPUT.COPY_PASTE.ENABLED
+        if is_train and has_masks and crops and not find_spec("shapely"):
             raise ImportError(
-                "INPUT.CROP.ENABLED and LSJ.ENABLED with MODEL.MASK_ON crop polygons, which needs "
-                "the package shapely: pip install shapely."
+                "INPUT.CROP.ENABLED and LSJ.ENABLED with MODEL.MASK_ON or INPUT.COPY_PASTE.ENABLED "
+                "crop polygons, which needs the package shapely: pip install shapely."
             )
         options = super().from_config(cfg, is_train)
         if not is_train:
@@ -195,6 +197,11 @@ class SparseRCNNDatasetMapper(DatasetMapper):
             )
         annotations = [x for x in dataset_dict["annotations"] if not x.get("iscrowd", 0)]
         dataset_dict[LOST] = 0
+        if not self.use_instance_mask:  # otherwise, they were checked when they were read
+            for annotation in annotations:
+                segmentation = annotation.get("segmentation")
+                if segmentation and mask_problem(segmentation, *image.shape[1::-1]):
+                    del annotation["segmentation"]
         if self.with_pasted_masks:
             for annotation in annotations:
                 annotation["segmentation"] = annotation.get("segmentation") or _outline(annotation)
