@@ -195,6 +195,38 @@ def test_a_case_worked_by_hand(dataset, tmp_path, backend, caplog, monkeypatch):
     assert written[0]["bbox"] == [10, 10, 20, 20]
 
 
+@pytest.mark.parametrize("backend", ["auto", "pycocotools"])
+@pytest.mark.parametrize("ids", [[0, 1, 2], [-3, -2, -1], ["t0", "t1", "t2"]])
+def test_ids_that_are_not_above_0_count_like_others(dataset, ids, backend):
+    boxes = [[10.0 * i, 10.0 * i, 10.0, 20.0] for i in range(3)]
+    name = dataset([(i, 0, box) for i, box in enumerate(boxes)], num_images=3)
+    path = MetadataCatalog.get(name).json_file
+    with open(path) as file:
+        content = json.load(file)
+    for annotation, number in zip(content["annotations"], ids, strict=True):
+        annotation["id"] = number
+    with open(path, "w") as file:
+        json.dump(content, file)
+    found = [_detections((0, 0.9, [x, y, x + w, y + h])) for x, y, w, h in boxes]
+    results = _evaluate(COCOEvaluator(name, backend=backend), *found)["bbox"]
+    assert results["AP-cat"] == pytest.approx(100)
+
+
+def test_images_may_have_text_as_id(dataset):
+    name = dataset([(0, 0, [10, 10, 20, 20])])
+    path = MetadataCatalog.get(name).json_file
+    with open(path) as file:
+        content = json.load(file)
+    content["images"][0]["id"] = content["annotations"][0]["image_id"] = "a"
+    with open(path, "w") as file:
+        json.dump(content, file)
+    evaluator = COCOEvaluator(name)
+    evaluator.reset()
+    found = _detections((0, 0.9, [10.0, 10.0, 30.0, 30.0]))
+    evaluator.process([{"image_id": "a"}], [{"instances": found}])
+    assert evaluator.evaluate()["bbox"]["AP-cat"] == pytest.approx(100)
+
+
 def test_one_class_has_its_ap_too(dataset):
     name = dataset([(0, 0, [10, 10, 20, 20])], names=("cell",))
     results = _evaluate(COCOEvaluator(name), _detections((0, 0.9, [10.0, 10.0, 30.0, 30.0])))

@@ -1,6 +1,8 @@
 """COCO's average precision, with the fastest implementation that gives the same numbers."""
 
+import contextlib
 import copy
+import io
 import itertools
 import json
 import os
@@ -50,10 +52,23 @@ class COCOEvaluator(Detectron2COCOEvaluator):
         except json.JSONDecodeError as error:  # of a file that no loader has checked
             path = self._metadata.json_file
             raise DataError(f"{path}: malformed json: {error}. Correct the file.") from error
-        for x in self._coco_api.anns.values():  # what many files lack
+        self._eval_class = _eval_class(backend)
+        self._complete_ground_truth()
+
+    def _complete_ground_truth(self):
+        """Fill in what many files lack, and make ids such as COCO's API counts with."""
+        annotations = self._coco_api.dataset.get("annotations", ())
+        for x in annotations:
             x.setdefault("iscrowd", 0)
             x.setdefault("area", default_area(x["bbox"]))
-        self._eval_class = _eval_class(backend)
+        if any(isinstance(x["id"], str) or x["id"] <= 0 for x in annotations):
+            # A detection is right if the id of its object is above 0.
+            for number, x in enumerate(annotations, start=1):
+                x["id"], x["id_in_file"] = number, x["id"]
+            with contextlib.redirect_stdout(io.StringIO()):
+                self._coco_api.createIndex()
+        if any(isinstance(x, str) for x in self._coco_api.imgs):
+            self._eval_class = COCOeval  # faster-coco-eval wants numbers
 
     def _eval_predictions(self, predictions, img_ids=None):
         results = list(itertools.chain.from_iterable(x["instances"] for x in predictions))
@@ -96,8 +111,8 @@ class COCOEvaluator(Detectron2COCOEvaluator):
                 problem = mask_problem(x["segmentation"], *size)
             if problem:
                 raise DataError(
-                    f"{self._metadata.json_file}: annotation id {x['id']}: {problem}. Correct it, "
-                    "or remove the annotation."
+                    f"{self._metadata.json_file}: annotation id {x.get('id_in_file', x['id'])}: "
+                    f"{problem}. Correct it, or remove the annotation."
                 )
 
     def _restore_category_ids(self, results):
