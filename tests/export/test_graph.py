@@ -1,8 +1,11 @@
 """The graph that is traced finds what the model finds, before it is traced."""
 
+import pytest
 import torch
+from detectron2.modeling import build_model
 
-from sparsercnn.export.exporters import build_graph
+from sparsercnn.errors import ExportError
+from sparsercnn.export.exporters import build_graph, trace
 from sparsercnn.export.runtimes import ExportedModel
 
 
@@ -28,3 +31,18 @@ def test_masks_of_the_graph(small, pictures):
             assert expected.pred_masks.any() and not expected.pred_masks.all()
             different = found.pred_masks != expected.pred_masks
             assert different.float().mean() < 1e-3
+
+
+def test_images_of_one_channel_are_traced(small):
+    cfg, _ = small("sparsercnn")
+    cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = "L", [127.5], [60.0]
+    program = trace(build_graph(build_model(cfg).eval()))
+    images = torch.zeros(1, 1, 96, 128, dtype=torch.uint8)
+    assert program.module()(images, torch.tensor([[96, 128]]))[0].shape[-1] == 4
+
+
+def test_a_cascade_with_another_pooler_is_refused(small):
+    cfg, _ = small("cascade")
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE = "ROIPool"
+    with pytest.raises(ExportError, match="a POOLER_TYPE other than ROIAlign"):
+        build_graph(build_model(cfg).eval())

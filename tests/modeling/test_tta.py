@@ -6,6 +6,7 @@ from torch import nn
 from torchvision.ops import box_iou
 
 from sparsercnn import SparseRCNNWithTTA
+from sparsercnn.modeling import tta
 from sparsercnn.modeling.tta import augmentation_sizes, soft_vote
 
 
@@ -39,6 +40,23 @@ def test_soft_vote_is_the_greedy_procedure():
     torch.testing.assert_close(merged[1], torch.tensor([x[0] for x in expected]))
     assert merged[2].tolist() == [x[1] for x in expected]
     torch.testing.assert_close(merged[0], torch.tensor([x[2] for x in expected]))
+
+
+def test_a_detection_that_only_the_nms_finds_similar_does_not_move_the_best(monkeypatch):
+    """The NMS of large GPUs adds offsets to boxes, which round their IoUs."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60], [50, 50, 60, 66]])
+    scores, classes = torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.int64)
+    monkeypatch.setattr(tta, "batched_nms", lambda *_: torch.tensor([0, 1]))  # IoU 0.625
+    mean, score, _ = soft_vote(boxes, scores, classes, iou_thresh=0.63, min_score=0.5)
+    assert mean[0].tolist() == [0, 0, 10, 10]
+    assert mean[1, 3] == pytest.approx((0.8 * 60 + 0.7 * 66) / 1.5)
+    assert score.tolist() == pytest.approx([0.9, 0.8])
+
+
+def test_a_group_of_scores_0_keeps_its_box():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]])
+    mean, _, _ = soft_vote(boxes, torch.tensor([0.5, 0]), torch.zeros(2).long(), iou_thresh=0.5)
+    assert torch.equal(mean, boxes)
 
 
 def test_soft_vote_of_nothing():

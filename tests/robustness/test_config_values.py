@@ -57,7 +57,8 @@ MODEL.SparseRCNN.CLASS_WEIGHT | -2.0 | from 0
 MODEL.SparseRCNN.CLASS_WEIGHTS | (1.0, 0.0) | each a number above 0
 MODEL.SparseRCNN.NO_OBJECT_WEIGHT | 0 | above 0
 MODEL.SparseRCNN.ALPHA | -1 | from 0 to 1
-MODEL.SparseRCNN.GAMMA | 1e999 | from 0 to 100
+MODEL.SparseRCNN.GAMMA | 1e999 | from 1 to 100, or 0
+MODEL.SparseRCNN.GAMMA | 0.5 | from 1 to 100, or 0
 MODEL.SparseRCNN.PRIOR_PROB | 0 | above 0 and below 1
 MODEL.SparseRCNN.PRIOR_PROB | 1.0 | above 0 and below 1
 MODEL.SparseRCNN.SCORE_THRESH_TEST | 2 | from 0 to 1

@@ -125,7 +125,11 @@ TABLE = {
             'sigmoid focal loss; False: softmax cross-entropy with a "no object" class',
         ),
         "MODEL.SparseRCNN.ALPHA": OWN(0.25, SHARE, "α of the focal loss"),
-        "MODEL.SparseRCNN.GAMMA": OWN(2.0, Number(0, 100), "γ of the focal loss"),
+        "MODEL.SparseRCNN.GAMMA": OWN(
+            2.0,
+            Either(Number(1, 100), Number(0, 0)),
+            "γ of the focal loss; between 0 and 1, gradients of certain predictions are not finite",
+        ),
         "MODEL.SparseRCNN.PRIOR_PROB": OWN(
             0.01, Number(above=0, below=1), "p, initial score of every class"
         ),

@@ -96,6 +96,8 @@ class Number(_Values):
 
     @property
     def allowed(self):
+        if self.low is not None and self.low == self.high:
+            return f"{self.low:g}"
         if self.low is not None and self.high is not None:
             return f"a number{_span(self.low, self.high)}"
         words = [f"above {self.above:g}"] if self.above is not None else []

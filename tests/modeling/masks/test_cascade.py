@@ -163,6 +163,17 @@ def test_inference_averages_the_probabilities_of_the_masks(cascade_cfg):
     assert second.pred_masks.shape == (0, 1, 2, 2)
 
 
+def test_boxes_are_not_rounded_to_maps_in_half_precision(cascade_cfg):
+    heads = build_model(cascade_cfg).roi_heads.eval()
+    box = Boxes(torch.tensor([[1027.0, 1029, 1093, 1099]]))
+    features = {f"p{i}": torch.randn(1, 16, 1280 >> i, 1280 >> i).bfloat16() for i in range(2, 6)}
+    whole = {name: x.float() for name, x in features.items()}
+    assert torch.equal(heads._pool_masks(features, [box]), heads._pool_masks(whole, [box]))
+    proposals = [Instances((1280, 1280), proposal_boxes=box)]
+    scores = [heads._forward_box(x, proposals)[0].scores for x in (features, whole)]
+    assert torch.equal(*scores)
+
+
 def test_inference_averages_the_logits_of_the_classes(cascade_cfg, monkeypatch):
     heads = build_model(cascade_cfg).roi_heads.eval()
     logits = torch.tensor([[6.0, 0, 0, 0], [0, 3.0, 0, 0], [0, 0, 0, 0]])
@@ -171,7 +182,7 @@ def test_inference_averages_the_logits_of_the_classes(cascade_cfg, monkeypatch):
     )
     proposals = Instances((64, 64))
     proposals.proposal_boxes = Boxes(torch.tensor([[5.0, 5, 30, 40]]))
-    (found,) = heads._forward_box({f"p{i}": None for i in range(2, 6)}, [proposals])
+    (found,) = heads._forward_box({f"p{i}": torch.zeros(1) for i in range(2, 6)}, [proposals])
     expected = torch.tensor([2.0, 1, 0, 0]).softmax(0)[:3]
     torch.testing.assert_close(found.scores, expected)
     assert found.pred_classes.tolist() == [0, 1, 2]

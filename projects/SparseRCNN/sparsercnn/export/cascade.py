@@ -5,6 +5,7 @@ detections per image, A anchors per position; H, W size of the batch.
 """
 
 import torch
+from detectron2.layers import ROIAlign
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import CascadeROIHeads
@@ -184,6 +185,9 @@ def _require_supported(model):
             problems.append("TEST.DETECTIONS_PER_IMAGE without a limit")
         if heads.mask_on and heads.mask_pooler is None:
             problems.append("MODEL.ROI_MASK_HEAD.POOLER_TYPE ''")
+        poolers = [heads.box_pooler, *([heads.mask_pooler] if heads.mask_on else [])]
+        if any(not isinstance(x, ROIAlign) for p in poolers if p for x in p.level_poolers):
+            problems.append("a POOLER_TYPE other than ROIAlign and ROIAlignV2")
     if type(rpn) is not RPN or type(rpn.anchor_generator) is not DefaultAnchorGenerator:
         problems.append(
             f"proposals by {type(rpn).__name__}, not by RPN with DefaultAnchorGenerator"

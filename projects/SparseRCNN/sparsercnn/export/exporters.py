@@ -108,7 +108,7 @@ def trace(graph, dtype=torch.uint8):
         ExportError: the exporter cannot follow the code of a model of timm.
     """
     B, H, W = _EXAMPLE_SIZE
-    images = torch.zeros(B, 3, H, W, dtype=dtype)
+    images = torch.zeros(B, len(graph.model.pixel_mean), H, W, dtype=dtype)
     sizes = torch.tensor([[H, W], [H - 20, W - 30]])
     batch = torch.export.Dim("batch", min=1)
     least = smallest_side(graph.model)

@@ -36,7 +36,7 @@ class DetectorGraph(nn.Module):
     def forward(self, images, sizes):
         """
         Args:
-            images: (B, 3, H, W), 0 to 255, in the model's channel order. Smaller images are at the
+            images: (B, C, H, W), 0 to 255, in the model's channel order. Smaller images are at the
                 top left; what is beside and below them is ignored.
             sizes: (B, 2), int64, height and width of each image in the batch.
 
@@ -127,11 +127,11 @@ def normalize(model, images, sizes):
 
     Args:
         model (nn.Module): with `backbone`, `pixel_mean` and `pixel_std`.
-        images: (B, 3, H, W).
+        images: (B, C, H, W).
         sizes: (B, 2), height and width of each image.
 
     Returns:
-        Tensor: (B, 3, H', W'), float32, of sides that the backbone's divisor divides.
+        Tensor: (B, C, H', W'), float32, of sides that the backbone's divisor divides.
     """
     H, W = images.shape[2:]
     x = (images.float() - model.pixel_mean) / model.pixel_std

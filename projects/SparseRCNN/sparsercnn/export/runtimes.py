@@ -128,7 +128,7 @@ class ExportedModel(nn.Module):
     def __init__(self, session, metadata, device):
         """
         Args:
-            session (callable): takes images (B, 3, H, W) and sizes (B, 2) on any device, returns
+            session (callable): takes images (B, C, H, W) and sizes (B, 2) on any device, returns
                 the outputs that `metadata` names, on `device`.
             metadata (ExportMetadata): of the file.
             device (torch.device): where the results are.

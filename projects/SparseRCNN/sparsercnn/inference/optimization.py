@@ -61,7 +61,7 @@ def optimize(model, mode="fuse", dtype="float32"):
       CUDA graphs. Each new size of images is compiled anew.
 
     With a half `dtype`, convolutions and matrix products are computed in it, from weights converted
-    once. Boxes, the coordinates of pooling, and scores stay float32.
+    once. Boxes, the coordinates of pooling, and Sparse R-CNN's scores stay float32.
 
     Args:
         model (nn.Module): any meta-architecture of this project, or a wrapper of it.

@@ -205,30 +205,32 @@ def soft_vote(
     iou = torch.where(classes[:, None] == classes[best][None], iou, 0.0)
     overlaps = iou > iou_thresh
     overlaps[best, torch.arange(len(best), device=best.device)] = True
-    group = overlaps.int().argmax(dim=1)
+    # NMS may shift boxes by class: of one at the threshold, our IoUs with all best may be below it.
+    group = torch.where(overlaps.any(dim=1), overlaps.int().argmax(dim=1), iou.argmax(dim=1))
 
-    weight = torch.zeros_like(scores[best]).index_add(0, group, scores)
-    mean = torch.zeros_like(boxes[best]).index_add(0, group, boxes * scores[:, None])
-    mean = mean / weight[:, None]
+    weights = scores.clamp(min=torch.finfo(scores.dtype).tiny)  # of a group of zeros, too
+    total = torch.zeros_like(scores[best]).index_add(0, group, weights)
+    mean = torch.zeros_like(boxes[best]).index_add(0, group, boxes * weights[:, None])
+    mean = mean / total[:, None]
 
     residual = scores * (1 - iou.gather(1, group[:, None]).squeeze(1))
     residual[best] = 0
     odd = residual >= min_score
     merged = [mean, scores[best], classes[best]]
     if masks is not None:
-        merged.append(_sum_masks(masks, boxes, scores, mean, group) / weight[:, None, None])
+        merged.append(_sum_masks(masks, boxes, weights, mean, group) / total[:, None, None])
     rest = [boxes, residual, classes] + ([] if masks is None else [masks])
     merged = [torch.cat([x, y[odd]]) for x, y in zip(merged, rest, strict=True)]
     order = merged[1].argsort(descending=True)
     return tuple(x[order] for x in merged)
 
 
-def _sum_masks(masks, boxes, scores, means, group):
-    """(G, m, m), sums of the masks (D, m, m) times their scores, over the groups' boxes `means`
+def _sum_masks(masks, boxes, weights, means, group):
+    """(G, m, m), sums of the masks (D, m, m) times their weights, over the groups' boxes `means`
     (G, 4)."""
     own = torch.arange(len(masks), device=masks.device)
     moved = crop_masks(masks, boxes, means[group], own, masks.shape[-1])
-    return torch.zeros_like(masks[: len(means)]).index_add(0, group, moved * scores[:, None, None])
+    return torch.zeros_like(masks[: len(means)]).index_add(0, group, moved * weights[:, None, None])
 
 
 def check_scale_ranges(cfg):

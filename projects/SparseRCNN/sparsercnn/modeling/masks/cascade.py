@@ -76,7 +76,7 @@ class CascadeMaskROIHeads(CascadeROIHeads):
         """
         if not self.training:
             return super().forward(images, features, proposals, targets)
-        box_features = [features[name] for name in self.box_in_features]
+        box_features = _as_float32(features, self.box_in_features)
         image_sizes = [x.image_size for x in proposals]
         losses, sampled = {}, []
         for stage, weight in enumerate(self.stage_loss_weights):
@@ -116,11 +116,11 @@ class CascadeMaskROIHeads(CascadeROIHeads):
         return self.mask_head[stage](pooled, foreground)
 
     def _pool_masks(self, features, boxes):
-        return self.mask_pooler([features[name] for name in self.mask_in_features], boxes)
+        return self.mask_pooler(_as_float32(features, self.mask_in_features), boxes)
 
     def _forward_box(self, features, proposals, targets=None):
         """Detections of each image, in inference."""
-        features = [features[name] for name in self.box_in_features]
+        features = _as_float32(features, self.box_in_features)
         image_sizes = [x.image_size for x in proposals]
         logits = []
         for stage, predictor in enumerate(self.box_predictor):
@@ -151,3 +151,8 @@ class CascadeMaskROIHeads(CascadeROIHeads):
         for of_image, masks in zip(instances, zip(*of_stages, strict=True), strict=True):
             of_image.pred_masks = torch.stack(masks).mean(0)
         return instances
+
+
+def _as_float32(features, names):
+    """The maps to pool from: detectron2's poolers round boxes to the dtype of the maps."""
+    return [features[name].float() for name in names]
