@@ -77,6 +77,75 @@ def test_other_tables_beside_the_data_do_not_matter(write_data):
     assert read_source(root).format == "COCO json"
 
 
+def test_other_files_that_do_not_parse_do_not_matter(write_data):
+    root = write_data("coco")
+    (root / "settings.json").write_text('{"images": true, // "annotations": here\n}')
+    (root / "scene.json").write_text('{"objects": [{"kind": "shapes"')
+    (root / "deep.json").write_text("[" * 100_000)
+    (root / "data.yaml").write_text("train: !Special {}\n")
+    (root / "notes.yaml").write_bytes("größe: [1".encode("latin-1"))
+    assert set(read_source(root).splits) == {"instances_train", "instances_val"}
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def in_another_encoding(path):
+    path.write_bytes(path.read_text().replace("dog", "größe").encode("cp1252"))
+
+
+def in_utf_16(path):
+    path.write_text(path.read_text(), encoding="utf-16")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut_off, "malformed json"),
+        (in_another_encoding, "Save it in UTF-8"),
+        (in_utf_16, "Save it in UTF-8"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "file"), [("coco", "annotations/instances_val.json"), ("labelme", "val/c.json")]
+)
+def test_a_damaged_file_of_annotations_is_named(write_data, name, file, damage, message):
+    root = write_data(name)
+    damage(root / file)
+    with pytest.raises(DataError, match=f"{file}.*{message}"):
+        read_source(root)
+
+
+@pytest.mark.parametrize("keys", [("images", "annotations"), ("annotations", "images")])
+def test_of_a_file_cut_off_the_first_list_is_enough(write_data, keys):
+    root = write_data("coco")
+    path = root / "annotations/instances_train.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({key: content[key] for key in keys}).split(f'"{keys[1]}"')[0])
+    with pytest.raises(DataError, match=r"instances_train\.json, line 1.*malformed json"):
+        read_source(root)
+
+
+def test_shapes_after_a_large_picture_are_found(write_data, simplify, expected):
+    root = write_data("labelme")
+    path = root / "val/c.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "imageData": "A" * (1 << 20)}))
+    assert simplify(read_source(root).splits["val"].load()) == expected("val")
+
+
+def test_a_damaged_description_of_yolo_is_named(write_data):
+    root = write_data("yolo")
+    text = (root / "data.yaml").read_text()
+    (root / "data.yaml").write_text(text.replace("path: .", r'path: "D:\data\cats"'))
+    with pytest.raises(DataError, match=r"(?s)data\.yaml: not valid YAML: .*backslash .* twice"):
+        read_source(root)
+    (root / "data.yaml").write_bytes(text.replace("dog", "größe").encode("cp1252"))
+    with pytest.raises(DataError, match=r"(?s)data\.yaml: not valid YAML: .*save it in UTF-8"):
+        read_source(root)
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
 def test_a_table_of_boxes_in_another_encoding_is_named(write_data, encoding):
     root = write_data("csv")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...data.coco import complete, read_coco
 from ...errors import DataError
-from .folder import Source, Split
+from .folder import Source, Split, has_keys, searchable
 
 __all__ = ["find", "read"]
 
@@ -42,16 +42,14 @@ def read(folder, files, images=None):
 
 
 def _is_coco(path):
-    with open(path, "rb") as file:
-        head = file.read(1 << 20)
-    # In a large file, a key may come after the beginning; a small one has been seen whole.
-    is_whole = len(head) < 1 << 20
-    if is_whole and b'"annotations"' not in head:
+    data = searchable(path)
+    # Of a file that was cut off, one of the two may be left.
+    if not (has_keys(data, "images", "file_name") or has_keys(data, "annotations", "bbox")):
         return False
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError:
-        return False
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return True
     keys = ("images", "annotations", "categories")
     return isinstance(content, dict) and all(isinstance(content.get(x), list) for x in keys)
 

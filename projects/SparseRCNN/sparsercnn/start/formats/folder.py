@@ -1,16 +1,17 @@
 """What a reader gets: the files of a folder; and what it gives: the splits of a data set."""
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from ...data.files import files_below
+from ...data.files import files_below, read_bytes
 from ...errors import DataError
 from ...image_files import IMAGE_SUFFIXES
 
-__all__ = ["Folder", "Source", "Split"]
+__all__ = ["Folder", "Source", "Split", "has_keys", "searchable"]
 
 
 @dataclass
@@ -98,3 +99,23 @@ class Folder:
                 f"{self.path}."
             )
         return found[0].relative_to(self.path).as_posix() if found else name
+
+
+def searchable(path):
+    """The content (bytes) of a text file in which names of keys can be looked for, whether it is in
+    UTF-8, UTF-16 or an encoding of one byte per character.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    return read_bytes(path).replace(b"\0", b"")
+
+
+def has_keys(content, *keys):
+    """Whether all `keys` (str) of json, or of the outermost level of YAML, are in a file that does
+    not parse, so that it is probably one of annotations, whose reader says what is wrong.
+
+    Args:
+        content (bytes): from :func:`searchable`.
+    """
+    return all(re.search(rf'("{key}"|^{key})\s*:'.encode(), content, re.MULTILINE) for key in keys)

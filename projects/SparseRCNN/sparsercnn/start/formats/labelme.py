@@ -3,9 +3,10 @@
 import json
 import math
 
+from ...data.coco_schema import read_json
 from ...errors import DataError, abbreviate
 from ..splits import split_name
-from .folder import Source
+from .folder import Source, has_keys, searchable
 from .tables import make_splits
 
 __all__ = ["find", "read"]
@@ -50,18 +51,18 @@ def read(folder, files, images=None):
 
 
 def _is_labelme(path):
-    with open(path, "rb") as file:
-        if b"shapes" not in file.read(1 << 20):
-            return False
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError:
+    data = searchable(path)
+    if not has_keys(data, "shapes"):
         return False
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return True
     return isinstance(content, dict) and {"shapes", "imagePath"} <= content.keys()
 
 
 def _read_file(folder, path, without_box):
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    content = read_json(path)
     size = (content.get("imageWidth"), content.get("imageHeight"))
     objects = []
     for number, shape in enumerate(content["shapes"], start=1):

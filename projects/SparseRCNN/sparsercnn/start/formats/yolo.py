@@ -7,7 +7,7 @@ import yaml
 from ...data.yolo import convert_yolo_images, label_file, read_yolo_yaml
 from ...errors import DataError
 from ..splits import split_name
-from .folder import Source, Split
+from .folder import Source, Split, has_keys, searchable
 
 __all__ = ["find", "read"]
 
@@ -86,10 +86,11 @@ def _source(root, names, splits, notes):
 
 
 def _is_description(path):
+    data = searchable(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        content = yaml.safe_load(data)
     except (yaml.YAMLError, UnicodeDecodeError):
-        return False
+        return has_keys(data, "names", "train")
     return isinstance(content, dict) and "names" in content and "train" in content
 
 
