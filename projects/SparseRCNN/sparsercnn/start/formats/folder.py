@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 from ...data.files import files_below, read_bytes
-from ...errors import DataError
+from ...errors import DataError, abbreviate
 from ...image_files import IMAGE_SUFFIXES
+from ..earlier_runs import without_runs
 
 __all__ = ["Folder", "Source", "Split", "has_keys", "searchable"]
 
@@ -53,8 +54,20 @@ class Folder:
 
     @cached_property
     def files(self):
-        """list[Path]: those of :func:`~sparsercnn.data.files.files_below`."""
-        return files_below(self.path, self._leave_out)
+        """list[Path]: those of :func:`~sparsercnn.data.files.files_below`, without earlier runs."""
+        return self._files_and_runs[0]
+
+    @property
+    def notes(self):
+        """list[str]: sentences on what is not taken for data."""
+        runs = self._files_and_runs[1]
+        if not runs:
+            return []
+        return [f"Left out is what an earlier `start` has written: {abbreviate(runs)}."]
+
+    @cached_property
+    def _files_and_runs(self):
+        return without_runs(files_below(self.path, self._leave_out), self.path)
 
     @cached_property
     def images(self):
