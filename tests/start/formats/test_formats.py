@@ -191,6 +191,32 @@ def test_classes_of_yolo_that_nothing_names_are_numbers(write_data, number):
         read_source(root)
 
 
+def test_lists_of_classes_that_differ_are_not_chosen_from(write_data, simplify, expected):
+    root = write_data("yolo files")
+    (root / "train/classes.txt").write_text("cat\n\ndog")
+    assert simplify(read_source(root).splits["val"].load()) == expected("val")
+    (root / "val/classes.txt").write_text("dog\ncat\n")
+    with pytest.raises(DataError, match=r"data/classes\.txt and .*val/classes\.txt name different"):
+        read_source(root)
+    (root / "val/classes.txt").write_bytes("größe\ncat\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"val/classes\.txt: not a text file in UTF-8"):
+        read_source(root)
+
+
+def test_a_test_of_yolo_that_is_not_there_is_left_out(write_data, simplify, expected):
+    root = write_data("yolo")
+    with open(root / "data.yaml", "a") as file:
+        file.write("test: ../test/images\n")
+    source = read_source(root)
+    assert {key: simplify(x.load()) for key, x in source.splits.items()} == {
+        key: expected(key) for key in ("train", "val")
+    }
+    assert any("test is left out: " in x and "'../test/images' is" in x for x in source.notes)
+    (root / "images/val").rename(root / "images/other")
+    with pytest.raises(FileNotFoundError, match="'images/val' is missing"):
+        read_source(root)
+
+
 def split_file(split, image):
     from pathlib import Path
 
