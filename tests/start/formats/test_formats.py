@@ -311,6 +311,29 @@ def test_shapes_of_labelme(write_data, simplify):
         read_source(root)
 
 
+def test_masks_and_rotated_boxes_of_labelme_give_their_box(write_data, simplify):
+    root = write_data("labelme")
+    path = root / "val/c.json"
+    content = json.loads(path.read_text())
+    content["shapes"] = [
+        # 3 x 2 pixels, of which the last is (7, 11).
+        {"label": "mask", "shape_type": "mask", "points": [[5, 10], [7, 11]], "mask": "iVBOR"},
+        {
+            "label": "turned",
+            "shape_type": "rotation",
+            "points": [[20, 5], [24, 9], [22, 11], [18, 7]],
+            "direction": 0.785,
+        },
+    ]
+    path.write_text(json.dumps(content))
+    source = read_source(root)
+    assert simplify(source.splits["val"].load())["c.png"] == [
+        ("mask", (5, 10, 3, 2)),
+        ("turned", (18, 5, 6, 6)),
+    ]
+    assert not source.notes
+
+
 @pytest.mark.parametrize("name", ["csv", "csv without names"])
 def test_a_table_of_fractions_becomes_pixels(write_data, simplify, expected, name):
     root = write_data(name)

@@ -11,6 +11,9 @@ from .tables import make_splits
 
 __all__ = ["find", "read"]
 
+# The box of such a shape is around its points; "rotation" is a rotated box of X-AnyLabeling.
+_NUM_POINTS = {"rectangle": (2, 4), "rotation": (4,), "mask": (2,)}
+
 
 def find(folder):
     """The annotation files (list[Path]); other json files are left out."""
@@ -86,7 +89,8 @@ def _box(kind, points):
     if kind == "circle" and len(points) == 2:  # its centre, and a point of its edge
         (x, y), radius = points[0], math.dist(*points)
         return [x - radius, y - radius, x + radius, y + radius]
-    if (kind == "rectangle" and len(points) in (2, 4)) or (kind == "polygon" and len(points) > 2):
+    if len(points) in _NUM_POINTS.get(kind, ()) or (kind == "polygon" and len(points) > 2):
         xs, ys = zip(*points, strict=True)
-        return [min(xs), min(ys), max(xs), max(ys)]
+        last = int(kind == "mask")  # a mask's points are its first and its last pixel
+        return [min(xs), min(ys), max(xs) + last, max(ys) + last]
     return None
