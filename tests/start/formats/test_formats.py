@@ -7,6 +7,7 @@ import pytest
 from sparsercnn.cli import start
 from sparsercnn.errors import DataError
 from sparsercnn.start.formats import FORMATS, read_source
+from sparsercnn.start.project import Options, make_project
 
 
 def test_every_format_gives_the_same_content(data, simplify, expected):
@@ -357,6 +358,75 @@ def test_a_bad_row_of_a_table_is_named(write_data):
         file.write("\nc.png,40,20,dog,1,2,x,4\n")
     with pytest.raises(DataError, match=r"val\.csv, line 4: a box must be four numbers"):
         read_source(root)
+
+
+def rename_images(path, prefix):
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image["file_name"] = prefix + image["file_name"]
+    path.write_text(json.dumps(content))
+
+
+def test_images_of_coco_are_found_though_the_first_is_missing(write_data):
+    root = write_data("coco")
+    for split in ("train", "val"):
+        (root / "images/default" / split).parent.mkdir(parents=True, exist_ok=True)
+        (root / split).rename(root / "images/default" / split)
+    (root / "images/default/train/a.png").unlink()
+    assert {x.image_root for x in read_source(root).splits.values()} == {
+        str(root / "images/default/train"),
+        str(root / "images/default/val"),
+    }
+
+
+def test_absolute_names_of_images_of_coco(write_data):
+    root = write_data("coco")
+    rename_images(root / "annotations/instances_train.json", f"{root}/train/")
+    split = read_source(root).splits["instances_train"]
+    assert all(split_file(split, image).is_file() for image in split.load()["images"])
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+def test_backslashes_in_names_of_images_of_coco(write_data, tmp_path, simplify, expected, is_given):
+    root = write_data("coco")
+    rename_images(root / "annotations/instances_train.json", "train\\")
+    rename_images(root / "annotations/instances_val.json", "val/")
+    source = read_source(root, images=str(root) if is_given else None)
+    split = source.splits["instances_train"]
+    assert split.entry is None and source.splits["instances_val"].entry
+    assert simplify(split.load()) == expected("train")
+    assert all(split_file(split, image).is_file() for image in split.load()["images"])
+    (note,) = source.notes
+    assert "instances_train.json: backslashes" in note
+    assert make_project(Options(str(root), str(tmp_path / "run"))).figures.num_images == 2
+
+
+def test_a_backslash_may_belong_to_the_name_of_an_image(write_data):
+    root = write_data("coco")
+    for name in ("a.png", "b.png"):
+        (root / "train" / name).rename(root / "train" / f"1\\{name}")
+    rename_images(root / "annotations/instances_train.json", "1\\")
+    for images in (None, str(root / "train")):
+        source = read_source(root, images=images)
+        assert source.splits["instances_train"].entry and not source.notes
+
+
+def test_a_table_may_name_images_without_their_ending(write_data, simplify, expected):
+    root = write_data("csv")
+    for path in root.glob("*.csv"):
+        path.write_text(path.read_text().replace(".png", ""))
+    splits = read_source(root).splits
+    assert {key: simplify(x.load()) for key, x in splits.items()} == {
+        key: expected(key) for key in ("train", "val")
+    }
+    (root / "more").mkdir()
+    (root / "more/a.png").write_bytes((root / "images/a.png").read_bytes())
+    with pytest.raises(DataError, match=r"'a' may be .*images/a\.png or .*more/a\.png"):
+        read_source(root)
+    text = (root / "train.csv").read_text().replace("\na,", "\nmore/a,")
+    (root / "train.csv").write_text(text)
+    names = [x["file_name"] for x in read_source(root).splits["train"].load()["images"]]
+    assert names == ["more/a.png", "images/b.png"]
 
 
 def test_images_of_one_name_in_two_folders_are_not_mixed_up(write_data):

@@ -81,6 +81,13 @@ class Folder:
             by_name.setdefault(path.name, []).append(path)
         return by_name
 
+    @cached_property
+    def _by_stem(self):
+        by_stem = {}
+        for path in self.images:
+            by_stem.setdefault(path.stem, []).append(path)
+        return by_stem
+
     def with_suffix(self, *suffixes):
         """Files (list[Path]) with one of these endings; of a file that was given, that one."""
         files = self.files if self.given.is_dir() else [self.given]
@@ -90,7 +97,8 @@ class Folder:
         """Where an image is that an annotation file names.
 
         Args:
-            name (str): as it is written there, perhaps with folders of another machine.
+            name (str): as it is written there, perhaps with folders of another machine, or
+                without its ending.
             beside (Path): the annotation file.
 
         Returns:
@@ -105,7 +113,12 @@ class Folder:
             path = Path(os.path.abspath(place / name))
             if path.is_relative_to(self.path) and path.is_file():
                 return path.relative_to(self.path).as_posix()
-        found = self._by_name.get(name.rpartition("/")[2], [])
+        last = name.rpartition("/")[2]
+        found = self._by_name.get(last, [])
+        if not last.lower().endswith(IMAGE_SUFFIXES):
+            found = self._by_stem.get(last, [])
+            wanted = [Path(os.path.abspath(x / name)) for x in (beside.parent, self.path)]
+            found = [x for x in found if x.with_suffix("") in wanted][:1] or found
         if len(found) > 1:
             raise DataError(
                 f"{beside}: '{name}' may be {found[0]} or {found[1]}. Give the path from "
