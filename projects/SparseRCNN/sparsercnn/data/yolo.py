@@ -48,8 +48,8 @@ def _read_description(path):
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path}: not valid YAML: {error}. Correct it, and save it in UTF-8; between "
-            "double quotes, a backslash must be written twice."
+            f"{path}: not valid YAML. Correct it, and save it in UTF-8; between double quotes, a "
+            f"backslash must be written twice: {error}"
         ) from error
     if not isinstance(content, dict) or "names" not in content:
         raise DataError(f"{path}: a data.yaml needs 'names', the names of the classes.")
