@@ -64,3 +64,4 @@ def test_a_folder_can_be_left_out_of_a_list_of_files(tree):
     for name in ("a", "../store/day"):  # by a link to it, and by its place
         found = files_below(tree, tree / name)
         assert tree / "a/h.txt" not in found and tree / "c/d.txt" in found
+    assert files_below(tree, tree) == files_below(tree)

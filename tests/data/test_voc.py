@@ -6,7 +6,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from sparsercnn.data import DataError, leave_out_invalid, register_datasets
+from sparsercnn.data import DataError, leave_out_invalid, register_datasets, voc
 
 BCCD = Path(__file__).resolve().parents[2].parent / "shared/data/BCCD"
 
@@ -147,6 +147,29 @@ def test_a_split_that_lists_an_image_twice_or_none(write_voc):
     path.write_text("\n")
     with pytest.raises(DataError, match=r"train\.txt: the file is empty"):
         register_datasets([f"voc:{root}@train"])
+
+
+def test_names_of_images_may_have_spaces_and_end_in_a_number(write_voc):
+    box = ("dog", 3, 2, 7, 5, 0)
+    names = ["Photo 1", "Photo 2", "of the day 0", "plain"]
+    root = write_voc({"train": {name: [box] for name in names}})
+    (root / "ImageSets/Main/dog_train.txt").write_text(
+        "Photo 1 -1\nPhoto 2  1\nof the day 0\t0\nplain -1\n"
+    )
+    for split in ("train", "dog_train"):
+        entry = f"voc:{root}@{split}"
+        register_datasets([entry])
+        assert [Path(x["file_name"]).stem for x in DatasetCatalog.get(entry)] == names
+
+
+def test_an_annotation_is_parsed_once_for_all_lists(write_voc, monkeypatch):
+    root = write_voc({"train": {name: [("dog", 3, 2, 7, 5, 0)] for name in "abc"}})
+    for name in ("cat_train", "dog_train", "trainval"):
+        (root / f"ImageSets/Main/{name}.txt").write_text("a -1\nb 1\nc -1\n")
+    parsed, parse = [], voc._parse
+    monkeypatch.setattr(voc, "_parse", lambda path: parsed.append(path) or parse(path))
+    assert voc.voc_class_names(str(root), "train") == ["dog"]
+    assert len(parsed) == 3
 
 
 @pytest.mark.skipif(not BCCD.exists(), reason="BCCD is not on this machine")

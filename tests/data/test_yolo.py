@@ -135,6 +135,23 @@ def test_a_description_that_cannot_be_used(root, text, message):
         read_yolo_yaml(root / "data.yaml")
 
 
+def test_only_the_split_that_is_asked_for_must_be_there(root):
+    with open(root / "data.yaml", "a") as file:
+        file.write("test: ../test/images\n")
+    register_datasets([f"yolo:{root}/data.yaml@train"])
+    assert set(read_yolo_yaml(root / "data.yaml", ("train", "val"))[1]) == {"train", "val"}
+    for read in (read_yolo_yaml, lambda path: convert_yolo(path, "test")):
+        with pytest.raises(FileNotFoundError, match=r"'\.\./test/images' is missing"):
+            read(root / "data.yaml")
+
+
+def test_a_list_of_images_in_another_encoding_is_named(root):
+    (root / "train.txt").write_bytes("größe.jpg".encode("latin-1"))
+    (root / "data.yaml").write_text("train: train.txt\nnames: [cat, dog]\n")
+    with pytest.raises(DataError, match=r"train\.txt: not a text file in UTF-8"):
+        read_yolo_yaml(root / "data.yaml")
+
+
 def test_other_errors(root):
     with pytest.raises(DataError, match="no split 'test'; there are: train, val"):
         register_datasets([f"yolo:{root}/data.yaml@test"])

@@ -109,3 +109,18 @@ def test_a_camera_that_does_not_move_can_still_be_divided(save):
     assert len(set(groups.index.tolist())) > 2
     same = save(**{f"same{i}": ground for i in range(8)})
     assert group_similar(same).level is None
+
+
+def test_grey_pictures_of_16_bits_are_told_apart(tmp_path):
+    paths = []
+    for seed in range(5):
+        paths.append(str(tmp_path / f"{seed}.png"))
+        Image.fromarray((scene(seed) * 200).astype(np.uint16)).save(paths[-1])
+    Image.fromarray(scene(0).astype(np.uint8)).save(tmp_path / "eight.png")
+    groups = group_similar([*paths, str(tmp_path / "eight.png")])
+    assert groups.level == 0.95 and groups.index.tolist() == [0, 1, 2, 3, 4, 0]
+
+
+def test_a_picture_of_32_bits_whose_range_is_not_known_is_like_nothing(tmp_path):
+    Image.fromarray(scene(0).astype(np.float32)).save(tmp_path / "fractions.tif")
+    assert not thumbnails([str(tmp_path / "fractions.tif")]).any()

@@ -90,6 +90,28 @@ def test_a_split_is_made_and_told(tmp_path):
     assert sorted(root.rglob("*")) == before
 
 
+@pytest.mark.parametrize("first", ["data/run1", "data"])
+def test_an_earlier_run_in_the_folder_of_the_data_is_no_data(tmp_path, first):
+    root = write_unsplit(tmp_path / "data")
+    project = make_project(Options(str(root), str(tmp_path / first)))
+    assert (project.figures.num_images, project.figures.num_val_images) == (16, 4)
+    (tmp_path / first / "run").mkdir()
+    predictions = tmp_path / first / "run/predictions.json"
+    predictions.write_text((root / "all.json").read_text())
+    project = make_project(Options(str(root), str(root / "run2"), val_fraction=0.5))
+    assert (project.figures.num_images, project.figures.num_val_images) == (10, 10)
+    (note,) = (x for x in project.notes if "an earlier `start`" in x)
+    assert note.endswith(f": {tmp_path / first}.")
+
+
+def test_other_configs_in_the_folder_of_the_data_do_not_matter(write_data, tmp_path):
+    root = write_data("coco")
+    (root / "train/config.yaml").write_text("# Made by hand")
+    project = make_project(Options(str(root), str(tmp_path / "run")))
+    assert project.figures.num_images == 2
+    assert not any("earlier" in note for note in project.notes)
+
+
 def test_invalid_data_is_left_out_and_said(write_data, tmp_path, caplog):
     root = write_data("voc")
     path = root / "Annotations/a.xml"

@@ -7,6 +7,7 @@ import pytest
 from sparsercnn.cli import start
 from sparsercnn.errors import DataError
 from sparsercnn.start.formats import FORMATS, read_source
+from sparsercnn.start.project import Options, make_project
 
 
 def test_every_format_gives_the_same_content(data, simplify, expected):
@@ -77,6 +78,75 @@ def test_other_tables_beside_the_data_do_not_matter(write_data):
     assert read_source(root).format == "COCO json"
 
 
+def test_other_files_that_do_not_parse_do_not_matter(write_data):
+    root = write_data("coco")
+    (root / "settings.json").write_text('{"images": true, // "annotations": here\n}')
+    (root / "scene.json").write_text('{"objects": [{"kind": "shapes"')
+    (root / "deep.json").write_text("[" * 100_000)
+    (root / "data.yaml").write_text("train: !Special {}\n")
+    (root / "notes.yaml").write_bytes("größe: [1".encode("latin-1"))
+    assert set(read_source(root).splits) == {"instances_train", "instances_val"}
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def in_another_encoding(path):
+    path.write_bytes(path.read_text().replace("dog", "größe").encode("cp1252"))
+
+
+def in_utf_16(path):
+    path.write_text(path.read_text(), encoding="utf-16")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut_off, "malformed json"),
+        (in_another_encoding, "Save it in UTF-8"),
+        (in_utf_16, "Save it in UTF-8"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "file"), [("coco", "annotations/instances_val.json"), ("labelme", "val/c.json")]
+)
+def test_a_damaged_file_of_annotations_is_named(write_data, name, file, damage, message):
+    root = write_data(name)
+    damage(root / file)
+    with pytest.raises(DataError, match=f"{file}.*{message}"):
+        read_source(root)
+
+
+@pytest.mark.parametrize("keys", [("images", "annotations"), ("annotations", "images")])
+def test_of_a_file_cut_off_the_first_list_is_enough(write_data, keys):
+    root = write_data("coco")
+    path = root / "annotations/instances_train.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({key: content[key] for key in keys}).split(f'"{keys[1]}"')[0])
+    with pytest.raises(DataError, match=r"instances_train\.json, line 1.*malformed json"):
+        read_source(root)
+
+
+def test_shapes_after_a_large_picture_are_found(write_data, simplify, expected):
+    root = write_data("labelme")
+    path = root / "val/c.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "imageData": "A" * (1 << 20)}))
+    assert simplify(read_source(root).splits["val"].load()) == expected("val")
+
+
+def test_a_damaged_description_of_yolo_is_named(write_data):
+    root = write_data("yolo")
+    text = (root / "data.yaml").read_text()
+    (root / "data.yaml").write_text(text.replace("path: .", r'path: "D:\data\cats"'))
+    with pytest.raises(DataError, match=r"(?s)data\.yaml: not valid YAML.*twice: .*unknown escape"):
+        read_source(root)
+    (root / "data.yaml").write_bytes(text.replace("dog", "größe").encode("cp1252"))
+    with pytest.raises(DataError, match=r"data\.yaml: not valid YAML.*save it in UTF-8"):
+        read_source(root)
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
 def test_a_table_of_boxes_in_another_encoding_is_named(write_data, encoding):
     root = write_data("csv")
@@ -119,6 +189,32 @@ def test_classes_of_yolo_that_nothing_names_are_numbers(write_data, number):
     (root / "classes.txt").unlink()
     (root / "val/c.txt").write_text(f"{number} 0.5 0.5 0.1 0.1")
     with pytest.raises(DataError, match=r"c\.txt, line 1: not numbers"):
+        read_source(root)
+
+
+def test_lists_of_classes_that_differ_are_not_chosen_from(write_data, simplify, expected):
+    root = write_data("yolo files")
+    (root / "train/classes.txt").write_text("cat\n\ndog")
+    assert simplify(read_source(root).splits["val"].load()) == expected("val")
+    (root / "val/classes.txt").write_text("dog\ncat\n")
+    with pytest.raises(DataError, match=r"data/classes\.txt and .*val/classes\.txt name different"):
+        read_source(root)
+    (root / "val/classes.txt").write_bytes("größe\ncat\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"val/classes\.txt: not a text file in UTF-8"):
+        read_source(root)
+
+
+def test_a_test_of_yolo_that_is_not_there_is_left_out(write_data, simplify, expected):
+    root = write_data("yolo")
+    with open(root / "data.yaml", "a") as file:
+        file.write("test: ../test/images\n")
+    source = read_source(root)
+    assert {key: simplify(x.load()) for key, x in source.splits.items()} == {
+        key: expected(key) for key in ("train", "val")
+    }
+    assert any("test is left out: " in x and "'../test/images' is" in x for x in source.notes)
+    (root / "images/val").rename(root / "images/other")
+    with pytest.raises(FileNotFoundError, match="'images/val' is missing"):
         read_source(root)
 
 
@@ -216,6 +312,29 @@ def test_shapes_of_labelme(write_data, simplify):
         read_source(root)
 
 
+def test_masks_and_rotated_boxes_of_labelme_give_their_box(write_data, simplify):
+    root = write_data("labelme")
+    path = root / "val/c.json"
+    content = json.loads(path.read_text())
+    content["shapes"] = [
+        # 3 x 2 pixels, of which the last is (7, 11).
+        {"label": "mask", "shape_type": "mask", "points": [[5, 10], [7, 11]], "mask": "iVBOR"},
+        {
+            "label": "turned",
+            "shape_type": "rotation",
+            "points": [[20, 5], [24, 9], [22, 11], [18, 7]],
+            "direction": 0.785,
+        },
+    ]
+    path.write_text(json.dumps(content))
+    source = read_source(root)
+    assert simplify(source.splits["val"].load())["c.png"] == [
+        ("mask", (5, 10, 3, 2)),
+        ("turned", (18, 5, 6, 6)),
+    ]
+    assert not source.notes
+
+
 @pytest.mark.parametrize("name", ["csv", "csv without names"])
 def test_a_table_of_fractions_becomes_pixels(write_data, simplify, expected, name):
     root = write_data(name)
@@ -239,6 +358,75 @@ def test_a_bad_row_of_a_table_is_named(write_data):
         file.write("\nc.png,40,20,dog,1,2,x,4\n")
     with pytest.raises(DataError, match=r"val\.csv, line 4: a box must be four numbers"):
         read_source(root)
+
+
+def rename_images(path, prefix):
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image["file_name"] = prefix + image["file_name"]
+    path.write_text(json.dumps(content))
+
+
+def test_images_of_coco_are_found_though_the_first_is_missing(write_data):
+    root = write_data("coco")
+    for split in ("train", "val"):
+        (root / "images/default" / split).parent.mkdir(parents=True, exist_ok=True)
+        (root / split).rename(root / "images/default" / split)
+    (root / "images/default/train/a.png").unlink()
+    assert {x.image_root for x in read_source(root).splits.values()} == {
+        str(root / "images/default/train"),
+        str(root / "images/default/val"),
+    }
+
+
+def test_absolute_names_of_images_of_coco(write_data):
+    root = write_data("coco")
+    rename_images(root / "annotations/instances_train.json", f"{root}/train/")
+    split = read_source(root).splits["instances_train"]
+    assert all(split_file(split, image).is_file() for image in split.load()["images"])
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+def test_backslashes_in_names_of_images_of_coco(write_data, tmp_path, simplify, expected, is_given):
+    root = write_data("coco")
+    rename_images(root / "annotations/instances_train.json", "train\\")
+    rename_images(root / "annotations/instances_val.json", "val/")
+    source = read_source(root, images=str(root) if is_given else None)
+    split = source.splits["instances_train"]
+    assert split.entry is None and source.splits["instances_val"].entry
+    assert simplify(split.load()) == expected("train")
+    assert all(split_file(split, image).is_file() for image in split.load()["images"])
+    (note,) = source.notes
+    assert "instances_train.json: backslashes" in note
+    assert make_project(Options(str(root), str(tmp_path / "run"))).figures.num_images == 2
+
+
+def test_a_backslash_may_belong_to_the_name_of_an_image(write_data):
+    root = write_data("coco")
+    for name in ("a.png", "b.png"):
+        (root / "train" / name).rename(root / "train" / f"1\\{name}")
+    rename_images(root / "annotations/instances_train.json", "1\\")
+    for images in (None, str(root / "train")):
+        source = read_source(root, images=images)
+        assert source.splits["instances_train"].entry and not source.notes
+
+
+def test_a_table_may_name_images_without_their_ending(write_data, simplify, expected):
+    root = write_data("csv")
+    for path in root.glob("*.csv"):
+        path.write_text(path.read_text().replace(".png", ""))
+    splits = read_source(root).splits
+    assert {key: simplify(x.load()) for key, x in splits.items()} == {
+        key: expected(key) for key in ("train", "val")
+    }
+    (root / "more").mkdir()
+    (root / "more/a.png").write_bytes((root / "images/a.png").read_bytes())
+    with pytest.raises(DataError, match=r"'a' may be .*images/a\.png or .*more/a\.png"):
+        read_source(root)
+    text = (root / "train.csv").read_text().replace("\na,", "\nmore/a,")
+    (root / "train.csv").write_text(text)
+    names = [x["file_name"] for x in read_source(root).splits["train"].load()["images"]]
+    assert names == ["more/a.png", "images/b.png"]
 
 
 def test_images_of_one_name_in_two_folders_are_not_mixed_up(write_data):

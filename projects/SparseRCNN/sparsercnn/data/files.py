@@ -79,14 +79,14 @@ def files_below(root, leave_out=None):
 
     Args:
         root (str | Path): the folder.
-        leave_out (str | Path): a folder inside that is not entered; None: none.
+        leave_out (str | Path): a folder inside that is not entered; None, or `root` itself: none.
 
     Returns:
         list[Path]: sorted, files before subfolders; without what is hidden, whose name begins with
         a dot. A folder that is reached by several paths is listed once, by the one without links.
     """
     found, places = [], [root]
-    seen = {os.path.realpath(leave_out)} if leave_out else set()
+    seen = ({os.path.realpath(leave_out)} if leave_out else set()) - {os.path.realpath(root)}
     for top in places:  # it grows: links are entered after everything that needs none
         for place, folders, names in os.walk(top):
             real = os.path.realpath(place)

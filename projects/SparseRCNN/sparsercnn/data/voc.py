@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 from xml.etree import ElementTree
 
 from ..errors import DataError, MissingFileError, abbreviate
@@ -44,9 +45,9 @@ def voc_class_names(root, used=None):
     names = read_voc_class_names(root)
     if names:
         return names
-    names = set()
+    names, read = set(), set()
     for split in voc_splits(root):
-        names |= _names_of_split(root, split, is_used=split == used or used is None)
+        names |= _names_of_split(root, split, split == used or used is None, read)
     if not names:
         raise DataError(
             f"{root}: no split has an object, so the classes are unknown. List them in "
@@ -76,16 +77,20 @@ def voc_names_in(paths):
     return {name for path in paths for name, _, _ in _objects(path, _parse(path))}
 
 
-def _names_of_split(root, split, is_used):
+def _names_of_split(root, split, is_used, read):
+    """Names in the annotations of a split that are not in `read` (set of paths), which grows."""
     names = set()
     with _warn_of_unused(split, is_used):
         paths = {name: _annotation_path(root, name) for name in _image_names(root, split)}
+        # The original data set has 60 lists for single classes, of the same images.
+        paths = {name: path for name, path in paths.items() if path not in read}
         with _warn_of_unused(split, is_used):
             _require_annotations(root, split, paths)
         for path in paths.values():
             if os.path.exists(path):
                 with _warn_of_unused(split, is_used):
                     names |= voc_names_in([path])
+                    read.add(path)
     return names
 
 
@@ -195,14 +200,20 @@ def _image_names(root, split):
         raise MissingFileError(
             f"{path} is missing; existing splits: {', '.join(voc_splits(root))}."
         )
-    # In the original data set, lists for a single class have a second column.
-    names = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
+    names = [_image_name(root, x.strip()) for x in read_text(path).splitlines() if x.strip()]
     if not names:
         raise DataError(f"{path}: the file is empty.")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path}: {twice} is listed more than once; remove the duplicates.")
     return names
+
+
+def _image_name(root, line):
+    # In the original data set, lists for a single class have a second column: -1, 0 or 1.
+    name = re.sub(r"\s+(-1|0|1)$", "", line)
+    is_whole = name != line and os.path.exists(_annotation_path(root, line))  # such as "Photo 1"
+    return line if is_whole else name
 
 
 def _require_annotations(root, split, paths):

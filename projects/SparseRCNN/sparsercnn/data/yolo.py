@@ -22,26 +22,35 @@ SPLITS = ("train", "val", "test")
 """Keys of ``data.yaml`` that give the place of images."""
 
 
-def read_yolo_yaml(path):
+def read_yolo_yaml(path, only=SPLITS):
     """Read a ``data.yaml``.
 
     Args:
         path (str | Path): the file.
+        only (sequence[str]): the splits whose images are looked for.
 
     Returns:
         tuple[list[str], dict[str, list[str]]]: the class names in the order of their numbers, and
-        the image files of each split that the file gives.
+        the image files of each split of `only` that the file gives.
 
     Raises:
-        FileNotFoundError: the file or the images of a split are missing.
+        FileNotFoundError: the file or the images of such a split are missing.
         DataError: the file has no names, or no split; or its labels have key points, which would
             be taken for polygons.
     """
-    path = Path(path)
+    names, places = _read_description(Path(path))
+    return names, {split: _images_of(path, places[split]) for split in only if split in places}
+
+
+def _read_description(path):
+    """The class names (list[str]), and of each split what :func:`_images_of` takes."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not valid YAML: {error}") from error
+        raise DataError(
+            f"{path}: not valid YAML. Correct it, and save it in UTF-8; between double quotes, a "
+            f"backslash must be written twice: {error}"
+        ) from error
     if not isinstance(content, dict) or "names" not in content:
         raise DataError(f"{path}: a data.yaml needs 'names', the names of the classes.")
     if content.get("kpt_shape"):
@@ -56,7 +65,7 @@ def read_yolo_yaml(path):
         places = content.get(split) or []
         places = places if isinstance(places, list) else [places]
         if places:
-            splits[split] = [x for place in places for x in _images_at(path, root, str(place))]
+            splits[split] = [_tries(path, root, str(place)) for place in places]
     if not splits:
         raise DataError(f"{path}: it gives no images; it needs 'train', such as: train: images")
     return names, splits
@@ -68,10 +77,11 @@ def convert_yolo(path, split):
     Raises:
         DataError: there is no such split, or see :func:`read_yolo_yaml`.
     """
-    names, splits = read_yolo_yaml(path)
-    if split not in splits:
-        raise DataError(f"{path}: there is no split '{split}'; there are: {', '.join(splits)}.")
-    return convert_yolo_images(splits[split], names, Path(path).parent, str(path))
+    names, places = _read_description(Path(path))
+    if split not in places:
+        raise DataError(f"{path}: there is no split '{split}'; there are: {', '.join(places)}.")
+    images = _images_of(path, places[split])
+    return convert_yolo_images(images, names, Path(path).parent, str(path))
 
 
 def convert_yolo_images(images, class_names, root, source):
@@ -130,14 +140,21 @@ def _class_names(path, names):
     return [str(name) for name in names]
 
 
-def _images_at(path, root, place):
+def _tries(path, root, place):
+    # Exported files often say ../train/images where train/images is meant.
+    tries = [root / place, path.parent / place, path.parent / place.removeprefix("../")]
+    return place, [Path(os.path.abspath(x)) for x in tries]
+
+
+def _images_of(path, places):
+    return [x for place, tries in places for x in _images_at(path, place, tries)]
+
+
+def _images_at(path, place, tries):
     """Image files of a folder, or those that a text file lists.
 
     Links are kept: the labels are beside the link, not beside the file that it leads to.
     """
-    # Exported files often say ../train/images where train/images is meant.
-    tries = [root / place, path.parent / place, path.parent / place.removeprefix("../")]
-    tries = [Path(os.path.abspath(x)) for x in tries]
     found = next((x for x in tries if x.exists()), None)
     if found is None:
         text = " or ".join(dict.fromkeys(str(x) for x in tries))
@@ -146,7 +163,7 @@ def _images_at(path, root, place):
         inside = (x for x in files_below(found) if x.suffix.lower() in IMAGE_SUFFIXES)
         images = sorted(map(str, inside))
     else:
-        lines = found.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(found).splitlines()
         # A path counts from the folder of the list, as in Ultralytics.
         images = [os.path.abspath(found.parent / x.strip()) for x in lines if x.strip()]
     if not images:

@@ -5,7 +5,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ..image_files import UNREADABLE, open_image
+from ..image_files import UNREADABLE, open_image, to_eight_bits
 
 __all__ = ["Groups", "best_twins", "group_similar", "thumbnails"]
 
@@ -51,7 +51,10 @@ def thumbnails(paths):
         try:
             with open_image(path) as image:
                 image.draft("L", (2 * _SIDE, 2 * _SIDE))  # JPEG: decoded at this size
-                grey = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
+                image.load()  # as in read_image
+                grey = (
+                    to_eight_bits(image).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
+                )
         except UNREADABLE:
             continue
         values = np.asarray(grey, np.float32).ravel()

@@ -16,6 +16,7 @@ from ..files import write_atomically, write_json
 from .base import model_choices, read_base
 from .choices import Choice, choose
 from .duplicates import best_twins, group_similar, thumbnails
+from .earlier_runs import CONFIG_FILE, MADE_BY
 from .figures import Figures, count
 from .formats import read_source
 from .split import divide
@@ -24,7 +25,6 @@ from .writing import to_yaml
 
 __all__ = ["Options", "Project", "make_project"]
 
-CONFIG_FILE = "config.yaml"
 _MOST_INVALID = 0.1  # share of images and objects; with more, the data has been misread
 _SIMILAR = 0.95
 _DEVICES = {
@@ -110,7 +110,7 @@ def make_project(options):
         *_run_choices(options, output),
     ]
     title = (
-        f"Made by `sparsercnn start` from {os.path.abspath(options.data)} ({source.format}): "
+        f"{MADE_BY} from {os.path.abspath(options.data)} ({source.format}): "
         f"{figures.num_images} images to train on, {figures.num_val_images} to evaluate on. Change "
         "what you like; all other keys are those of _BASE_."
     )

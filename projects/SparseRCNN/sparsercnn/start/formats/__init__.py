@@ -44,4 +44,6 @@ def read_source(path, name=None, images=None, leave_out=None):
         listed = "; ".join(f"{key}, such as {files[0]}" for key, files in found.items())
         raise DataError(f"{path} has annotations in several formats: {listed}. Choose by --format.")
     ((key, files),) = found.items()
-    return FORMATS[key].read(folder, files, images)
+    source = FORMATS[key].read(folder, files, images)
+    source.notes += folder.notes
+    return source

@@ -2,11 +2,12 @@
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 from ...data.coco import complete, read_coco
 from ...errors import DataError
-from .folder import Source, Split
+from .folder import Source, Split, has_keys, searchable
 
 __all__ = ["find", "read"]
 
@@ -33,25 +34,27 @@ def read(folder, files, images=None):
     Raises:
         DataError: no folder holds the images of a file.
     """
-    splits = {}
+    splits, notes = {}, []
     for name, path in _names(folder, files).items():
-        content = read_coco(path)
+        given = read_coco(path)
+        content = _with_slashes(given, folder, images)
         root = os.path.abspath(images) if images else _image_root(folder, path, content)
-        splits[name] = Split(root, lambda x=content: complete(x), f"coco:{path}@{root}")
-    return Source("COCO json", splits)
+        entry = f"coco:{path}@{root}" if content is given else None
+        if entry is None:
+            notes.append(f"{path}: backslashes in names of images are taken for slashes.")
+        splits[name] = Split(root, lambda x=content: complete(x), entry)
+    return Source("COCO json", splits, notes)
 
 
 def _is_coco(path):
-    with open(path, "rb") as file:
-        head = file.read(1 << 20)
-    # In a large file, a key may come after the beginning; a small one has been seen whole.
-    is_whole = len(head) < 1 << 20
-    if is_whole and b'"annotations"' not in head:
+    data = searchable(path)
+    # Of a file that was cut off, one of the two may be left.
+    if not (has_keys(data, "images", "file_name") or has_keys(data, "annotations", "bbox")):
         return False
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError:
-        return False
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return True
     keys = ("images", "annotations", "categories")
     return isinstance(content, dict) and all(isinstance(content.get(x), list) for x in keys)
 
@@ -64,17 +67,36 @@ def _names(folder, files):
     return dict(zip(stems, files, strict=True))
 
 
-def _image_root(folder, path, content):
-    """The folder from which the names of the images count."""
+def _with_slashes(content, folder, images):
+    """`content` itself, or a copy in which names that a program wrote on Windows have slashes."""
+    if not any("\\" in image["file_name"] for image in content["images"]):
+        return content
+    known = {path.name for path in folder.images}  # a name may have a backslash where this runs
+
+    def is_file(name):
+        return os.path.isfile(os.path.join(images, name)) if images else Path(name).name in known
+
     names = [image["file_name"] for image in content["images"]]
-    first = Path(names[0])
-    ends = {x for x in folder.images if x.parts[-len(first.parts) :] == first.parts}
-    places = [path.parent, path.parent / "images", folder.path, folder.path / "images"]
-    places += sorted(x.parents[len(first.parts) - 1] for x in ends)
-    counts = [sum((place / name).is_file() for name in names) for place in places]
-    if not max(counts, default=0):
+    names = [x if is_file(x) else x.replace("\\", "/") for x in names]
+    renamed = [{**image, "file_name": x} for image, x in zip(content["images"], names, strict=True)]
+    return content if renamed == content["images"] else {**content, "images": renamed}
+
+
+def _image_root(folder, path, content):
+    """The folder from which the names of the images count: where most of them are found."""
+    names = [image["file_name"] for image in content["images"]]
+    usual = [path.parent, path.parent / "images", folder.path, folder.path / "images"]
+    counts = {place: sum((place / name).is_file() for name in names) for place in usual}
+    ends = {Path(name).parts for name in names if not os.path.isabs(name)}
+    lengths = {len(parts) for parts in ends}
+    found = Counter(
+        image.parents[n - 1] for image in folder.images for n in lengths if image.parts[-n:] in ends
+    )
+    counts = {**found, **counts}
+    best = max([*usual, *sorted(found)], key=counts.get)
+    if not counts[best]:
         raise DataError(
             f"{path}: its images, such as {names[0]}, are not below {folder.path}. Give their "
             "folder by --images."
         )
-    return str(places[counts.index(max(counts))])
+    return str(best)

@@ -1,16 +1,18 @@
 """What a reader gets: the files of a folder; and what it gives: the splits of a data set."""
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from ...data.files import files_below
-from ...errors import DataError
+from ...data.files import files_below, read_bytes
+from ...errors import DataError, abbreviate
 from ...image_files import IMAGE_SUFFIXES
+from ..earlier_runs import without_runs
 
-__all__ = ["Folder", "Source", "Split"]
+__all__ = ["Folder", "Source", "Split", "has_keys", "searchable"]
 
 
 @dataclass
@@ -52,8 +54,20 @@ class Folder:
 
     @cached_property
     def files(self):
-        """list[Path]: those of :func:`~sparsercnn.data.files.files_below`."""
-        return files_below(self.path, self._leave_out)
+        """list[Path]: those of :func:`~sparsercnn.data.files.files_below`, without earlier runs."""
+        return self._files_and_runs[0]
+
+    @property
+    def notes(self):
+        """list[str]: sentences on what is not taken for data."""
+        runs = self._files_and_runs[1]
+        if not runs:
+            return []
+        return [f"Left out is what an earlier `start` has written: {abbreviate(runs)}."]
+
+    @cached_property
+    def _files_and_runs(self):
+        return without_runs(files_below(self.path, self._leave_out), self.path)
 
     @cached_property
     def images(self):
@@ -67,6 +81,13 @@ class Folder:
             by_name.setdefault(path.name, []).append(path)
         return by_name
 
+    @cached_property
+    def _by_stem(self):
+        by_stem = {}
+        for path in self.images:
+            by_stem.setdefault(path.stem, []).append(path)
+        return by_stem
+
     def with_suffix(self, *suffixes):
         """Files (list[Path]) with one of these endings; of a file that was given, that one."""
         files = self.files if self.given.is_dir() else [self.given]
@@ -76,7 +97,8 @@ class Folder:
         """Where an image is that an annotation file names.
 
         Args:
-            name (str): as it is written there, perhaps with folders of another machine.
+            name (str): as it is written there, perhaps with folders of another machine, or
+                without its ending.
             beside (Path): the annotation file.
 
         Returns:
@@ -91,10 +113,40 @@ class Folder:
             path = Path(os.path.abspath(place / name))
             if path.is_relative_to(self.path) and path.is_file():
                 return path.relative_to(self.path).as_posix()
-        found = self._by_name.get(name.rpartition("/")[2], [])
+        last = name.rpartition("/")[2]
+        found = self._by_name.get(last, [])
+        if not last.lower().endswith(IMAGE_SUFFIXES):
+            found = self._by_stem.get(last, [])
+            wanted = [Path(os.path.abspath(x / name)) for x in (beside.parent, self.path)]
+            found = [x for x in found if x.with_suffix("") in wanted][:1] or found
         if len(found) > 1:
             raise DataError(
                 f"{beside}: '{name}' may be {found[0]} or {found[1]}. Give the path from "
                 f"{self.path}."
             )
         return found[0].relative_to(self.path).as_posix() if found else name
+
+
+def searchable(path):
+    """The content (bytes) of a text file in which names of keys can be looked for, whether it is in
+    UTF-8, UTF-16 or an encoding of one byte per character.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    return read_bytes(path).replace(b"\0", b"")
+
+
+def has_keys(content, *keys):
+    """Whether all `keys` (str) of json, or of the outermost level of YAML, are in a file that does
+    not parse, so that it is probably one of annotations, whose reader says what is wrong.
+
+    Args:
+        content (bytes): from :func:`searchable`.
+    """
+    return all(
+        # The first test is much faster, and annotations may have hundreds of megabytes.
+        key.encode() in content
+        and re.search(rf'("{key}"|^{key})\s*:'.encode(), content, re.MULTILINE)
+        for key in keys
+    )

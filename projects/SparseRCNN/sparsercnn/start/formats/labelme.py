@@ -3,12 +3,16 @@
 import json
 import math
 
+from ...data.coco_schema import read_json
 from ...errors import DataError, abbreviate
 from ..splits import split_name
-from .folder import Source
+from .folder import Source, has_keys, searchable
 from .tables import make_splits
 
 __all__ = ["find", "read"]
+
+# The box of such a shape is around its points; "rotation" is a rotated box of X-AnyLabeling.
+_NUM_POINTS = {"rectangle": (2, 4), "rotation": (4,), "mask": (2,)}
 
 
 def find(folder):
@@ -50,18 +54,18 @@ def read(folder, files, images=None):
 
 
 def _is_labelme(path):
-    with open(path, "rb") as file:
-        if b"shapes" not in file.read(1 << 20):
-            return False
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError:
+    data = searchable(path)
+    if not has_keys(data, "shapes"):
         return False
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return True
     return isinstance(content, dict) and {"shapes", "imagePath"} <= content.keys()
 
 
 def _read_file(folder, path, without_box):
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    content = read_json(path)
     size = (content.get("imageWidth"), content.get("imageHeight"))
     objects = []
     for number, shape in enumerate(content["shapes"], start=1):
@@ -85,7 +89,8 @@ def _box(kind, points):
     if kind == "circle" and len(points) == 2:  # its centre, and a point of its edge
         (x, y), radius = points[0], math.dist(*points)
         return [x - radius, y - radius, x + radius, y + radius]
-    if (kind == "rectangle" and len(points) in (2, 4)) or (kind == "polygon" and len(points) > 2):
+    if len(points) in _NUM_POINTS.get(kind, ()) or (kind == "polygon" and len(points) > 2):
         xs, ys = zip(*points, strict=True)
-        return [min(xs), min(ys), max(xs), max(ys)]
+        last = int(kind == "mask")  # a mask's points are its first and its last pixel
+        return [min(xs), min(ys), max(xs) + last, max(ys) + last]
     return None

@@ -4,10 +4,11 @@ import os
 
 import yaml
 
+from ...data.files import read_text
 from ...data.yolo import convert_yolo_images, label_file, read_yolo_yaml
 from ...errors import DataError
 from ..splits import split_name
-from .folder import Source, Split
+from .folder import Source, Split, has_keys, searchable
 
 __all__ = ["find", "read"]
 
@@ -46,8 +47,14 @@ def read(folder, files, images=None):
         return _read_folders(folder, files)
     if len(files) > 1:
         raise DataError(f"{folder.path} has {files[0].name} and {files[1]}. Give one as DATA.")
-    names, splits = read_yolo_yaml(files[0])
-    return _source(files[0].parent, names, splits, [])
+    notes = []
+    try:
+        names, splits = read_yolo_yaml(files[0])
+    except (DataError, FileNotFoundError) as error:
+        # Exported files often name a test that is not there; any other error comes again.
+        names, splits = read_yolo_yaml(files[0], ("train", "val"))
+        notes.append(f"The split test is left out: {error}")
+    return _source(files[0].parent, names, splits, notes)
 
 
 def _read_folders(folder, files):
@@ -55,8 +62,7 @@ def _read_folders(folder, files):
         x for x in folder.files if x.name in _NAME_FILES and str(x) not in set(map(str, files))
     ]
     if lists:
-        lines = lists[0].read_text(encoding="utf-8-sig").splitlines()
-        names = [x.strip() for x in lines if x.strip()]
+        names = _same_lines(lists)
         note = f"The classes are the lines of {lists[0]}."
     else:
         names = [f"class {i}" for i in range(_highest_class(files) + 1)]
@@ -69,6 +75,21 @@ def _read_folders(folder, files):
         name = split_name(image.parent.relative_to(folder.path))
         splits.setdefault(name, []).append(str(image))
     return _source(folder.path, names, splits, [note])
+
+
+def _same_lines(files):
+    """The lines of each of some files: LabelImg writes one by each folder of labels, in the order
+    in which the classes were first used there."""
+    texts = [read_text(path).splitlines() for path in files]
+    first, *others = ([x.strip() for x in lines if x.strip()] for lines in texts)
+    for path, other in zip(files[1:], others, strict=True):
+        if other != first:
+            raise DataError(
+                f"{files[0]} and {path} name different classes, or in another order, so that a "
+                "number in the label files does not tell the class. Make the numbers of all labels "
+                "those of one list, and remove the other lists."
+            )
+    return first
 
 
 def _source(root, names, splits, notes):
@@ -86,10 +107,11 @@ def _source(root, names, splits, notes):
 
 
 def _is_description(path):
+    data = searchable(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        content = yaml.safe_load(data)
     except (yaml.YAMLError, UnicodeDecodeError):
-        return False
+        return has_keys(data, "names", "train")
     return isinstance(content, dict) and "names" in content and "train" in content
 
 
