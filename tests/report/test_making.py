@@ -76,9 +76,6 @@ def test_predictions_in_a_file(squares, dataset, tmp_path, capsys):
     (out / "boxes/99.js").touch()
     assert report.main(["--predictions", str(squares / "none.json"), *arguments]) == 0
     assert not (out / "boxes/99.js").exists()
-    # What fails leaves no page of before.
-    assert report.main(["--predictions", str(squares / "gone.json"), *arguments]) == 2
-    assert not (out / "index.html").exists() and not (out / "browse.html").exists()
     assert report.main(["--predictions", file, *arguments[:2], "--output", str(squares)]) == 2
     assert "holds other files" in capsys.readouterr().err
 
@@ -255,3 +252,35 @@ def test_a_second_report_leaves_nothing_of_the_first(squares, dataset, tmp_path)
     assert (out / "exports").exists() and (out / "thresholds_2.json").exists()
     assert report.main([*files, *options]) == 0
     assert not (out / "exports").exists() and not (out / "thresholds_2.json").exists()
+
+
+def test_a_report_reads_what_an_earlier_one_has_written_into_its_folder(squares, dataset, tmp_path):
+    out = tmp_path / "out"
+    options = ["--dataset", dataset, "--output", str(out), "--resamples", "1"]
+    file = squares / "results.json"
+    assert report.main(["--predictions", str(file), *options, "--export", "coco"]) == 0
+    exported = out / "exports/coco_results.json"
+    assert report.main(["--predictions", str(exported), *options]) == 0
+    assert not exported.exists()
+    assert pd.read_csv(out / "tables/images.csv")["right"].sum() == 1
+
+
+def files_of(folder):
+    return {x: x.read_bytes() for x in folder.rglob("*") if x.is_file()}
+
+
+def test_what_fails_leaves_the_report_of_before(squares, dataset, tmp_path, capsys):
+    out = tmp_path / "out"
+    options = ["--dataset", dataset, "--output", str(out), "--resamples", "1"]
+    assert report.main(["--predictions", str(squares / "results.json"), *options]) == 0
+    before = files_of(out)
+    assert report.main(["--predictions", str(squares / "gone.json"), *options]) == 2
+    assert report.main(["--output", str(out), "--opts", "MODEL.NONESUCH", "1"]) == 2
+    assert inspect_data.main(["nonesuch", "--output", str(out)]) == 2
+    assert "holds other files" not in capsys.readouterr().err
+    assert files_of(out) == before
+    assert inspect_data.main([dataset, "--output", str(out)]) == 0
+    assert not (out / "thresholds.json").exists()
+    before = files_of(out)
+    assert inspect_data.main(["nonesuch", "--output", str(out)]) == 2
+    assert files_of(out) == before

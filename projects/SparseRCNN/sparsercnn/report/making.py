@@ -22,7 +22,7 @@ from .records import read_detections, read_truth
 from .result import analyse
 from .writing import write_report
 
-__all__ = ["Options", "Source", "empty_folder", "load_source", "make_report"]
+__all__ = ["Options", "Source", "check_folder", "empty_folder", "load_source", "make_report"]
 
 _OURS = ("boxes", "exports", "figures", "pictures", "tables", "thumbnails")
 _FILES = ("index.html", "browse.html", "index.js", "thresholds.json", "thresholds_2.json")
@@ -80,7 +80,7 @@ def make_report(options):
         DataError: the data set, or a file of predictions, cannot be used.
     """
     folder = Path(options.output)
-    empty_folder(folder)
+    check_folder(folder)
     if options.predictions:
         first = load_predictions(options.predictions, options.dataset)
     else:
@@ -98,6 +98,7 @@ def make_report(options):
         results.append(analyse(name, truth, run, options.resamples, options.seed))
         if source.predictor is not None and not pictures:
             pictures = _attention_maps(source.predictor, results[-1])
+    empty_folder(folder)
     index, unreadable = write_report(
         results, folder, pictures, options.max_images, options.picture_size
     )
@@ -109,15 +110,23 @@ def make_report(options):
     return index
 
 
-def empty_folder(folder):
-    """Make a folder, or remove what an earlier report has left in it.
+def check_folder(folder):
+    """Make a folder, or see whether a report may be written into it.
 
     Raises:
-        ConfigError: it holds other files.
+        ConfigError: it holds other files than those of an earlier report.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()) and not (folder / _MARK).exists():
         raise ConfigError(f"{folder} holds other files. Give another --output, or empty it.")
+
+
+def empty_folder(folder):
+    """Remove what an earlier report has left in a folder, which :func:`check_folder` has seen.
+
+    Only once all is read and computed: the earlier report may be what is read, and it is to be
+    there still if something cannot be.
+    """
     for name in _OURS:
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in _FILES:
