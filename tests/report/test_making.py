@@ -10,7 +10,7 @@ import pytest
 from sparsercnn.cli import inspect_data, report
 from sparsercnn.engine.setup import load_config
 from sparsercnn.inference.thresholds import read_thresholds
-from sparsercnn.report import browser
+from sparsercnn.report import browser, making
 
 
 @pytest.fixture(scope="module")
@@ -284,3 +284,23 @@ def test_what_fails_leaves_the_report_of_before(squares, dataset, tmp_path, caps
     before = files_of(out)
     assert inspect_data.main(["nonesuch", "--output", str(out)]) == 2
     assert files_of(out) == before
+
+
+@pytest.mark.parametrize("crowds", [0, 4])
+def test_a_report_needs_objects(squares, trained, tmp_path, capsys, monkeypatch, crowds):
+    content = json.loads((squares / "squares.json").read_text())
+    content["annotations"] = [{**x, "iscrowd": 1} for x in content["annotations"][:crowds]]
+    file = tmp_path / "none.json"
+    file.write_text(json.dumps(content))
+    entry, out = f"coco:{file}@{squares}", ["--output", str(tmp_path / "out")]
+    predictions = ["--predictions", str(squares / "none.json"), "--dataset", entry]
+    message = f"{entry} has no objects to compare with"
+    assert report.main([*predictions, *out]) == 2
+    assert message in capsys.readouterr().err
+    with monkeypatch.context() as patched:  # told before the model runs
+        patched.setattr(making, "run_model", None)
+        options = ["--dataset", entry, "--opts", "MODEL.DEVICE", "cpu"]
+        assert report.main([trained, *out, *options]) == 2
+    assert message in capsys.readouterr().err
+    model = ["--opts", "MODEL.WEIGHTS", trained, "MODEL.DEVICE", "cpu"]
+    assert inspect_data.main([entry, *out, *model]) == 0

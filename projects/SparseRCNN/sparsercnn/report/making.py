@@ -14,7 +14,7 @@ from ..data import build_test_loader, register_datasets
 from ..data.classes import require_registered
 from ..engine.devices import check_devices
 from ..engine.setup import load_model_config
-from ..errors import ConfigError, UserError, abbreviate
+from ..errors import ConfigError, DataError, UserError, abbreviate
 from ..inference.predictor import Predictor
 from .exports import export
 from .inference import Run, run_model
@@ -77,7 +77,7 @@ def make_report(options):
 
     Raises:
         ConfigError: there is no model, the output folder holds other files, or an option is wrong.
-        DataError: the data set, or a file of predictions, cannot be used.
+        DataError: the data set has no objects, or it or a file of predictions cannot be used.
     """
     folder = Path(options.output)
     check_folder(folder)
@@ -92,6 +92,10 @@ def make_report(options):
         opts = [*options.opts, "MODEL.WEIGHTS", options.compare]
         sources.append(load_source(options, options.compare_config_file, opts, first.dataset))
     truth = read_truth(first.dataset)
+    if truth.crowd.all():  # also of none
+        raise DataError(
+            f"{first.dataset} has no objects to compare with; average precision needs some."
+        )
     results, pictures = [], []
     for source, name in zip(sources, options.names, strict=False):
         run = source.run(truth)
