@@ -304,3 +304,23 @@ def test_a_report_needs_objects(squares, trained, tmp_path, capsys, monkeypatch,
     assert message in capsys.readouterr().err
     model = ["--opts", "MODEL.WEIGHTS", trained, "MODEL.DEVICE", "cpu"]
     assert inspect_data.main([entry, *out, *model]) == 0
+
+
+def test_lvis_is_refused(squares, trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    content = json.loads((squares / "squares.json").read_text())
+    for image in content["images"]:
+        image.update(neg_category_ids=[], not_exhaustive_category_ids=[])
+    for category in content["categories"]:
+        category["frequency"] = "f"
+    file = tmp_path / "lvis.json"
+    file.write_text(json.dumps(content))
+    entry, out = f"lvis:{file}@{squares}", ["--output", str(tmp_path / "out")]
+    predictions = ["--predictions", str(squares / "results.json"), "--dataset", entry]
+    message = f"{entry}: a detection without an object counts as wrong here, but LVIS's"
+    assert report.main([*predictions, *out]) == 2
+    assert message in capsys.readouterr().err
+    options = ["--opts", "MODEL.WEIGHTS", trained, "MODEL.DEVICE", "cpu"]
+    assert inspect_data.main([entry, *out, *options]) == 2
+    assert message in capsys.readouterr().err
+    assert inspect_data.main([entry, *out]) == 0

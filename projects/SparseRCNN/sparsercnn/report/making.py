@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from detectron2.data import MetadataCatalog
 
 from ..analysis.attention import AttentionRecorder, draw_attention
 from ..analysis.charts import to_picture
@@ -22,7 +23,15 @@ from .records import read_detections, read_truth
 from .result import analyse
 from .writing import write_report
 
-__all__ = ["Options", "Source", "check_folder", "empty_folder", "load_source", "make_report"]
+__all__ = [
+    "Options",
+    "Source",
+    "check_folder",
+    "empty_folder",
+    "load_source",
+    "make_report",
+    "refuse_lvis",
+]
 
 _OURS = ("boxes", "exports", "figures", "pictures", "tables", "thumbnails")
 _FILES = ("index.html", "browse.html", "index.js", "thresholds.json", "thresholds_2.json")
@@ -77,7 +86,8 @@ def make_report(options):
 
     Raises:
         ConfigError: there is no model, the output folder holds other files, or an option is wrong.
-        DataError: the data set has no objects, or it or a file of predictions cannot be used.
+        DataError: the data set has no objects or is LVIS's, or it or a file of predictions cannot
+            be used.
     """
     folder = Path(options.output)
     check_folder(folder)
@@ -85,6 +95,7 @@ def make_report(options):
         first = load_predictions(options.predictions, options.dataset)
     else:
         first = load_source(options, options.config_file, options.opts, options.dataset)
+    refuse_lvis(first.dataset, "Use the evaluation's metrics.")
     sources = [first]
     if options.compare.endswith(".json"):
         sources.append(load_predictions(options.compare, first.dataset))
@@ -137,6 +148,23 @@ def empty_folder(folder):
         (folder / name).unlink(missing_ok=True)
     # From now on the folder is a report's, even if this one is interrupted.
     (folder / _MARK).touch()
+
+
+def refuse_lvis(dataset, remedy):
+    """Refuse a data set by whose rules a detection without an object may be right.
+
+    Args:
+        dataset (str): a registered data set.
+        remedy (str): what to do instead.
+
+    Raises:
+        DataError: it is in LVIS's format.
+    """
+    if MetadataCatalog.get(dataset).get("evaluator_type") == "lvis":
+        raise DataError(
+            f"{dataset}: a detection without an object counts as wrong here, but LVIS's images are "
+            f"labelled with some classes only. {remedy}"
+        )
 
 
 def load_predictions(path, dataset):
