@@ -1,5 +1,6 @@
 """What the page's events write and leave."""
 
+import json
 import os
 
 import cv2
@@ -91,3 +92,21 @@ def test_pictures_of_the_first_model_are_deleted_if_the_second_fails(
     monkeypatch.setattr(handlers.models, "find", find_two)
     assert "alert" in handlers.show(image, "two", "three", *CHOICE)[0]
     assert len(drawn(handlers)) == 2  # those of before
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "画"])
+def test_files_of_long_names_have_shorter_ones(handlers, picture, clip, letter):
+    long = letter * 300
+    shown = handlers.show(
+        {"path": str(picture), "orig_name": f"{long}.png"}, "two", "three", *CHOICE
+    )
+    assert shown[0] == ""
+    *_, last = handlers.show_video({**clip, "orig_name": f"{long}.mp4"}, "two", *CHOICE)
+    paths = [*shown[5:8], *shown[12:15], *last[2:]]
+    assert len(paths) == 9 and all(map(os.path.getsize, paths))
+    stem = letter * (200 // len(letter.encode()))
+    endings = [f"-detections.{x}" for x in ("png", "json", "csv")]
+    names = {stem + x for x in (*endings, ".webm")}
+    assert {os.path.basename(x) for x in paths} == names
+    with open(shown[6], encoding="utf-8") as file:  # what is written keeps the name
+        assert {x["file_name"] for x in json.load(file)} == {f"{long}.png"}

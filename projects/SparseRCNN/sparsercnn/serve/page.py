@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..data.shapes import draw_scene
 from ..errors import UserError
-from .uploads import Upload
+from .uploads import Upload, short_stem
 from .video import draw_video
 from .view import Choice, choose, describe, draw, entries, table, to_csv, to_json
 
@@ -291,7 +291,7 @@ class _Handlers:
         found = entries(result, choice)
         headers, rows = table(result, choice)
         folder, file_name = self._make_folder(unfinished), upload.name or "image"
-        picture = os.path.join(folder, f"{os.path.splitext(file_name)[0]}-detections.png")
+        picture = os.path.join(folder, f"{short_stem(file_name)}-detections.png")
         Image.fromarray(draw(result, choice)).save(picture, compress_level=1)
         return [
             gr.Column(visible=True),
@@ -339,7 +339,7 @@ _HIDDEN = [gr.Column(visible=False), "", None, None, None, None, None]
 
 
 def _write_texts(folder, file_name, found):
-    stem = os.path.splitext(file_name)[0]
+    stem = short_stem(file_name)
     paths = [os.path.join(folder, f"{stem}-detections.{ending}") for ending in ("json", "csv")]
     for path, text in zip(paths, (to_json(found), to_csv(found)), strict=True):
         with open(path, "w", encoding="utf-8") as file:
