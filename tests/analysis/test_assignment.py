@@ -77,3 +77,11 @@ def test_images_come_with_their_objects(tiny_cfg, tmp_path):
     (tmp_path / "shapes/val").rename(tmp_path / "shapes/elsewhere")
     with pytest.raises(DataError):
         load_annotated_image(tiny_cfg, name, 0)
+
+
+def test_names_with_dollars_are_no_formulas(make_instances, tmp_path):
+    image = np.full((40, 60, 3), 200, dtype=np.uint8)
+    instances = make_instances((40, 60), BOXES[:1], [0])
+    stages = [StageAssignment(torch.tensor([[1.0, 2, 30, 20]]), torch.tensor([0]))]
+    draw_assignment(image, stages, instances, ["$a^$"], "$a^$.jpg").savefig(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5000

@@ -110,7 +110,7 @@ def test_the_picture_has_a_map_and_a_strip_for_each_repetition(tmp_path):
     channels = torch.rand(2, 8)
     degenerate = StageAttention(torch.tensor([0.5, 0.5, 0.5, 0.5]), channels, positions)
     stages = [StageAttention(box, channels, positions), degenerate]
-    figure = draw_attention(np.full((40, 80, 3), 90, np.uint8), stages, "one")
+    figure = draw_attention(np.full((40, 80, 3), 90, np.uint8), stages, "$a^$")
     assert len(figure.axes) == 2 * (1 + 2 * 2) + 1  # the last is the scale of the colours
     whole, _, _, over_roi2, strip2 = figure.axes[:5]
     assert whole.patches[0].get_bbox().bounds == (20, 20, 40, 20)

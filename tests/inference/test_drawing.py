@@ -55,3 +55,22 @@ def test_captions_of_one_object_do_not_overlap(detections, monkeypatch):
     (first, second), ((w, h), _) = places, sizes
     assert 10 < w < 150 and 5 < h < 40  # in pixels
     assert abs(first - second)[1] >= h - 1e-6 or abs(first - second)[0] >= w - 1e-6
+
+
+def test_names_with_dollars_are_no_formulas(detections):
+    """As `$a^$`, of which matplotlib would complain, and another width than without the dollars."""
+    from sparsercnn.inference import drawing
+
+    image = np.full((120, 300, 3), 90, np.uint8)
+    drawn = draw_predictions(image, detections, ClassNames(["$a^$", "$b$"]))
+    assert (drawn != draw_predictions(image, detections, ClassNames(["a", "b"]))).any()
+    semantic = torch.zeros(1, 120, 300)
+    draw_predictions(image, {"sem_seg": semantic}, ClassNames(stuff=["$a^$"]))
+    visualizer = drawing.LiteralVisualizer(image)
+    visualizer.draw_text("$b$", (5, 5))
+    renderer = visualizer.output.canvas.get_renderer()
+    widths = []
+    for text in ("$b$", "b"):
+        visualizer.output.ax.texts[-1].set_text(text)
+        widths.append(visualizer.output.ax.texts[-1].get_window_extent(renderer).width)
+    assert widths[0] > 2 * widths[1]

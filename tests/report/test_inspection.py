@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from sparsercnn.data import register_datasets
+from sparsercnn.report.findings import Findings
 from sparsercnn.report.inspection import (
     find_odd_images,
     find_odd_objects,
@@ -13,6 +14,7 @@ from sparsercnn.report.inspection import (
     merge,
     shapes_of,
 )
+from sparsercnn.report.inspection_sections import inspection_sections
 from sparsercnn.report.matching import match
 from sparsercnn.report.records import read_truth
 from sparsercnn.report.tide import find_errors
@@ -135,3 +137,16 @@ def test_a_contradicted_class(truth, found):
     doubts = find_suspicions(data, detections, errors)
     on = detections.boxes[doubts.wrong_class]
     assert on.tolist() == [boxes[1]] and not doubts.unseen.any()
+
+
+@pytest.mark.parametrize("most", [1, 29, 60, 95])
+def test_the_histogram_of_objects_reaches_to_the_image_with_the_most(truth, tmp_path, most):
+    data = truth([(0, 0, [1, 1, 9, 9])] * most, num_images=2)
+    data.files = [str(tmp_path / f"{i}.png") for i in range(2)]
+    sections = inspection_sections(Findings([data]))
+    picture = next(y for x in sections if x.title == "Sizes" for y in x.pictures)
+    bins = picture.data[picture.data["what"] == "objects"]
+    filled = bins[bins["count"] > 0]
+    assert filled["count"].tolist() == [1, 1]
+    assert ((filled["from"] < [0, most]) & (filled["to"] > [0, most])).all()
+    assert filled.index[-1] == bins.index[-1]  # no bin lies beyond it

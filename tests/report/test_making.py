@@ -10,7 +10,7 @@ import pytest
 from sparsercnn.cli import inspect_data, report
 from sparsercnn.engine.setup import load_config
 from sparsercnn.inference.thresholds import read_thresholds
-from sparsercnn.report import browser
+from sparsercnn.report import browser, making
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +76,6 @@ def test_predictions_in_a_file(squares, dataset, tmp_path, capsys):
     (out / "boxes/99.js").touch()
     assert report.main(["--predictions", str(squares / "none.json"), *arguments]) == 0
     assert not (out / "boxes/99.js").exists()
-    # What fails leaves no page of before.
-    assert report.main(["--predictions", str(squares / "gone.json"), *arguments]) == 2
-    assert not (out / "index.html").exists() and not (out / "browse.html").exists()
     assert report.main(["--predictions", file, *arguments[:2], "--output", str(squares)]) == 2
     assert "holds other files" in capsys.readouterr().err
 
@@ -255,3 +252,75 @@ def test_a_second_report_leaves_nothing_of_the_first(squares, dataset, tmp_path)
     assert (out / "exports").exists() and (out / "thresholds_2.json").exists()
     assert report.main([*files, *options]) == 0
     assert not (out / "exports").exists() and not (out / "thresholds_2.json").exists()
+
+
+def test_a_report_reads_what_an_earlier_one_has_written_into_its_folder(squares, dataset, tmp_path):
+    out = tmp_path / "out"
+    options = ["--dataset", dataset, "--output", str(out), "--resamples", "1"]
+    file = squares / "results.json"
+    assert report.main(["--predictions", str(file), *options, "--export", "coco"]) == 0
+    exported = out / "exports/coco_results.json"
+    assert report.main(["--predictions", str(exported), *options]) == 0
+    assert not exported.exists()
+    assert pd.read_csv(out / "tables/images.csv")["right"].sum() == 1
+
+
+def files_of(folder):
+    return {x: x.read_bytes() for x in folder.rglob("*") if x.is_file()}
+
+
+def test_what_fails_leaves_the_report_of_before(squares, dataset, tmp_path, capsys):
+    out = tmp_path / "out"
+    options = ["--dataset", dataset, "--output", str(out), "--resamples", "1"]
+    assert report.main(["--predictions", str(squares / "results.json"), *options]) == 0
+    before = files_of(out)
+    assert report.main(["--predictions", str(squares / "gone.json"), *options]) == 2
+    assert report.main(["--output", str(out), "--opts", "MODEL.NONESUCH", "1"]) == 2
+    assert inspect_data.main(["nonesuch", "--output", str(out)]) == 2
+    assert "holds other files" not in capsys.readouterr().err
+    assert files_of(out) == before
+    assert inspect_data.main([dataset, "--output", str(out)]) == 0
+    assert not (out / "thresholds.json").exists()
+    before = files_of(out)
+    assert inspect_data.main(["nonesuch", "--output", str(out)]) == 2
+    assert files_of(out) == before
+
+
+@pytest.mark.parametrize("crowds", [0, 4])
+def test_a_report_needs_objects(squares, trained, tmp_path, capsys, monkeypatch, crowds):
+    content = json.loads((squares / "squares.json").read_text())
+    content["annotations"] = [{**x, "iscrowd": 1} for x in content["annotations"][:crowds]]
+    file = tmp_path / "none.json"
+    file.write_text(json.dumps(content))
+    entry, out = f"coco:{file}@{squares}", ["--output", str(tmp_path / "out")]
+    predictions = ["--predictions", str(squares / "none.json"), "--dataset", entry]
+    message = f"{entry} has no objects to compare with"
+    assert report.main([*predictions, *out]) == 2
+    assert message in capsys.readouterr().err
+    with monkeypatch.context() as patched:  # told before the model runs
+        patched.setattr(making, "run_model", None)
+        options = ["--dataset", entry, "--opts", "MODEL.DEVICE", "cpu"]
+        assert report.main([trained, *out, *options]) == 2
+    assert message in capsys.readouterr().err
+    model = ["--opts", "MODEL.WEIGHTS", trained, "MODEL.DEVICE", "cpu"]
+    assert inspect_data.main([entry, *out, *model]) == 0
+
+
+def test_lvis_is_refused(squares, trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    content = json.loads((squares / "squares.json").read_text())
+    for image in content["images"]:
+        image.update(neg_category_ids=[], not_exhaustive_category_ids=[])
+    for category in content["categories"]:
+        category["frequency"] = "f"
+    file = tmp_path / "lvis.json"
+    file.write_text(json.dumps(content))
+    entry, out = f"lvis:{file}@{squares}", ["--output", str(tmp_path / "out")]
+    predictions = ["--predictions", str(squares / "results.json"), "--dataset", entry]
+    message = f"{entry}: a detection without an object counts as wrong here, but LVIS's"
+    assert report.main([*predictions, *out]) == 2
+    assert message in capsys.readouterr().err
+    options = ["--opts", "MODEL.WEIGHTS", trained, "MODEL.DEVICE", "cpu"]
+    assert inspect_data.main([entry, *out, *options]) == 2
+    assert message in capsys.readouterr().err
+    assert inspect_data.main([entry, *out]) == 0

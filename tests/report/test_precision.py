@@ -10,9 +10,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from sparsercnn.evaluation import evaluate_on_coco
+from sparsercnn.report.inference import Run
 from sparsercnn.report.matching import AREAS, match
 from sparsercnn.report.precision import Curves, average_precision, bootstrap, make_curve, summaries
 from sparsercnn.report.records import as_detections
+from sparsercnn.report.result import analyse
+from sparsercnn.report.sections import precision_table
 
 NUM_CLASSES, NUM_IMAGES = 3, 40
 
@@ -146,3 +149,13 @@ def test_without_objects_there_is_no_average_precision(truth, found):
     empty = found([])
     curves = Curves(data, empty, match(data, empty))
     assert summaries(curves.average_precisions())["AP"] == 0
+
+
+def test_a_class_may_be_called_all(truth, found):
+    box = [0, 0, 10, 10]
+    data = truth([(0, 0, box), (0, 1, box), (0, 1, box)], classes=("all", "b"), crowd=[2])
+    run = Run(found([(0, 0, box, 0.9)]), [], None, None)
+    table = precision_table(analyse("model", data, run, resamples=1))
+    assert table["class"].tolist() == ["all", "all", "b"]
+    assert table["objects"].tolist() == [2, 1, 1]
+    assert table["AP"].tolist() == pytest.approx([50, 100, 0])

@@ -16,6 +16,7 @@ from ..data.classes import require_registered
 from ..errors import UserError
 from ..modeling import SparseRCNN
 from ..structures import Targets
+from .charts import literal_texts
 
 __all__ = ["StageAssignment", "assign", "draw_assignment", "load_annotated_image"]
 
@@ -141,7 +142,7 @@ def draw_assignment(image, stages, instances, names=(), title=""):
         )
     ]
     figure.legend(handles=lines, loc="outside lower center", fontsize="x-small", frameon=False)
-    return figure
+    return literal_texts(figure)
 
 
 def _draw_boxes(axes, stage, instances, names):

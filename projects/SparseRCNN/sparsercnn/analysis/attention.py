@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 
 from ..errors import UserError
 from ..modeling.interaction import DualAttention
+from .charts import literal_texts
 
 __all__ = ["AttentionRecorder", "StageAttention", "draw_attention"]
 
@@ -168,7 +169,7 @@ def draw_attention(image, stages, title=""):
         aspect=40,
         label="attention to positions (maps) and channels (strips)",
     )
-    return figure
+    return literal_texts(figure)
 
 
 def _draw_roi(axes, image, stage):

@@ -7,9 +7,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.utils.colormap import colormap
-from detectron2.utils.visualizer import Visualizer
 
-from ..inference.drawing import readable_scale
+from ..inference.drawing import LiteralVisualizer, readable_scale
 
 __all__ = ["draw_sample", "draw_samples"]
 
@@ -55,7 +54,7 @@ def draw_sample(sample, image_format, names):
     colors = colormap(rgb=True, maximum=1)
     if "sem_seg" in sample:
         return _draw_labels(image, sample["sem_seg"], names, colors)
-    visualizer = Visualizer(image, Metadata(), scale=readable_scale(image))
+    visualizer = LiteralVisualizer(image, Metadata(), scale=readable_scale(image))
     instances = sample["instances"]
     known = names.get("thing_classes") or []
     classes = instances.gt_classes.tolist()
@@ -78,5 +77,5 @@ def _draw_labels(image, labels, names, colors):
     known = list(names.get("stuff_classes") or [])
     metadata.stuff_classes = [*known, *(f"class {i}" for i in range(len(known), count))]
     metadata.stuff_colors = [list(255 * colors[i % len(colors)]) for i in range(count)]
-    visualizer = Visualizer(image, metadata, scale=readable_scale(image))
+    visualizer = LiteralVisualizer(image, metadata, scale=readable_scale(image))
     return visualizer.draw_sem_seg(labels, alpha=0.6).get_image()

@@ -2,11 +2,13 @@
 
 import io
 
+import matplotlib
 from cycler import cycler
+from matplotlib.text import Text
 
 from .document import Picture
 
-__all__ = ["BLACK", "COLOURS", "STYLES", "plain_axes", "to_picture"]
+__all__ = ["BLACK", "COLOURS", "STYLES", "literal_texts", "plain_axes", "to_picture"]
 
 # Okabe and Ito's, which colour-blind readers can tell apart, without their yellow, which is pale on
 # white.
@@ -28,8 +30,18 @@ def to_picture(figure, name, description, data=None, dpi=150):
         Picture: as PNG.
     """
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi)
+    # Labels of ticks are made while the figure is drawn.
+    with matplotlib.rc_context({"text.parse_math": False}):
+        literal_texts(figure).savefig(file, format="png", dpi=dpi)
     return Picture(name, file.getvalue(), description, data)
+
+
+def literal_texts(figure):
+    """The same figure; its texts are drawn as they are, since what is between two $ in the name of
+    a class or file is no formula."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    return figure
 
 
 def plain_axes(axes, **labels):

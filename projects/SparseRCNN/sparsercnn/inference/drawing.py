@@ -8,9 +8,19 @@ from detectron2.utils.visualizer import Visualizer
 from ..errors import ImageError
 from .captions import number_duplicates, place_captions
 
-__all__ = ["draw_predictions", "readable_scale"]
+__all__ = ["LiteralVisualizer", "draw_predictions", "readable_scale"]
 
 _LONGEST = 2**16 - 1  # pixels per side, of matplotlib and of JPEG
+
+
+class LiteralVisualizer(Visualizer):
+    """One that draws texts as they are; detectron2's takes what is between two $ for a formula."""
+
+    def draw_text(self, *args, **kwargs):
+        """As that of detectron2."""
+        output = super().draw_text(*args, **kwargs)
+        output.ax.texts[-1].set_parse_math(False)
+        return output
 
 
 def readable_scale(image):
@@ -47,7 +57,7 @@ def draw_predictions(image, predictions, labels, scale=1):
         )
     colors = colormap(rgb=True, maximum=1)
     metadata = Metadata()
-    visualizer = Visualizer(image, metadata, scale=scale)
+    visualizer = LiteralVisualizer(image, metadata, scale=scale)
     if "sem_seg" in predictions:
         scores = predictions["sem_seg"]
         unnamed = [f"class {i}" for i in range(len(labels.stuff), len(scores))]

@@ -124,6 +124,7 @@ def calibration_figure(table):
     plain_axes(axes, ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
     below.bar(middle, np.maximum(table["detections"], 0), width * 0.94, color="#7F7F7F")
     below.set_yscale("symlog", linthresh=1)
+    below.yaxis.set_major_formatter("{x:,.0f}")
     plain_axes(below, xlabel="score", ylabel="detections")
     data = pd.DataFrame(table)
     return to_picture(figure, "calibration.png", "How often scores are right", data, dpi=120)

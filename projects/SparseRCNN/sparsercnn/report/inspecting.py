@@ -10,7 +10,7 @@ from ..errors import abbreviate
 from .browser import write_browser
 from .findings import Findings
 from .inspection_sections import inspection_sections
-from .making import empty_folder, load_source
+from .making import check_folder, empty_folder, load_source, refuse_lvis
 from .records import read_truth
 from .writing import write_pages
 
@@ -41,23 +41,28 @@ def inspect_data(options):
 
     Raises:
         ConfigError: the output folder holds other files, or the model cannot be loaded.
-        DataError: a data set cannot be read, or has other classes than the model.
+        DataError: a data set cannot be read, or has other classes than the model, or is
+            LVIS's and there is a model.
     """
     folder = Path(options.output)
-    empty_folder(folder)
+    check_folder(folder)
     register_datasets(options.datasets)
+    asks_model = options.config_file or "MODEL.WEIGHTS" in options.opts
     for name in options.datasets:
         require_registered(name)
+        if asks_model:
+            refuse_lvis(name, "Inspect it without a model.")
     truths = [read_truth(name) for name in options.datasets]
     findings = Findings(truths)
-    if options.config_file or "MODEL.WEIGHTS" in options.opts:
+    if asks_model:
         source = load_source(options, options.config_file, options.opts, options.datasets[0])
         findings.ask(source.predictor)
     title = f"What is in {', '.join(options.datasets)}"
-    write_pages(title, list(inspection_sections(findings)), findings.tables(), folder)
-    unreadable = write_browser(
-        findings.browser(title), folder, options.max_images, options.picture_size
-    )
+    sections, tables = list(inspection_sections(findings)), findings.tables()
+    browser = findings.browser(title)
+    empty_folder(folder)
+    write_pages(title, sections, tables, folder)
+    unreadable = write_browser(browser, folder, options.max_images, options.picture_size)
     if unreadable:
         logging.getLogger(__name__).warning(
             f"{len(unreadable)} images cannot be read: {abbreviate(unreadable)}"

@@ -177,10 +177,11 @@ def _sizes_figure(findings):
     truth, shapes = findings.truth, findings.shapes
     objects = np.bincount(truth.image[~truth.crowd], minlength=truth.num_images)
     most = int(objects.max(initial=1))
+    step = max(most // 30, 1)
     panels = {
         "size": (shapes["size"].to_numpy(), 2 ** np.arange(0, 12.01, 0.5), "size in pixels"),
         "aspect": (shapes["aspect"].to_numpy(), 2 ** np.arange(-4, 4.01, 0.5), "width / height"),
-        "objects": (objects, np.arange(-0.5, most + 1, max(most // 30, 1)), "objects of an image"),
+        "objects": (objects, np.arange(-0.5, most + step, step), "objects of an image"),
     }
     figure, rows = Figure((11, 3.3), layout="constrained"), []
     for place, (name, (values, edges, label)) in enumerate(panels.items(), start=1):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from detectron2.data import MetadataCatalog
 
 from ..analysis.attention import AttentionRecorder, draw_attention
 from ..analysis.charts import to_picture
@@ -14,7 +15,7 @@ from ..data import build_test_loader, register_datasets
 from ..data.classes import require_registered
 from ..engine.devices import check_devices
 from ..engine.setup import load_model_config
-from ..errors import ConfigError, UserError, abbreviate
+from ..errors import ConfigError, DataError, UserError, abbreviate
 from ..inference.predictor import Predictor
 from .exports import export
 from .inference import Run, run_model
@@ -22,7 +23,15 @@ from .records import read_detections, read_truth
 from .result import analyse
 from .writing import write_report
 
-__all__ = ["Options", "Source", "empty_folder", "load_source", "make_report"]
+__all__ = [
+    "Options",
+    "Source",
+    "check_folder",
+    "empty_folder",
+    "load_source",
+    "make_report",
+    "refuse_lvis",
+]
 
 _OURS = ("boxes", "exports", "figures", "pictures", "tables", "thumbnails")
 _FILES = ("index.html", "browse.html", "index.js", "thresholds.json", "thresholds_2.json")
@@ -77,14 +86,16 @@ def make_report(options):
 
     Raises:
         ConfigError: there is no model, the output folder holds other files, or an option is wrong.
-        DataError: the data set, or a file of predictions, cannot be used.
+        DataError: the data set has no objects or is LVIS's, or it or a file of predictions cannot
+            be used.
     """
     folder = Path(options.output)
-    empty_folder(folder)
+    check_folder(folder)
     if options.predictions:
         first = load_predictions(options.predictions, options.dataset)
     else:
         first = load_source(options, options.config_file, options.opts, options.dataset)
+    refuse_lvis(first.dataset, "Use the evaluation's metrics.")
     sources = [first]
     if options.compare.endswith(".json"):
         sources.append(load_predictions(options.compare, first.dataset))
@@ -92,12 +103,17 @@ def make_report(options):
         opts = [*options.opts, "MODEL.WEIGHTS", options.compare]
         sources.append(load_source(options, options.compare_config_file, opts, first.dataset))
     truth = read_truth(first.dataset)
+    if truth.crowd.all():  # also of none
+        raise DataError(
+            f"{first.dataset} has no objects to compare with; average precision needs some."
+        )
     results, pictures = [], []
     for source, name in zip(sources, options.names, strict=False):
         run = source.run(truth)
         results.append(analyse(name, truth, run, options.resamples, options.seed))
         if source.predictor is not None and not pictures:
             pictures = _attention_maps(source.predictor, results[-1])
+    empty_folder(folder)
     index, unreadable = write_report(
         results, folder, pictures, options.max_images, options.picture_size
     )
@@ -109,21 +125,46 @@ def make_report(options):
     return index
 
 
-def empty_folder(folder):
-    """Make a folder, or remove what an earlier report has left in it.
+def check_folder(folder):
+    """Make a folder, or see whether a report may be written into it.
 
     Raises:
-        ConfigError: it holds other files.
+        ConfigError: it holds other files than those of an earlier report.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()) and not (folder / _MARK).exists():
         raise ConfigError(f"{folder} holds other files. Give another --output, or empty it.")
+
+
+def empty_folder(folder):
+    """Remove what an earlier report has left in a folder, which :func:`check_folder` has seen.
+
+    Only once all is read and computed: the earlier report may be what is read, and it is to be
+    there still if something cannot be.
+    """
     for name in _OURS:
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in _FILES:
         (folder / name).unlink(missing_ok=True)
     # From now on the folder is a report's, even if this one is interrupted.
     (folder / _MARK).touch()
+
+
+def refuse_lvis(dataset, remedy):
+    """Refuse a data set by whose rules a detection without an object may be right.
+
+    Args:
+        dataset (str): a registered data set.
+        remedy (str): what to do instead.
+
+    Raises:
+        DataError: it is in LVIS's format.
+    """
+    if MetadataCatalog.get(dataset).get("evaluator_type") == "lvis":
+        raise DataError(
+            f"{dataset}: a detection without an object counts as wrong here, but LVIS's images are "
+            f"labelled with some classes only. {remedy}"
+        )
 
 
 def load_predictions(path, dataset):

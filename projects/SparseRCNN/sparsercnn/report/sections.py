@@ -44,7 +44,7 @@ def precision_table(result):
         ("all", slice(None)),
         *((x, [k]) for k, x in enumerate(truth.class_names)),
     ]:
-        own = ~truth.crowd & (True if name == "all" else truth.classes == index[0])
+        own = ~truth.crowd & np.isin(truth.classes, np.arange(truth.num_classes)[index])
         row = {"class": name, "objects": int(own.sum())}
         resampled = summaries(result.resampled, index)
         for metric, value in summaries(result.precisions, index).items():

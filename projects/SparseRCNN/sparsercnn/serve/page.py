@@ -1,7 +1,9 @@
 """The web page: inputs and controls on the left, what was found on the right."""
 
+import contextlib
 import html
 import os
+import shutil
 import tempfile
 from typing import NamedTuple
 
@@ -10,7 +12,7 @@ from PIL import Image
 
 from ..data.shapes import draw_scene
 from ..errors import UserError
-from .uploads import Upload
+from .uploads import Upload, short_stem
 from .video import draw_video
 from .view import Choice, choose, describe, draw, entries, table, to_csv, to_json
 
@@ -272,22 +274,24 @@ class _Handlers:
             return [_IMAGE_HINT, *_HIDDEN * 2]
         choice = Choice(float(threshold), int(stage), tuple(classes or ()))
         try:
-            with self.models.slot():
+            with contextlib.ExitStack() as unfinished, self.models.slot():
                 upload = Upload.from_file(*_path_and_name(image), self.models.limits)
-                shown = [self._show_one(upload, name, choice) for name in (first, second)]
+                shown = [
+                    self._show_one(upload, name, choice, unfinished) for name in (first, second)
+                ]
+                unfinished.pop_all()
         except UserError as error:
             return [_problem(error), *_HIDDEN * 2]
         return ["", *shown[0], *shown[1]]
 
-    def _show_one(self, upload, name, choice):
+    def _show_one(self, upload, name, choice, unfinished):
         if name == _NONE:
             return _HIDDEN
         result = choose(self.models.find(name, upload), choice)
         found = entries(result, choice)
         headers, rows = table(result, choice)
-        stem = os.path.splitext(upload.name or "image")[0]
-        folder = tempfile.mkdtemp(dir=self.folder)
-        picture = os.path.join(folder, f"{stem}-detections.png")
+        folder, file_name = self._make_folder(unfinished), upload.name or "image"
+        picture = os.path.join(folder, f"{short_stem(file_name)}-detections.png")
         Image.fromarray(draw(result, choice)).save(picture, compress_level=1)
         return [
             gr.Column(visible=True),
@@ -295,7 +299,7 @@ class _Handlers:
             picture,
             {"headers": headers, "data": rows},
             picture,
-            *_write_texts(folder, stem, found),
+            *_write_texts(folder, file_name, found),
         ]
 
     def show_video(self, video, name, threshold, stage, classes):
@@ -305,22 +309,37 @@ class _Handlers:
             yield [_problem("Choose a video first."), *nothing]
             return
         choice = Choice(float(threshold), int(stage), tuple(classes or ()))
-        folder, (path, file_name) = tempfile.mkdtemp(dir=self.folder), _path_and_name(video)
+        path, file_name = _path_and_name(video)
         try:
-            with self.models.slot():
-                for state in draw_video(self.models, name, path, file_name, folder, choice):
+            with contextlib.ExitStack() as unfinished, self.models.slot():
+                folder = self._make_folder(unfinished)
+                states = draw_video(self.models, name, path, file_name, folder, choice)
+                # Closed before its folder is deleted.
+                for state in unfinished.enter_context(contextlib.closing(states)):
                     yield [_progress(state), *nothing]
+                texts = _write_texts(folder, file_name, state.entries)
+                unfinished.pop_all()
         except UserError as error:
             yield [_problem(error), *nothing]
             return
-        texts = _write_texts(folder, os.path.splitext(file_name)[0], state.entries)
         yield [_progress(state, done=True), state.path, state.path, *texts]
+
+    def _make_folder(self, unfinished):
+        """A folder for what is drawn, which is deleted when `unfinished` (ExitStack) is closed.
+
+        Gradio deletes what it has shown, but does not know the files of an event that fails or is
+        stopped.
+        """
+        folder = tempfile.mkdtemp(dir=self.folder)
+        unfinished.callback(shutil.rmtree, folder, ignore_errors=True)
+        return folder
 
 
 _HIDDEN = [gr.Column(visible=False), "", None, None, None, None, None]
 
 
-def _write_texts(folder, stem, found):
+def _write_texts(folder, file_name, found):
+    stem = short_stem(file_name)
     paths = [os.path.join(folder, f"{stem}-detections.{ending}") for ending in ("json", "csv")]
     for path, text in zip(paths, (to_json(found), to_csv(found)), strict=True):
         with open(path, "w", encoding="utf-8") as file:

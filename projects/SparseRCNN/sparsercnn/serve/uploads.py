@@ -12,12 +12,19 @@ from ..errors import ImageError, MediaError
 from ..image_files import FORMATS, UNREADABLE
 from ..inference.media import open_capture
 
-__all__ = ["Upload", "open_video"]
+__all__ = ["Upload", "open_video", "short_stem"]
 
 _DAMAGED = (*UNREADABLE, IndexError, KeyError, OverflowError, TypeError, struct.error)
 # Position and first bytes of mp4 and mov, webm and mkv, avi. OpenCV reads more, such as playlists,
 # which name other files of this machine or addresses.
 _CONTAINERS = ((4, b"ftyp"), (0, b"\x1a\x45\xdf\xa3"), (8, b"AVI "))
+_STEM_BYTES = 200  # file systems take names of 255, endings included
+
+
+def short_stem(name):
+    """The name of a user's file without its ending, cut so that files can be named after it."""
+    stem = os.path.splitext(name)[0]
+    return os.fsencode(stem)[:_STEM_BYTES].decode("utf-8", "ignore")
 
 
 class Upload:

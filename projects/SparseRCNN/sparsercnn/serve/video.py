@@ -9,7 +9,7 @@ import cv2
 
 from ..errors import MediaError
 from ..inference.media import WEB_CODECS, VideoWriter, read_frames
-from .uploads import open_video
+from .uploads import open_video, short_stem
 from .view import choose, draw, entries
 
 __all__ = ["VideoResult", "draw_video"]
@@ -58,7 +58,8 @@ def draw_video(models, name, path, file_name, folder, choice):
             result = choose(models.find_in_frame(name, frame), choice)
             drawn = draw(result, choice)
             if writer is None:
-                source, size = os.path.join(folder, file_name), drawn.shape[1::-1]
+                ending, size = os.path.splitext(file_name)[1], drawn.shape[1::-1]
+                source = os.path.join(folder, short_stem(file_name) + ending)
                 writer = VideoWriter(source, folder, rate, size, codecs=WEB_CODECS)
                 stack.enter_context(writer)
             if drawn.shape[1::-1] != size:
