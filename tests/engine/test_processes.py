@@ -141,7 +141,7 @@ def test_two_nodes_of_torchrun_resume_after_a_process_was_killed(squares, free_p
     text = "".join(node.end() for node in nodes)
     starts = [int(x) for x in re.findall(r"Starting training from iteration (\d+)", text)]
     assert len(starts) > 1 and min(starts) == 0 and 0 < max(starts) < 40
-    assert " 2 processes, " in text
+    assert "; processes: 2, " in text
     assert (output / "model_final.pth").exists()
 
 
@@ -166,6 +166,6 @@ def test_tasks_of_srun_are_one_run(squares):
         for i in range(2)
     ]
     first, second = (task.end() for task in tasks)
-    assert " 2 processes, " in first and "Starting training from iteration 0" in first
+    assert "; processes: 2, " in first and "Starting training from iteration 0" in first
     assert "Starting training" not in second
     assert (squares / "out" / "model_final.pth").exists()
