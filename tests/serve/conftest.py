@@ -165,3 +165,16 @@ def serve(load, run_server):
     """Starts a server of both models, with limits given as keyword arguments."""
     with contextlib.ExitStack() as stack:
         yield lambda **limits: stack.enter_context(run_server(load(**limits)))
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """Path of a video of 5 frames of 64 x 48."""
+    import cv2
+
+    path = str(tmp_path / "clip.mp4")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 48))
+    for i in range(5):
+        writer.write(np.full((48, 64, 3), 50 * i, np.uint8))
+    writer.release()
+    return path

@@ -1,7 +1,6 @@
 """Videos are drawn frame by frame, up to a limit, in a format that browsers play."""
 
 import cv2
-import numpy as np
 import pytest
 
 pytest.importorskip("gradio", reason="needs the extra 'web'")
@@ -9,17 +8,6 @@ pytest.importorskip("gradio", reason="needs the extra 'web'")
 from sparsercnn.errors import MediaError
 from sparsercnn.serve.video import draw_video
 from sparsercnn.serve.view import Choice
-
-
-@pytest.fixture
-def clip(tmp_path):
-    """Path of a video of 5 frames of 64 x 48."""
-    path = str(tmp_path / "clip.mp4")
-    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 48))
-    for i in range(5):
-        writer.write(np.full((48, 64, 3), 50 * i, np.uint8))
-    writer.release()
-    return path
 
 
 @pytest.mark.parametrize("limit,frames,cut", [(3, 3, True), (5, 5, False), (9, 5, False)])

@@ -197,7 +197,8 @@ class SparseRCNNDatasetMapper(DatasetMapper):
             )
         annotations = [x for x in dataset_dict["annotations"] if not x.get("iscrowd", 0)]
         dataset_dict[LOST] = 0
-        if not self.use_instance_mask:  # otherwise, they were checked when they were read
+        draws_masks = self.with_pasted_masks or self.albumentations is not None
+        if draws_masks and not self.use_instance_mask:  # which has had them checked when read
             for annotation in annotations:
                 segmentation = annotation.get("segmentation")
                 if segmentation and mask_problem(segmentation, *image.shape[1::-1]):

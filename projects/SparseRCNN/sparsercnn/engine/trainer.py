@@ -325,8 +325,6 @@ class Trainer(DefaultTrainer):
 
     def load_state_dict(self, state_dict):
         base_lrs = self.scheduler.base_lrs
-        # Older checkpoints have a state of this hook, which has none any more.
-        state_dict.get("hooks", {}).pop("EarlyStopping", None)
         TrainerBase.load_state_dict(self, state_dict)
         if "_trainer" in state_dict:
             self._trainer.load_state_dict(state_dict["_trainer"])

@@ -76,17 +76,11 @@ class Folder:
 
     @cached_property
     def _by_name(self):
-        by_name = {}
-        for path in self.images:
-            by_name.setdefault(path.name, []).append(path)
-        return by_name
+        return _group(self.images, lambda path: path.name)
 
     @cached_property
     def _by_stem(self):
-        by_stem = {}
-        for path in self.images:
-            by_stem.setdefault(path.stem, []).append(path)
-        return by_stem
+        return _group(self.images, lambda path: path.stem)
 
     def with_suffix(self, *suffixes):
         """Files (list[Path]) with one of these endings; of a file that was given, that one."""
@@ -125,6 +119,13 @@ class Folder:
                 f"{self.path}."
             )
         return found[0].relative_to(self.path).as_posix() if found else name
+
+
+def _group(paths, key):
+    groups = {}
+    for path in paths:
+        groups.setdefault(key(path), []).append(path)
+    return groups
 
 
 def searchable(path):
