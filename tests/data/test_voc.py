@@ -106,6 +106,17 @@ def test_voc_images_may_be_png(write_voc):
     assert record["file_name"] == str(root / "JPEGImages/a.PNG")
 
 
+@pytest.mark.parametrize("encoding", ["GB2312", "gbk", "Shift_JIS", "EUC-KR", "utf-16", "cp1252"])
+def test_annotations_say_their_encoding(write_voc, encoding):
+    name = "dog" if encoding in ("EUC-KR", "cp1252") else "犬"
+    root = write_voc({"train": {"a": [(name, 3, 2, 7, 5, 0)]}})
+    path = root / "Annotations/a.xml"
+    text = path.read_text(encoding="utf-8")
+    path.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>{text}'.encode(encoding))
+    register_datasets([f"voc:{root}@train"])
+    assert MetadataCatalog.get(f"voc:{root}@train").thing_classes == [name]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_a_doctype_is_refused(write_voc, encoding):
     root = write_voc({"train": {"a": [("dog", 3, 2, 7, 5, 0)]}})
@@ -120,6 +131,8 @@ def test_a_doctype_is_refused(write_voc, encoding):
     ("text", "message"),
     [
         ("<annotation><object>", r"malformed XML: .*line 1"),
+        ('<?xml version="1.0" encoding="none"?><a/>', r"malformed XML: unknown encoding: none"),
+        ('<?xml version="1.0" encoding="gbk"?><a>€', r"malformed XML: 'gbk' codec can't decode"),
         ("", r"malformed XML"),
         ("<a><object><name>dog</name></object></a>", r"object number 1 \(dog\) needs numbers"),
         (

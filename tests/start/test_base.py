@@ -89,7 +89,6 @@ def test_a_config_with_masks_is_refused_for_data_without(write_data, tmp_path, d
     ("train_masks", "val_masks", "message"),
     [
         ("polygon", None, r"val\.json@.*: 1 of 1 objects have no mask"),
-        ("rle", "rle", "3 of 5 images and objects are invalid"),  # the config's are polygons
         ("polygon", "rle", None),  # evaluation reads both
     ],
 )
@@ -106,6 +105,17 @@ def test_masks_must_be_as_the_config_needs_them(
             make_project(options)
     else:
         assert load_config(make_project(options).config_file).MODEL.MASK_ON
+
+
+def test_masks_as_run_lengths_change_the_format(write_data, tmp_path):
+    root = write_data("coco")
+    add_masks(root, "train", "rle")
+    add_masks(root, "val")
+    options = Options(str(root), str(tmp_path / "run"), config_file="quickstart/queryinst")
+    project = make_project(options)
+    cfg = load_config(project.config_file)
+    assert cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "bitmask"
+    assert project.figures.num_objects == 3 and not cfg.DATASETS.SKIP_INVALID
 
 
 def test_the_masks_of_weights_are_kept_where_the_data_has_some(write_data, tmp_path, monkeypatch):

@@ -88,6 +88,22 @@ def test_other_files_that_do_not_parse_do_not_matter(write_data):
     assert set(read_source(root).splits) == {"instances_train", "instances_val"}
 
 
+@pytest.mark.parametrize("name", ["voc", "voc files"])
+def test_other_xml_files_beside_annotations_do_not_matter(write_data, name):
+    root = write_data(name)
+    for folder in (root, root / "Annotations" if name == "voc" else root / "train"):
+        (folder / "0.xml").write_text("<project><object/></project>")
+    splits = read_source(root).splits
+    assert sum(len(x.load()["images"]) for x in splits.values()) == 4
+
+
+def test_an_empty_first_annotation_is_named(write_data):
+    root = write_data("voc files")
+    (root / "train/0.xml").write_text("")
+    with pytest.raises(DataError, match=r"train/0\.xml: malformed XML"):
+        read_source(root)
+
+
 def cut_off(path):
     path.write_bytes(path.read_bytes()[:-30])
 

@@ -20,9 +20,14 @@ __all__ = [
     "read_voc_class_names",
     "voc_class_names",
     "voc_names_in",
+    "voc_root",
     "voc_splits",
 ]
 
+# Encodings that Python knows, but its parser of XML does not.
+_SEVERAL_BYTES = re.compile(
+    rb"""<\?xml[^>]*encoding=["'](gb2312|gbk|gb18030|big5|shift_jis|euc-jp|euc-kr)["']""", re.I
+)
 _CLASS_FILES = ("classes.txt", "labels.txt")
 
 
@@ -255,11 +260,34 @@ def _parse(path):
     data = read_bytes(path)
     try:
         parser = ElementTree.XMLParser(target=_TreeWithoutDoctype())
-        return ElementTree.fromstring(data, parser=parser)
+        return ElementTree.fromstring(_decoded(data), parser=parser)
     except DataError as error:
         raise DataError(f"{path}: {error}. Remove the declaration.") from None
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise DataError(f"{path}: malformed XML: {error}.") from error
+
+
+def voc_root(path):
+    """Name (str) of the outermost element of an XML file; None if it is malformed before it.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    data = read_bytes(path)
+    parser = ElementTree.XMLPullParser(["start"])
+    try:
+        parser.feed(_decoded(data))
+        for _, element in parser.read_events():
+            return element.tag
+    except (ElementTree.ParseError, LookupError, ValueError):
+        pass
+    return None
+
+
+def _decoded(data):
+    """What the parser of XML takes: bytes, or text where it does not know the encoding."""
+    encoding = _SEVERAL_BYTES.match(data)
+    return data.decode(encoding[1].decode()) if encoding else data
 
 
 def _size(path, tree, image_path):

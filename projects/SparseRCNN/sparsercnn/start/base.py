@@ -44,7 +44,8 @@ class Base:
     file: str  # absolute
     cfg: CfgNode  # its content
     weights: str | None = None  # in place of MODEL.WEIGHTS of `cfg`; None: those
-    model: dict = dataclasses.field(default_factory=dict)  # keys that `weights` want otherwise
+    # Keys that `weights`, or the masks of the data, want otherwise.
+    model: dict = dataclasses.field(default_factory=dict)
 
     @property
     def mask_format(self):
@@ -59,6 +60,10 @@ class Base:
         of_masks = (*_MASKS, "MODEL.SparseRCNN.MASK.")
         model = {key: x for key, x in self.model.items() if not key.startswith(of_masks)}
         return dataclasses.replace(self, model={"MODEL.MASK_ON": False, **model})
+
+    def with_bitmasks(self):
+        """Base: for data some of whose masks are run-length encoded, which are no polygons."""
+        return dataclasses.replace(self, model={**self.model, "INPUT.MASK_FORMAT": "bitmask"})
 
 
 def read_base(config_file="", weights="", allow_unsafe=False):
@@ -122,6 +127,8 @@ def model_choices(base):
         why = "As in the model of MODEL.WEIGHTS."
         if (key, value) == ("MODEL.MASK_ON", False):
             why = "The model of MODEL.WEIGHTS has masks, which are left out: the data has no masks."
+        elif key == "INPUT.MASK_FORMAT" and value == "bitmask":
+            why = "Reads masks as run lengths (RLE), too."
         choices.append(Choice(key, value, why))
     return choices
 

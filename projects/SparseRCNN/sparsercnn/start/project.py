@@ -93,6 +93,8 @@ def make_project(options):
     train_records, val_records = _load(train), _load(val)
     if not (_has_masks(train_records) and _has_masks(val_records)):
         base = base.without_masks_of_weights()
+    if base.mask_format == "polygon" and _has_run_lengths(train_records):
+        base = base.with_bitmasks()
     mask_format = base.mask_format
     train_records, num_invalid = _checked(train, train_records, mask_format, notes)
     # Evaluation reads both formats.
@@ -168,6 +170,12 @@ def _load(entry):
 def _has_masks(records):
     objects = [x for record in records for x in record["annotations"]]
     return not objects or any(x.get("segmentation") for x in objects)
+
+
+def _has_run_lengths(records):
+    """Whether a mask to train on, so not that of a crowd, is run-length encoded (RLE)."""
+    objects = (x for record in records for x in record["annotations"])
+    return any(isinstance(x.get("segmentation"), dict) and not x.get("iscrowd") for x in objects)
 
 
 def _checked(entry, records, mask_format, notes):

@@ -1,7 +1,6 @@
 """Data sets in PASCAL VOC's format: one XML file per image."""
 
 import os
-from xml.etree import ElementTree
 
 from ...data.voc import (
     convert_voc,
@@ -9,6 +8,7 @@ from ...data.voc import (
     read_voc_class_names,
     voc_class_names,
     voc_names_in,
+    voc_root,
     voc_splits,
 )
 from ...errors import DataError
@@ -19,9 +19,12 @@ __all__ = ["find", "read"]
 
 
 def find(folder):
-    """The annotation files (list[Path]) of a folder whose first XML file is one."""
+    """The annotation files (list[Path]) of a folder, and the malformed XML files beside them."""
     files = folder.with_suffix(".xml") if folder.given.is_dir() else []
-    return files if files and _is_annotation(files[0]) else []
+    roots = {path: voc_root(path) for path in files}
+    if "annotation" not in roots.values():
+        return []
+    return [path for path, root in roots.items() if root in ("annotation", None)]
 
 
 def read(folder, files, images=None):
@@ -86,11 +89,3 @@ def _image_of(path, by_stem, image_root):
     if len(beside or found) > 1:
         raise DataError(f"{path}: its image may be {found[0]} or {found[1]}. Rename one.")
     return os.path.relpath((beside or found)[0], image_root) if found else f"{path.stem}.jpg"
-
-
-def _is_annotation(path):
-    try:
-        for _, element in ElementTree.iterparse(path, events=("start",)):
-            return element.tag == "annotation"
-    except ElementTree.ParseError:
-        return False
