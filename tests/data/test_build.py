@@ -19,6 +19,7 @@ from sparsercnn.data import (
     register_datasets,
     register_shapes,
 )
+from sparsercnn.evaluation import COCOEvaluator
 
 
 @pytest.fixture
@@ -159,6 +160,36 @@ def test_evaluation_leaves_out_the_same_from_images_and_ground_truth(use, coco_c
     build_test_loader(cfg, entry)
     assert len(json.loads(Path(metadata.json_file).read_text())["images"]) == 3
     assert json.loads(Path(full).read_text()) == coco_content
+
+
+def test_sets_registered_in_python_are_evaluated_as_they_are_now(use, coco_content, request):
+    cfg, entry = use(coco_content, SKIP_INVALID=True)
+    name, records = f"in_python_{request.node.name}", DatasetCatalog.get(entry)
+    records[0] = {**records[0], "file_name": "missing.png"}
+
+    def register(records):
+        DatasetCatalog.register(name, lambda: records)
+        MetadataCatalog.get(name).set(thing_classes=["cat", "dog"], evaluator_type="coco")
+
+    def evaluated():
+        build_test_loader(cfg, name)
+        COCOEvaluator(name, output_dir=cfg.OUTPUT_DIR)
+        content = json.loads(Path(MetadataCatalog.get(name).json_file).read_text())
+        return [x["id"] for x in content["images"]], content["annotations"]
+
+    register(records)
+    try:
+        first = evaluated()
+        assert first[0] == [2, 3]
+        assert evaluated() == first
+        # Another process, where the data has been corrected.
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+        register([{**x, "annotations": []} for x in records])
+        assert evaluated() == ([2, 3], [])
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 def test_evaluation_without_anything_to_leave_out_keeps_the_users_file(use, coco_content):

@@ -2,11 +2,12 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
@@ -149,6 +150,17 @@ def entry(tmp_path):
         Image.new("RGB", (120, 100)).save(tmp_path / f"images/val2017/{x['id']:012}.jpg")
     (tmp_path / "lvis_v1_val.json").write_text(json.dumps(truth))
     return f"lvis:{tmp_path}/lvis_v1_val.json@{tmp_path}/images"
+
+
+def test_names_of_2014_in_v05_are_not_those_of_the_files(entry, tmp_path):
+    path = tmp_path / "lvis_v1_val.json"
+    content = json.loads(path.read_text())
+    for x in content["images"]:
+        x["file_name"] = f"COCO_val2014_{x['id']:012}.jpg"
+    path.write_text(json.dumps(content))
+    register_datasets([entry])
+    names = [x["file_name"] for x in DatasetCatalog.get(entry)]
+    assert names and all(Path(x).is_file() and "/val2017/" in x for x in names)
 
 
 def test_an_entry_is_loaded_and_evaluated(entry, tmp_path):

@@ -245,6 +245,20 @@ def test_a_schedule_that_training_refuses_is_refused(write_data, tmp_path):
         make_project(options)
 
 
+def test_after_an_error_nothing_is_left_to_be_read_as_data(write_data, tmp_path):
+    root = write_data("csv")
+    table = root / "train.csv"
+    intact = table.read_text()
+    first, *rows = intact.splitlines()
+    bad = [row.rpartition(",")[0] + ",-5" for row in rows]
+    table.write_text("\n".join([first, *bad]))
+    with pytest.raises(DataError, match="are invalid"):
+        make_project(Options(str(root), str(root / "run1")))
+    table.write_text(intact)
+    project = make_project(Options(str(root), str(root / "run2")))
+    assert project.figures.num_objects == 3
+
+
 def test_errors_are_a_line(tmp_path, capsys):
     assert start.main([str(tmp_path / "no"), "--output", str(tmp_path / "run")]) == 2
     assert "error: " in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Every format gives the same boxes; what cannot be read is named."""
 
 import json
+import shutil
 
 import pytest
 
@@ -102,6 +103,67 @@ def test_an_empty_first_annotation_is_named(write_data):
     (root / "train/0.xml").write_text("")
     with pytest.raises(DataError, match=r"train/0\.xml: malformed XML"):
         read_source(root)
+
+
+@pytest.mark.parametrize("folder", ["images", "."])
+def test_numbered_images_are_those_of_the_split(write_data, folder):
+    """Their names are the same in the folder of each split; in train there are more."""
+    root = write_data("coco")
+    for split in ("train", "val"):
+        images = root / folder / split
+        images.parent.mkdir(exist_ok=True)
+        (root / split).rename(images)
+        path = root / f"annotations/instances_{split}.json"
+        text = path.read_text()
+        for number, image in enumerate(sorted(images.iterdir())):
+            text = text.replace(image.name, f"{number}.png")
+            image.rename(images / f"{number}.png")
+        path.write_text(text)
+    shutil.copy(root / folder / "train/0.png", root / folder / "train/2.png")
+    for name, split in read_source(root).splits.items():
+        assert split.image_root == str((root / folder / name.rpartition("_")[2]).resolve())
+
+
+def test_images_in_two_places_are_asked_for(write_data):
+    root = write_data("coco")
+    for split in ("train", "val"):
+        shutil.copytree(root / split, root / f"small/{split}")
+    with pytest.raises(DataError, match=r"may be those in .*small/train or .*/train\. .*--images"):
+        read_source(root)
+
+
+def test_tables_of_the_same_name_are_named_by_their_folders(write_data, simplify, expected):
+    root = write_data("csv")
+    for path in sorted(root.glob("*.csv")):
+        split = path.stem
+        (root / split).mkdir(exist_ok=True)
+        path.rename(root / split / "_annotations.csv")
+    splits = read_source(root).splits
+    assert set(splits) == {"train/_annotations", "val/_annotations"}
+    assert simplify(splits["val/_annotations"].load()) == expected("val")
+
+
+@pytest.mark.parametrize("inner", ["images", "images/street"])
+def test_labels_beside_images_in_a_folder_called_images(write_data, simplify, expected, inner):
+    root = write_data("yolo files")
+    for split in ("train", "val"):
+        (root / inner).mkdir(parents=True, exist_ok=True)
+        (root / split).rename(root / inner / split)
+    splits = read_source(root).splits
+    assert sum(len(x.load()["annotations"]) for x in splits.values()) == 4
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("train.csv", "filename,class,xmin,ymin,xmax,ymax\n", "the table has no rows"),
+        ("a.json", '{"shapes": null, "imagePath": "a.png"}', '"shapes" must be a list'),
+    ],
+)
+def test_files_without_content_are_named(tmp_path, file, text, message):
+    (tmp_path / file).write_text(text)
+    with pytest.raises(DataError, match=rf"{file}: {message}"):
+        read_source(tmp_path)
 
 
 def cut_off(path):

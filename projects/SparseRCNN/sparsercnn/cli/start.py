@@ -27,6 +27,14 @@ def fraction(text):
     return value
 
 
+def whole_number(text):
+    """Argument type: 0, 1, 2, ..."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
 def get_parser():
     """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
@@ -50,7 +58,11 @@ def get_parser():
         help="share of the images to evaluate on, where there is no such split (%(default)s)",
     )
     data.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of that division, and of the training"
+        "--seed",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="of that division, and of the training",
     )
     model = parser.add_argument_group("model")
     model.add_argument(
@@ -117,7 +129,7 @@ def _report(project, args):
     lines += [f"  {program} train --config-file {config}", "", "Then, to draw:", ""]
     lines += [f"  {program} predict --input PICTURES --output drawn --opts MODEL.WEIGHTS {run}"]
     if project.test_entry:
-        entries = f"('{project.test_entry}',)"
+        entries = repr((project.test_entry,))
         # Double quotes read better, where they do.
         needs_more = any(x in entries for x in '"$`\\!')
         entries = shlex.quote(entries) if needs_more else f'"{entries}"'

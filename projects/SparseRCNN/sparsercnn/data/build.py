@@ -23,7 +23,7 @@ from detectron2.utils.file_io import PathManager
 from torch.utils.data import Subset
 
 from ..errors import ConfigError, DataError
-from .coco import read_coco, without_invalid
+from .coco import ensure_json_file, read_coco, without_invalid
 from .coco_records import as_dataset, coco_records
 from .dataset_mapper import SparseRCNNDatasetMapper
 from .files import cache_json
@@ -253,6 +253,8 @@ def _build_mapper(cfg, is_train):
 def _match_ground_truth(name, records, num_left_out, with_masks):
     """Restrict the evaluator's ground truth to these records."""
     metadata = MetadataCatalog.get(name)
+    if metadata.get("evaluator_type") == "coco":
+        ensure_json_file(name)
     from_json = metadata.get("evaluator_type") in ("coco", "crowdhuman", "lvis")
     if not from_json or metadata.get("json_file") is None:
         # Evaluators of segmentation read only the label maps of the images that they receive.

@@ -1,8 +1,10 @@
 """Reading, making and registering of object annotations in COCO's json format."""
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_dict
 
 from .coco_schema import default_area, read_coco
+from .files import cache_json
 from .segmentations import mask_problem
 from .validation import box_problem
 
@@ -10,6 +12,7 @@ __all__ = [
     "add_image",
     "add_object",
     "complete",
+    "ensure_json_file",
     "new_annotations",
     "read_coco",
     "register_coco",
@@ -40,6 +43,23 @@ def add_object(content, image_id, category_id, box, **fields):
     number = len(content["annotations"]) + 1
     own = {"id": number, "image_id": image_id, "category_id": category_id, "bbox": box}
     content["annotations"].append({**own, **fields})
+
+
+def ensure_json_file(name):
+    """Write the ground truth of a data set that was registered in Python without a `json_file`.
+
+    Detectron2's evaluator would write one per output folder, and read it there ever after, even if
+    the data set is another one by then. This one is named by its content, in the cache folder.
+
+    Args:
+        name (str): a registered data set, whose metadata get the file.
+
+    Raises:
+        OSError: no folder is writable.
+    """
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("json_file") is None:
+        metadata.json_file = cache_json("registered", convert_to_coco_dict(name))
 
 
 def complete(content):

@@ -10,14 +10,15 @@ from .files import cache_folder, cache_folders, content_hash, write_json
 __all__ = ["FREQUENCIES", "convert_lvis"]
 
 FREQUENCIES = ("r", "c", "f")  # rare, common, frequent: in 1 to 10, 11 to 100, more images
-_VERSION = 1  # of the conversion
+_VERSION = 2  # of the conversion
 
 
 def convert_lvis(path):
     """A copy of a file in LVIS's format that readers of COCO's format take, too.
 
-    LVIS v1 names images by "coco_url" alone: its last two parts become "file_name", the folder of
-    the split and the file. The copy is kept under a hash of the file's content.
+    LVIS v1 names images by "coco_url" alone, and v0.5 beside it by a name of COCO 2014: the last
+    two parts of the URL become "file_name", the folder of the split and the file. The copy is kept
+    under a hash of the file's content.
 
     Args:
         path (str): a local file, of v1 or v0.5.
@@ -63,7 +64,8 @@ def _check_lists(path, content):
 
 
 def _named(image):
-    if "file_name" in image or not isinstance(image.get("coco_url"), str):
+    of_2014 = str(image.get("file_name", "COCO_")).startswith("COCO_")
+    if not of_2014 or not isinstance(image.get("coco_url"), str):
         return image
     return {**image, "file_name": "/".join(image["coco_url"].split("/")[-2:])}
 

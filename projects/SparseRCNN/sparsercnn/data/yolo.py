@@ -123,11 +123,12 @@ def convert_yolo_images(images, class_names, root, source):
 
 
 def label_file(image):
-    """The label file of an image (str), existing or not: beside it, or in ``labels`` if the image
-    is below a folder ``images``."""
-    stem = os.path.splitext(str(image))[0] + ".txt"
-    before, separator, after = stem.rpartition(f"{os.sep}images{os.sep}")
-    return f"{before}{os.sep}labels{os.sep}{after}" if separator else stem
+    """The label file of an image (str), existing or not: in ``labels`` if the image is below a
+    folder ``images``, or else beside it."""
+    beside = os.path.splitext(str(image))[0] + ".txt"
+    before, separator, after = beside.rpartition(f"{os.sep}images{os.sep}")
+    apart = f"{before}{os.sep}labels{os.sep}{after}" if separator else beside
+    return beside if not os.path.exists(apart) and os.path.exists(beside) else apart
 
 
 def _class_names(path, names):

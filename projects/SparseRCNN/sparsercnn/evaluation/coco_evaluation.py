@@ -16,6 +16,7 @@ try:
 except ImportError:  # optional
     COCOeval_faster = None
 
+from ..data.coco import ensure_json_file
 from ..data.coco_schema import default_area
 from ..data.segmentations import clean, mask_problem
 from ..errors import ConfigError, DataError
@@ -47,6 +48,7 @@ class COCOEvaluator(Detectron2COCOEvaluator):
             ConfigError: the backend is unknown or not installed.
             DataError: the annotation file is not json.
         """
+        ensure_json_file(dataset_name)
         try:
             super().__init__(dataset_name, tasks, distributed, output_dir, use_fast_impl=False)
         except json.JSONDecodeError as error:  # of a file that no loader has checked

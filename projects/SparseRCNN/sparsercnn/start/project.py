@@ -1,5 +1,6 @@
 """The steps from a folder to a config: read, divide, check, count, choose, write."""
 
+import contextlib
 import os
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ from .writing import to_yaml
 
 __all__ = ["Options", "Project", "make_project"]
 
+_DATA = "data"  # folder of converted annotations
 _MOST_INVALID = 0.1  # share of images and objects; with more, the data has been misread
 _SIMILAR = 0.95
 _DEVICES = {
@@ -83,6 +85,11 @@ def make_project(options):
     if os.path.exists(config_file):
         raise ConfigError(f"{config_file} exists. Choose another --output, or remove that file.")
     base = read_base(options.config_file, options.weights, options.allow_unsafe)
+    with _removed_on_failure(os.path.join(output, _DATA)):
+        return _make(options, base, output, config_file)
+
+
+def _make(options, base, output, config_file):
     source = read_source(options.data, options.format, options.images, leave_out=output)
     chosen = choose_splits(source.splits, options.train, options.val)
     notes = [*source.notes, *chosen.notes]
@@ -124,6 +131,21 @@ def make_project(options):
     return Project(config_file, source.format, figures, choices, notes, test)
 
 
+@contextlib.contextmanager
+def _removed_on_failure(folder):
+    """Remove the new files of a folder if the block fails: the next start would read them."""
+    before = set(os.listdir(folder)) if os.path.isdir(folder) else None
+    try:
+        yield
+    except BaseException:
+        for name in os.listdir(folder) if os.path.isdir(folder) else ():
+            if name not in (before or ()):
+                os.remove(os.path.join(folder, name))
+        if before is None and os.path.isdir(folder):
+            os.rmdir(folder)
+        raise
+
+
 def _made_split(split, options, output, notes):
     content = split.load()
     paths = [os.path.join(split.image_root, image["file_name"]) for image in content["images"]]
@@ -155,7 +177,7 @@ def _entry(split, name, output):
 
 
 def _written(content, split, name, output):
-    folder = os.path.join(output, "data")
+    folder = os.path.join(output, _DATA)
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, f"{name.replace(os.sep, '_')}.json")
     write_json(path, content)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from ..errors import DataError
 
-__all__ = ["ChosenSplits", "choose_splits", "split_name"]
+__all__ = ["ChosenSplits", "choose_splits", "split_name", "split_role"]
 
 _ROLES = {
     "train": r"train(ing)?\d*",
@@ -67,7 +67,20 @@ def split_name(place):
         those that tell images from annotations; "all" if there is none.
     """
     parts = [x for x in place.parts if x.lower() not in ("images", "labels", "annotations")]
-    return next(filter(_role, parts), parts[0] if parts else "all")
+    return next(filter(split_role, parts), parts[0] if parts else "all")
+
+
+def split_role(name):
+    """The role that the words of a split's name tell, so that none has two.
+
+    Returns:
+        str: "train", "trainval", "val" or "test"; None: they tell none, or several.
+    """
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    found = {k for k, x in _ROLES.items() if any(re.fullmatch(x, word) for word in words)}
+    if found == {"train", "val"}:  # such as "train_val"
+        return "trainval"
+    return found.pop() if len(found) == 1 else None
 
 
 def _by_convention(names, roles):
@@ -91,16 +104,7 @@ def _roles(names):
     """Role -> split, for roles that one name has; the shortest of several."""
     roles = {}
     for name in sorted(names, key=len, reverse=True):
-        role = _role(name)
+        role = split_role(name)
         if role:
             roles[role] = name
     return roles
-
-
-def _role(name):
-    """The role that the words of a name tell, so that no split has two; None: they do not."""
-    words = re.split(r"[^a-z0-9]+", name.lower())
-    found = {k for k, x in _ROLES.items() if any(re.fullmatch(x, word) for word in words)}
-    if found == {"train", "val"}:  # such as "train_val"
-        return "trainval"
-    return found.pop() if len(found) == 1 else None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...data.coco import complete, read_coco
 from ...errors import DataError
+from ..splits import split_name, split_role
 from .folder import Source, Split, has_keys, searchable
 
 __all__ = ["find", "read"]
@@ -35,10 +36,10 @@ def read(folder, files, images=None):
         DataError: no folder holds the images of a file.
     """
     splits, notes = {}, []
-    for name, path in _names(folder, files).items():
+    for name, path in folder.split_names(files).items():
         given = read_coco(path)
         content = _with_slashes(given, folder, images)
-        root = os.path.abspath(images) if images else _image_root(folder, path, content)
+        root = os.path.abspath(images) if images else _image_root(folder, path, name, content)
         entry = f"coco:{path}@{root}" if content is given else None
         if entry is None:
             notes.append(f"{path}: backslashes in names of images are taken for slashes.")
@@ -59,14 +60,6 @@ def _is_coco(path):
     return isinstance(content, dict) and all(isinstance(content.get(x), list) for x in keys)
 
 
-def _names(folder, files):
-    """Name of the split -> file: the stem, with the folder's name where stems are the same."""
-    stems = [path.name.split(".")[0] for path in files]
-    if len(set(stems)) < len(stems):
-        stems = [path.relative_to(folder.path).with_suffix("").as_posix() for path in files]
-    return dict(zip(stems, files, strict=True))
-
-
 def _with_slashes(content, folder, images):
     """`content` itself, or a copy in which names that a program wrote on Windows have slashes."""
     if not any("\\" in image["file_name"] for image in content["images"]):
@@ -82,8 +75,8 @@ def _with_slashes(content, folder, images):
     return content if renamed == content["images"] else {**content, "images": renamed}
 
 
-def _image_root(folder, path, content):
-    """The folder from which the names of the images count: where most of them are found."""
+def _image_root(folder, path, name, content):
+    """The folder from which the names of the images of a split count: where most are found."""
     names = [image["file_name"] for image in content["images"]]
     usual = [path.parent, path.parent / "images", folder.path, folder.path / "images"]
     counts = {place: sum((place / name).is_file() for name in names) for place in usual}
@@ -93,10 +86,27 @@ def _image_root(folder, path, content):
         image.parents[n - 1] for image in folder.images for n in lengths if image.parts[-n:] in ends
     )
     counts = {**found, **counts}
-    best = max([*usual, *sorted(found)], key=counts.get)
-    if not counts[best]:
+    most = max(counts.values())
+    if not most:
         raise DataError(
             f"{path}: its images, such as {names[0]}, are not below {folder.path}. Give their "
             "folder by --images."
         )
+    # Numbered images have the same names in the folders of all splits.
+    places = [x for x in dict.fromkeys([*usual, *sorted(found)]) if counts[x] >= most / 2]
+    role = split_role(name)
+    same_role = [x for x in places if role and _role(folder, x) == role]
+    places = same_role or places
+    most = max(map(counts.get, places))
+    best, *others = [x for x in places if counts[x] == most]
+    if others and best not in usual:
+        raise DataError(
+            f"{path}: its images, such as {names[0]}, may be those in {best} or {others[0]}. Name "
+            "the folder as the split, leave one, or give it by --images."
+        )
     return str(best)
+
+
+def _role(folder, place):
+    inside = place.is_relative_to(folder.path)
+    return split_role(split_name(place.relative_to(folder.path))) if inside else None

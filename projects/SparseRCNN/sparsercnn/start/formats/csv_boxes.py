@@ -48,10 +48,11 @@ def read(folder, files, images=None):
     if images:
         raise DataError("--images is not for CSV, whose rows say where the images are.")
     tables, notes = {}, []
-    for path in files:
-        name = path.stem if path.stem not in tables else str(path.relative_to(folder.path))
+    for name, path in folder.split_names(files).items():
         columns, has_header = _columns(path)
         tables[name] = _read_table(folder, path, columns, has_header)
+        if not tables[name]:
+            raise DataError(f"{path}: the table has no rows. Remove it, or export it again.")
         unit = "pixels count from 0 at the corner of the image"
         if _has_fractions(tables[name]):
             tables[name] = _in_pixels(tables[name], folder)

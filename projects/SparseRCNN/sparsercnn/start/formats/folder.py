@@ -87,6 +87,14 @@ class Folder:
         files = self.files if self.given.is_dir() else [self.given]
         return [x for x in files if x.suffix.lower() in suffixes]
 
+    def split_names(self, files):
+        """Names of the splits of annotation files (dict: str -> Path): the files' stems, or where
+        some are the same, the paths from the folder."""
+        names = [path.name.split(".")[0] for path in files]
+        if len(set(names)) < len(names):
+            names = [path.relative_to(self.path).with_suffix("").as_posix() for path in files]
+        return dict(zip(names, files, strict=True))
+
     def find_image(self, name, beside):
         """Where an image is that an annotation file names.
 

@@ -66,6 +66,8 @@ def _is_labelme(path):
 
 def _read_file(folder, path, without_box):
     content = read_json(path)
+    if not isinstance(content["shapes"], list):
+        raise DataError(f'{path}: "shapes" must be a list. Correct the file, or remove it.')
     size = (content.get("imageWidth"), content.get("imageHeight"))
     objects = []
     for number, shape in enumerate(content["shapes"], start=1):

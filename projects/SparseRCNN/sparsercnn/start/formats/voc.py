@@ -43,7 +43,8 @@ def read(folder, files, images=None):
     """
     roots = {path.parent.parent for path in files}
     for root in roots if len(roots) == 1 and not images else ():
-        if (root / "ImageSets" / "Main").is_dir() and (root / "JPEGImages").is_dir():
+        lists = root / "ImageSets" / "Main"
+        if lists.is_dir() and voc_splits(str(root)) and (root / "JPEGImages").is_dir():
             return _read_layout(root)
     return _read_files(folder, files, images)
 
@@ -78,7 +79,7 @@ def _read_files(folder, files, images):
             return convert_voc_files(pairs, image_root, class_names, str(folder.path))[0]
 
         splits[name] = Split(image_root, load)
-    note = "There is no ImageSets/Main: every XML file is taken."
+    note = "There is no list in ImageSets/Main: every XML file is taken."
     return Source("Pascal VOC", splits, [note])
 
 
