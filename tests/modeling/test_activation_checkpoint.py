@@ -39,6 +39,23 @@ def _backward(model, inputs):
     return sum(kept.values())
 
 
+def test_blocks_may_overwrite_the_list_of_maps_that_they_are_given():
+    class Block(BasicBlock):  # as those of HRNet
+        def forward(self, maps):
+            maps[0] = super().forward(maps[0])
+            return maps
+
+    model = nn.Module()
+    model.backbone = Block(4, 4)
+    other = copy.deepcopy(model)
+    checkpoint_activations(other, backbone=True)
+    x = torch.randn(2, 4, 6, 6)
+    for m in (model, other):
+        m.backbone([x.clone().requires_grad_()])[0].square().sum().backward()
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad)
+
+
 def test_refuses_a_model_with_nothing_to_checkpoint():
     model = nn.Module()
     model.backbone = nn.Identity()

@@ -98,6 +98,17 @@ def test_class_weights_by_hand():
     torch.testing.assert_close(normalizer, torch.tensor([5.2]))
 
 
+def test_class_weights_first_used_in_inference_can_be_trained_with():
+    classification = FocalClassification(class_weights=(1.25, 2.5))
+    logits, classes = torch.zeros(1, 1, 2, 2), torch.tensor([[[0, 1]]])
+    positive = torch.tensor([[[True, False]]])
+    with torch.inference_mode():
+        expected = classification.loss(logits, classes, positive)
+    found = classification.loss(logits.requires_grad_(), classes, positive)
+    found.sum().backward()
+    assert found.item() == expected.item() and logits.grad.any()
+
+
 def test_class_weights_that_do_not_fit_are_refused(tiny_cfg):
     tiny_cfg.MODEL.SparseRCNN.NUM_CLASSES = 3
     tiny_cfg.MODEL.SparseRCNN.CLASS_WEIGHTS = (1.0, 2.0)

@@ -104,6 +104,18 @@ def test_background_boxes_may_be_huge(case):
     assert boxes.grad.isfinite().all()
 
 
+def test_an_object_without_area_does_not_spoil_others(make_targets):
+    """Background has the first object of its image as its own target."""
+    targets = make_targets(((50, 100), [[10, 10, 10, 40], [20, 20, 60, 40]], [0, 1]))
+    boxes = torch.tensor([[[[60.0, 0, 100, 50], [20, 20, 60, 40], [9, 9, 12, 42]]]])
+    logits = torch.tensor([[[[0.0, 0], [0, 9], [9, 0]]]], requires_grad=True)
+    boxes.requires_grad_()
+    losses = SetCriterion(matcher=HungarianMatcher())(logits, boxes, targets)
+    sum(losses.values()).backward()
+    assert losses["loss_giou"].isfinite() and boxes.grad.isfinite().all()
+    assert not boxes.grad[0, 0, 0].any()
+
+
 def test_half_precision_is_computed_in_float32(case):
     logits, boxes, targets = case
     criterion = SetCriterion(matcher=HungarianMatcher())

@@ -2,12 +2,15 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from sparsercnn.cli import inspect_data, report
+from sparsercnn.data import register_datasets
 from sparsercnn.engine.setup import load_config
 from sparsercnn.inference.thresholds import read_thresholds
 from sparsercnn.report import browser, making
@@ -98,7 +101,48 @@ def test_two_models_are_compared(squares, dataset, tmp_path):
     better = next(x for x in index["sorts"] if x[0] == "better")
     # Of three images nothing is found by either, which is the worst whatever else is detected.
     assert better[3] == [0, 0, 0, 0]
-    assert pd.read_csv(out / "tables/images.csv").filter(like="LRP").shape == (4, 2)
+    images = pd.read_csv(out / "tables/images.csv")
+    assert images["miss"].tolist() == [0, 0, 0, 1] and images["miss_2"].tolist() == [0, 1, 1, 1]
+    # The links of each model lead to its own images.
+    assert kinds["miss"] == [0, 0, 0, 1] and kinds["miss_2"] == [0, 1, 1, 1]
+    meanings = {x[0]: x[1] for x in index["kinds"]}
+    assert meanings["miss_2"] == "missed objects of second <b>"
+    errors = page.rpartition("Errors: second")[2]
+    assert '#kind=miss_2"' in errors and '#kind=miss"' not in errors
+
+
+def test_classes_may_have_the_names_of_columns(squares, tmp_path):
+    content = json.loads((squares / "squares.json").read_text())
+    for category, name in zip(content["categories"], ("object", "background"), strict=True):
+        category["name"] = name
+    (tmp_path / "named.json").write_text(json.dumps(content))
+    options = ["--dataset", f"coco:{tmp_path}/named.json@{squares}", "--resamples", "20"]
+    options += ["--predictions", str(squares / "results.json"), "--output", str(tmp_path / "out")]
+    assert report.main(options) == 0
+    first = (tmp_path / "out/figures/confusion.csv").read_text().splitlines()[0]
+    assert first == "object,object,background,background"
+
+
+def test_data_sets_registered_in_python(squares, dataset, tmp_path, request):
+    name = f"in_python_{request.node.name}"
+    register_datasets([dataset])
+    records = DatasetCatalog.get(dataset)
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).set(thing_classes=["odd", "even"], evaluator_type="coco")
+    try:
+        options = ["--resamples", "20", "--output", str(tmp_path / "out")]
+        predictions = json.loads((squares / "results.json").read_text())
+        for x in predictions:
+            x["category_id"] -= 1  # as its evaluator writes them
+        (tmp_path / "results.json").write_text(json.dumps(predictions))
+        options += ["--predictions", str(tmp_path / "results.json"), "--dataset", name]
+        assert report.main(options) == 0
+        images = pd.read_csv(tmp_path / "out/tables/images.csv")
+        assert images["right"].tolist() == [1, 0, 0, 0] and images["loc"].tolist() == [0, 1, 0, 0]
+        assert inspect_data.main([name, "--output", str(tmp_path / "inspected")]) == 0
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +219,18 @@ def test_data_sets_are_inspected_with_a_model(squares, dataset, trained, tmp_pat
     assert "unseen" in [x[0] for x in index["kinds"]]
     sizes = pd.read_csv(out / "figures/sizes.csv")
     assert sizes.groupby("what")["count"].sum().to_dict() == {"aspect": 4, "objects": 4, "size": 4}
+
+
+def test_images_that_cannot_be_read_are_listed(squares, trained, tmp_path):
+    shutil.copytree(squares, tmp_path / "squares")
+    path = tmp_path / "squares/1.png"
+    path.write_bytes(path.read_bytes()[:-40])  # its header is whole
+    out, name = tmp_path / "out", f"coco:{tmp_path}/squares/squares.json@{tmp_path}/squares"
+    options = ["--opts", "MODEL.WEIGHTS", trained, "MODEL.DEVICE", "cpu"]
+    options += ["DATASETS.SKIP_INVALID", "True"]
+    assert inspect_data.main([name, "--output", str(out), *options]) == 0
+    kinds = {x[0]: x[2] for x in index_of(out)["kinds"]}
+    assert kinds["unreadable"] == [0, 1, 0, 0] and kinds["unseen"][1] == 0
 
 
 def test_mistakes_are_told(squares, dataset, tmp_path, capsys):

@@ -120,11 +120,11 @@ def test_a_run_of_another_config_is_named(half, tmp_path):
 
 
 def test_the_command_has_what_differs_from_the_file(half):
-    assert sweep_command(half) == f"tools/sweep.py run {half.file}"
+    assert sweep_command(half) == f"python -m sparsercnn sweep run {half.file}"
     other = load_sweep(half.file, ["SOLVER.MAX_ITER", "70"], "/elsewhere/x y", ["plain", "more"])
     assert sweep_command(other) == (
-        f"tools/sweep.py run {half.file} --variants plain more --output '/elsewhere/x y' "
-        "--opts SOLVER.MAX_ITER 70"
+        f"python -m sparsercnn sweep run {half.file} --variants plain more "
+        "--output '/elsewhere/x y' --opts SOLVER.MAX_ITER 70"
     )
 
 

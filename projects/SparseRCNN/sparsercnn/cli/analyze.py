@@ -75,7 +75,7 @@ def main(argv=None):
     """Run the tool with `argv`, None for the arguments of the process; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     args = parse_arguments(get_parser(), argv)
-    args.command = " ".join(["tools/analyze.py", *argv])
+    args.command = " ".join(["python tools/analyze.py", *argv])
     return run_program(analyze, args)
 
 

@@ -53,7 +53,11 @@ class _Checkpointed:
     def __call__(self, *args):
         if not torch.is_grad_enabled():
             return self.forward(*args)
-        return checkpoint(self.forward, *args, use_reentrant=False, context_fn=self._contexts)
+        return checkpoint(self._pass, *args, use_reentrant=False, context_fn=self._contexts)
+
+    def _pass(self, *args):
+        # HRNet's blocks overwrite the maps in the list that they are given.
+        return self.forward(*(list(x) if isinstance(x, list) else x for x in args))
 
     def _contexts(self):
         """Contexts of the forward pass and of its recomputation."""

@@ -165,7 +165,8 @@ class SoftmaxClassification:
 @lru_cache
 def _on_device(weights, device):
     """The numbers as a tensor that is copied to a device once, not in every step."""
-    return torch.tensor(weights, dtype=torch.float32, device=device)
+    with torch.inference_mode(False):  # or training could not use it after an inference
+        return torch.tensor(weights, dtype=torch.float32, device=device)
 
 
 def focal_cost(class_logits, classes, alpha=0.25, gamma=2.0):

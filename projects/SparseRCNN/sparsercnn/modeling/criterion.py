@@ -165,7 +165,8 @@ class SetCriterion(nn.Module):
         matched = torch.where(positive[..., None], boxes, target_boxes)
         sizes = targets.image_sizes[:, None]
         l1 = (matched / sizes - target_boxes / sizes).abs().sum(dim=(1, 2, 3))
-        giou = (positive * (1 - paired_giou(matched, target_boxes))).sum(dim=(1, 2))
+        # Chosen, not multiplied: the GIoU of a box without area with itself is NaN.
+        giou = torch.where(positive, 1 - paired_giou(matched, target_boxes), 0.0).sum(dim=(1, 2))
         # The added term is 0, but NaN if any box is not finite, matched or not. It also connects
         # the boxes to the graph when a batch has no objects.
         return l1 + (boxes * 0).sum(dim=(1, 2, 3)), giou

@@ -62,7 +62,7 @@ def precision_recall_figure(truth, curves, precisions):
 def confusion_figure(matrix, class_names):
     """A :func:`~.confusion.confusion_matrix`, shaded by the share of each row."""
     names = [*class_names, "background"]
-    data = pd.DataFrame(matrix, index=pd.Index(names, name="object"), columns=names)
+    data = pd.DataFrame(matrix, index=names, columns=names)
     side = float(np.clip(0.5 * len(names) + 2, 4.5, 14))
     figure = Figure((side + 0.8, side), layout="constrained")
     axes = figure.add_subplot()
@@ -79,7 +79,8 @@ def confusion_figure(matrix, class_names):
             text = {"ha": "center", "va": "center", "color": colour, "fontsize": "small"}
             axes.text(column, row, f"{matrix[row, column]:,}", **text)
     figure.colorbar(shades, ax=axes, shrink=0.7, label="share of the row")
-    return to_picture(figure, "confusion.png", "Confusion matrix", data.reset_index(), dpi=110)
+    table = data.reset_index(names="object", allow_duplicates=True)  # a class may be called so
+    return to_picture(figure, "confusion.png", "Confusion matrix", table, dpi=110)
 
 
 _MEANINGS = {

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from .browser import Browser, Sort
-from .inference import run_model
+from .inference import detect
 from .inspection import (
     OBJECT_ODDITIES,
     find_odd_images,
@@ -70,9 +70,11 @@ class Findings:
 
     def ask(self, predictor):
         """Compare the labels with what a model finds."""
-        self.detections = run_model(predictor, self.truth).detections
+        self.detections, unreadable = detect(predictor, self.truth)
+        self.images["unreadable"] |= unreadable
         errors = find_errors(self.truth, self.detections, match(self.truth, self.detections))
         self.suspicions = find_suspicions(self.truth, self.detections, errors)
+        self.suspicions.unseen[unreadable[self.truth.image]] = False
 
     @property
     def names(self):

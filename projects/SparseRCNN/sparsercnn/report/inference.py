@@ -10,11 +10,11 @@ import torch
 from tqdm import tqdm
 
 from ..analysis.stages import StageRecorder
-from ..errors import DataError
+from ..errors import DataError, ImageError
 from .records import Detections
 from .stages import StageHistory
 
-__all__ = ["Run", "run_model"]
+__all__ = ["Run", "detect", "run_model"]
 
 
 @dataclass
@@ -57,6 +57,31 @@ def run_model(predictor, truth):
     stages = [_join(x, truth) for x in zip(*by_image, strict=True)]
     losses = np.array([x.loss for x in traces])
     return Run(stages[-1], stages, StageHistory.of(traces), losses)
+
+
+def detect(predictor, truth):
+    """Detect on all images of a data set that can be read.
+
+    Args:
+        predictor (Predictor): the model.
+        truth (Truth): the data set.
+
+    Returns:
+        tuple[Detections, ndarray]: none on images that cannot be read, and which these are, (I,),
+        bool.
+
+    Raises:
+        DataError: the model's classes are not those of the data set.
+    """
+    _check_classes(predictor, truth)
+    found, unreadable = [], np.zeros(truth.num_images, bool)
+    for i, file in enumerate(tqdm(truth.files, unit="image", disable=None)):
+        try:
+            found.append(_columns(predictor(file)))
+        except ImageError:
+            found.append((np.zeros((0, 4)), np.zeros(0, int), np.zeros(0)))
+            unreadable[i] = True
+    return _join(found, truth), unreadable
 
 
 def _check_classes(predictor, truth):

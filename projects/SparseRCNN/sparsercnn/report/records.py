@@ -12,7 +12,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from ..data.coco import complete, read_coco
+from ..data.coco import complete, ensure_json_file, read_coco
 from ..data.files import read_text
 from ..errors import DataError
 
@@ -77,7 +77,8 @@ def read_truth(name):
     """Read the annotations against which a data set is evaluated.
 
     Args:
-        name (str): a registered data set, whose metadata has a `json_file` in COCO's format.
+        name (str): a registered data set, in COCO's format or registered in Python for COCO's
+            evaluation.
 
     Returns:
         Truth: all its images and objects.
@@ -86,8 +87,10 @@ def read_truth(name):
         DataError: there is no such file, it is malformed, or it has no annotations.
     """
     metadata = MetadataCatalog.get(name)
+    if metadata.get("evaluator_type") == "coco":
+        ensure_json_file(name)
     path = metadata.get("json_file")
-    if not path or not metadata.get("thing_dataset_id_to_contiguous_id"):
+    if not path or not metadata.get("thing_classes"):
         raise DataError(
             f"{name} has no annotations of objects in COCO's format; name a detection data set, "
             "such as coco:ANNOTATIONS.json@IMAGE_DIR."
@@ -100,7 +103,9 @@ def read_truth(name):
 
 def as_truth(content, name, metadata):
     """Annotations in COCO's format (dict) as :class:`Truth`, with a data set's metadata."""
-    indices = metadata.thing_dataset_id_to_contiguous_id
+    indices = metadata.get("thing_dataset_id_to_contiguous_id")
+    if indices is None:  # as in detectron2
+        indices = {k: k for k in range(len(metadata.thing_classes))}
     images = sorted(content["images"], key=lambda x: x["id"])
     place = {x["id"]: number for number, x in enumerate(images)}
     objects = [x for x in content["annotations"] if x["category_id"] in indices]

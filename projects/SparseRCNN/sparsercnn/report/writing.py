@@ -64,7 +64,8 @@ def write_report(results, folder, pictures=(), most_images=5000, picture_size=64
     if len(results) > 1:
         objects = compare_objects(truth, first.found, results[1].found)
         sections += comparison_sections(*results, objects, _PAGE)
-        columns = first.images.merge(results[1].images.drop(columns="objects"), on="image")
+        others = results[1].images.drop(columns="objects")
+        columns = first.images.merge(others, on="image", suffixes=("", "_2"))
         tables |= {"objects": objects, "precision_2": precision_table(results[1])}
         tables["images"] = columns if len(columns) == truth.num_images else first.images
     sections += _of_models(results)
@@ -92,9 +93,11 @@ def _of_models(results):
 
 
 def _second(name):
-    """The name of the second model's file."""
+    """The name of the second model's file, or of its kind of images on the page."""
+    if name.startswith(_PAGE):
+        return f"{name}_2" if "#kind=" in name else name
     stem, dot, ending = name.rpartition(".")
-    return name if name.startswith(_PAGE) else f"{stem}_2{dot}{ending}"
+    return f"{stem}_2{dot}{ending}"
 
 
 def write_pages(title, sections, tables, folder):
@@ -141,9 +144,14 @@ def _browser(title, results):
         name = results[1].name
         worse = Sort("worse", f"{name} is worse: LRP", gain, descending=False)
         sorts[:0] = [Sort("better", f"{name} is better: LRP", gain), worse]
-    sorts += [Sort(f"most-{k}", f"most {_KINDS[k]}", images[k].to_numpy()) for k in _KINDS]
+    kinds = {}
+    for number, result in enumerate(results, start=1):
+        suffix = "" if number == 1 else "_2"
+        of = f" of {result.name}" if len(results) > 1 else ""
+        counts = result.images
+        kinds |= {k + suffix: (x + of, counts[k].to_numpy()) for k, x in _KINDS.items()}
+    sorts += [Sort(f"most-{k}", f"most {text}", number) for k, (text, number) in kinds.items()]
     sorts += [Sort("number", "number", np.arange(truth.num_images), descending=False)]
-    kinds = {k: (meaning, images[k].to_numpy()) for k, meaning in _KINDS.items()}
     if len(results) > 1:
         kinds |= _only(results)
     return Browser(

@@ -72,7 +72,7 @@ def _provenance_section(results):
 
 def sweep_command(sweep):
     """The command that makes a sweep (str), with what differs from its file as options."""
-    command = ["tools/sweep.py", "run", str(sweep.file)]
+    command = ["python", "-m", "sparsercnn", "sweep", "run", str(sweep.file)]
     in_file = load_sweep(sweep.file)
     if sweep.names != in_file.names:
         command += ["--variants", *sweep.names]
