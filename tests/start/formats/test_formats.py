@@ -79,6 +79,14 @@ def test_other_tables_beside_the_data_do_not_matter(write_data):
     assert read_source(root).format == "COCO json"
 
 
+def test_files_of_segments_beside_those_of_objects_do_not_matter(write_data):
+    root = write_data("coco")
+    content = json.loads((root / "annotations/instances_val.json").read_text())
+    content["annotations"] = [{"image_id": 5, "file_name": "5.png", "segments_info": []}]
+    (root / "annotations/panoptic_val.json").write_text(json.dumps(content))
+    assert set(read_source(root).splits) == {"instances_train", "instances_val"}
+
+
 def test_other_files_that_do_not_parse_do_not_matter(write_data):
     root = write_data("coco")
     (root / "settings.json").write_text('{"images": true, // "annotations": here\n}')

@@ -57,7 +57,10 @@ def _is_coco(path):
     except (ValueError, RecursionError):
         return True
     keys = ("images", "annotations", "categories")
-    return isinstance(content, dict) and all(isinstance(content.get(x), list) for x in keys)
+    if not isinstance(content, dict) or not all(isinstance(content.get(x), list) for x in keys):
+        return False
+    objects = content["annotations"]  # without boxes, they are captions or segments
+    return not objects or any(isinstance(x, dict) and "bbox" in x for x in objects)
 
 
 def _with_slashes(content, folder, images):
