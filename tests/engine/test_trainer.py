@@ -22,6 +22,7 @@ from sparsercnn import add_sparsercnn_config
 from sparsercnn.cli.train import evaluate
 from sparsercnn.engine.setup import load_config
 from sparsercnn.engine.trainer import Trainer
+from sparsercnn.errors import ConfigError
 from sparsercnn.modeling.segmentation.sem_seg_inference import SemSegInference
 
 MetadataCatalog.get("toy_train").set(thing_classes=["bolt", "nut"])
@@ -223,6 +224,20 @@ def test_a_run_killed_before_its_final_checkpoint_gets_it_by_resuming(cfg, tmp_p
     assert all(torch.equal(completed[name], final[name]) for name in final)
 
 
+@pytest.mark.parametrize("schedule", ["WarmupCosineLR", "WarmupMultiStepLR", "WarmupPolyLR"])
+def test_a_schedule_shorter_than_what_is_done_is_refused(cfg, tmp_path, schedule):
+    cfg.SOLVER.LR_SCHEDULER_NAME = schedule
+    _train(cfg, stop_at=5)  # with a checkpoint after 3 iterations
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = 2, ()
+    with pytest.raises(ConfigError, match=r"3 iterations.*schedule has 2.*MAX_ITER.*OUTPUT_DIR"):
+        _train(cfg, resume=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    cfg.SOLVER.MAX_ITER = 3
+    trainer, rates = _train(cfg, resume=True)
+    assert not rates and trainer.iter == 3
+
+
 def test_a_checkpoint_without_optimizer_still_resumes(cfg, tmp_path, caplog):
     _train(cfg, stop_at=5)
     path = tmp_path / (tmp_path / "last_checkpoint").read_text()
@@ -290,6 +305,23 @@ def test_the_best_of_several_test_sets_is_the_first_ones(cfg, tmp_path):
     cfg.DATASETS.TEST = ("coco:a.json@images", "longer_than_the_first_one")
     TwoSets(cfg).train()
     assert _best(tmp_path)[1] == len("coco:a.json@images")
+
+
+def test_the_metric_of_before_is_not_taken_for_that_of_a_resumed_run(cfg, tmp_path):
+    """With a second test set it has another name."""
+
+    class TwoSets(ToyTrainer):
+        @classmethod
+        def test(cls, cfg, model, evaluators=None):
+            return {name: {"bbox": {"AP": 60.0}} for name in cfg.DATASETS.TEST}
+
+    cfg.TEST.EVAL_PERIOD = 2
+    _train(cfg, results=[50.0], stop_at=3)
+    cfg.DATASETS.TEST = ("toy_val", "another")
+    resumed = TwoSets(cfg)
+    resumed.resume_or_load(resume=True)
+    resumed.train()
+    assert _best(tmp_path) == (3, 60.0)
 
 
 def test_a_metric_that_is_not_there_is_a_warning_with_those_that_are(cfg, tmp_path, caplog):

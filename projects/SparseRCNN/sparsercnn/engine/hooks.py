@@ -72,7 +72,9 @@ class BestCheckpointer(HookBase):
 
     def _keep_if_better(self):
         logger = logging.getLogger(__name__)
-        latest = self.trainer.storage.latest()
+        storage = self.trainer.storage
+        # A resumed run also has the values of before, perhaps under names that are no longer used.
+        latest = {k: x for k, (x, when) in storage.latest().items() if when == storage.iter}
         name = next((name for name in self.names if name in latest), None)
         if name is None:
             there = ", ".join(sorted(x for x in latest if "/" in x)) or "nothing"
@@ -81,10 +83,10 @@ class BestCheckpointer(HookBase):
                 f"{there}; set TEST.BEST_METRIC to one of these, or to '' for none."
             )
             return
-        value, options, which = latest[name][0], {}, ""
+        value, options, which = latest[name], {}, ""
         raw_name = next((name for name in self.raw_names if name in latest), None)
         if raw_name is not None:
-            raw, which = latest[raw_name][0], " of the averaged weights"
+            raw, which = latest[raw_name], " of the averaged weights"
             if self._is_better(raw, than=value):
                 value, options, which = raw, {"raw": True}, " of the weights that are not averaged"
         if not self._is_better(value, than=self.best):

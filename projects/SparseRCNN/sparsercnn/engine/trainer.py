@@ -20,7 +20,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 
 from ..conversion.pretrained import load_pretrained, pretrained_source
 from ..data import build_test_loader, build_train_loader
-from ..errors import CheckpointError, abbreviate
+from ..errors import CheckpointError, ConfigError, abbreviate
 from ..evaluation import LOWER_IS_BETTER, build_evaluator
 from ..inference import prepare_for_inference
 from ..modeling import SparseRCNNWithTTA
@@ -108,6 +108,8 @@ class Trainer(DefaultTrainer):
 
         Raises:
             CheckpointError: see :class:`TrainingCheckpointer`.
+            ConfigError: see :meth:`load_state_dict`, and
+                :meth:`~sparsercnn.engine.train_step.TrainStep.load_state_dict`.
         """
         self._load(resume)
         if self.start_iter == 0 or self.cfg.SEED < 0:
@@ -324,6 +326,17 @@ class Trainer(DefaultTrainer):
         return state
 
     def load_state_dict(self, state_dict):
+        """
+        Raises:
+            ConfigError: the schedule is shorter than what has been done.
+        """
+        done = state_dict["iteration"] + 1
+        if done > self.max_iter:
+            raise ConfigError(
+                f"The run in {self.cfg.OUTPUT_DIR} has done {done} iterations, and the schedule "
+                f"has {self.max_iter}. To resume it, set a larger SOLVER.MAX_ITER or "
+                "SOLVER.EPOCHS; for a new run, another OUTPUT_DIR."
+            )
         base_lrs = self.scheduler.base_lrs
         TrainerBase.load_state_dict(self, state_dict)
         if "_trainer" in state_dict:
