@@ -20,6 +20,7 @@ from torch import nn
 
 from sparsercnn import add_sparsercnn_config
 from sparsercnn.cli.train import evaluate
+from sparsercnn.engine.metrics_file import read_metrics
 from sparsercnn.engine.setup import load_config
 from sparsercnn.engine.trainer import Trainer
 from sparsercnn.errors import ConfigError
@@ -236,6 +237,18 @@ def test_a_schedule_shorter_than_what_is_done_is_refused(cfg, tmp_path, schedule
     cfg.SOLVER.MAX_ITER = 3
     trainer, rates = _train(cfg, resume=True)
     assert not rates and trainer.iter == 3
+
+
+def test_the_evaluation_at_the_end_of_a_run_that_is_made_longer_is_kept(cfg, tmp_path):
+    cfg.TEST.EVAL_PERIOD = 3
+    _train(cfg, results=[10.0, 20.0])
+    _train(cfg, resume=True, results=[20.0])  # ends again as it had
+    assert [x["iteration"] for x in _metrics(tmp_path)] == [2, 5, 6]
+    cfg.SOLVER.MAX_ITER = 9
+    _train(cfg, resume=True, stop_at=7)
+    _train(cfg, resume=True, results=[30.0])
+    rows = [(x["iteration"], x.get("bbox/AP")) for x in read_metrics(tmp_path)]
+    assert rows == [(2, 10.0), (5, 20.0), (8, None), (9, 30.0)]
 
 
 def test_a_checkpoint_without_optimizer_still_resumes(cfg, tmp_path, caplog):
@@ -493,6 +506,8 @@ def test_a_resumed_run_is_as_patient_as_without_interruption(cfg, tmp_path):
     cfg.SOLVER.PATIENCE = 3
     _, rates = _train(cfg, resume=True, results=[50.0, 1.0, 1.0, 1.0])
     assert len(rates) == 8 and _best(tmp_path) == (7, 50.0)
+    evaluations = {x["iteration"]: x.get("bbox/AP") for x in read_metrics(tmp_path)}
+    assert evaluations == {1: 30.0, 3: 20.0, 5: 25.0, 7: 50.0, 9: 1.0, 11: 1.0, 13: None, 14: 1.0}
 
 
 def test_scaling_to_the_workers_happens_in_the_trainer(cfg):

@@ -136,15 +136,23 @@ class EarlyStopping(HookBase):
         self.best = best
 
     def after_step(self):
-        next_iter = self.trainer.iter + 1
-        if next_iter % self.period == 0 and next_iter != self.trainer.max_iter:
+        if self._is_evaluated(self.trainer.iter):
             self._stop_if_stale()
+
+    def is_stale_after(self, iteration):
+        """Whether to stop after `iteration`, as the main process knows."""
+        best = self.best
+        if best is None or best.best_iter is None or not self._is_evaluated(iteration):
+            return False
+        return iteration - best.best_iter >= self.patience * self.period
+
+    def _is_evaluated(self, iteration):
+        next_iter = iteration + 1
+        return next_iter % self.period == 0 and next_iter != self.trainer.max_iter
 
     def _stop_if_stale(self):
         best, iteration = self.best, self.trainer.iter
-        is_stale = best is not None and best.best_iter is not None
-        is_stale = is_stale and iteration - best.best_iter >= self.patience * self.period
-        if not comm.all_gather(is_stale)[0]:  # of the main process
+        if not comm.all_gather(self.is_stale_after(iteration))[0]:  # of the main process
             return
         if best is not None:
             logging.getLogger(__name__).info(
