@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from sparsercnn.engine.arguments import argument_parser
+from sparsercnn.engine.processes import run_processes
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = str(REPOSITORY / "projects" / "SparseRCNN" / "train_net.py")
 ENVIRONMENT = {
@@ -169,3 +172,19 @@ def test_tasks_of_srun_are_one_run(squares):
     assert "; processes: 2, " in first and "Starting training from iteration 0" in first
     assert "Starting training" not in second
     assert (squares / "out" / "model_final.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "resume", "overwrite"),
+    [
+        ("", True, False),
+        ("--overwrite", True, False),  # it has been done
+        ("--resume --overwrite", True, True),  # is refused later
+    ],
+)
+def test_a_run_that_its_launcher_starts_again_is_resumed(monkeypatch, options, resume, overwrite):
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    seen = []
+    args = argument_parser().parse_args(["--num-gpus", "0", *options.split()])
+    run_processes(seen.append, args)
+    assert [(x.resume, x.overwrite) for x in seen] == [(resume, overwrite)]

@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from ..errors import ConfigError, ProcessError, UserError
 from .devices import check_gpus_here
 from .joining import join
-from .launchers import Place, check_machines, find_place, num_restarts
+from .launchers import Place, check_machines, find_place, num_restarts, resume_restarted
 
 __all__ = ["check_processes", "run_processes"]
 
@@ -44,7 +44,8 @@ def run_processes(function, args):
         UserError: what a process raised.
         SystemExit: with the status of a process that ended with one of its own.
     """
-    args.resume = args.resume or num_restarts() > 0
+    if num_restarts() > 0:
+        resume_restarted(args)
     place = _place_of_launcher(args)
     if place is not None:
         _call(function, args, place, _backend(args))
