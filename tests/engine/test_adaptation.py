@@ -41,6 +41,13 @@ def test_without_names_rows_are_not_guessed():
     assert _adapt(LOGITS, [-1.0], [1.0, 2.0], ["a"], saved_classes=None) is None
 
 
+@pytest.mark.parametrize("classes", [5, "ab", {"a": 0, "b": 1}, [0, 1]])
+def test_what_is_not_a_list_of_names_is_none(classes):
+    own, saved = ({LOGITS: torch.tensor(x)} for x in ([-1.0, -2.0], [1.0, 2.0]))
+    metas = {"thing_classes": ["b", "a"]}, {"thing_classes": classes}
+    assert adapt_weights(own, saved, *metas) == {}
+
+
 def test_background_stays_behind_the_classes():
     softmax = _adapt(LOGITS, [-1.0, -2.0, -3.0], [1.0, 9.0], ["b", "a"], ["a"])
     assert softmax.value.tolist() == [-1.0, 1.0, 9.0]

@@ -144,6 +144,18 @@ def test_the_best_checkpoint_comes_first_and_is_told(write, tmp_path, caplog):
     ]
 
 
+def test_the_folder_can_be_in_the_config_also_of_a_training(write, tmp_path):
+    path = write("model_final.pth")
+    config = tmp_path / "own.yaml"
+    config.write_text(f"VERSION: 2\nMODEL: {{WEIGHTS: {tmp_path}}}\n")
+    for cfg in (
+        load_config(config, register=False),
+        load_config("quickstart/danet", ["MODEL.WEIGHTS", str(tmp_path)], register=False),
+        load_model_config(config, register=False),
+    ):
+        assert path == cfg.MODEL.WEIGHTS
+
+
 def test_a_folder_of_an_older_run_has_its_config_beside(write, tmp_path):
     write("model_final.pth", thing_classes=["a"])
     with pytest.raises(ConfigError, match="has no config"):

@@ -10,7 +10,7 @@ import torch
 from sparsercnn.engine.checkpoint import load_for_inference
 from sparsercnn.engine.setup import load_config
 from sparsercnn.engine.trainer import Trainer
-from sparsercnn.errors import CheckpointError
+from sparsercnn.errors import CheckpointError, ConfigError, UserError
 
 LOGITS = "head.head_series.0.class_logits"
 
@@ -100,6 +100,26 @@ def test_rates_of_new_layers_and_what_a_resumed_run_knows_of_them(run, other_dat
     states = [list(x.optimizer.state_dict()["state"].values()) for x in (resumed, trainer)]
     for actual, expected in zip(*states, strict=True):
         assert torch.equal(actual["exp_avg"], expected["exp_avg"])
+
+
+@pytest.mark.parametrize("num_heads", [1, 3])
+def test_a_run_with_rates_of_new_layers_is_not_resumed_as_another_model(run, other_data, num_heads):
+    run("first")
+    options = {"SOLVER__NEW_LAYERS_MULTIPLIER": 10.0, **other_data}
+    run("second", **options)
+    with pytest.raises(UserError, match="does not fit"):
+        run("second", resume=True, MODEL__SparseRCNN__NUM_HEADS=num_heads, **options)
+
+
+def test_rates_of_new_layers_that_a_run_did_not_have_are_not_ignored(run, other_data):
+    run("first")
+    run("second", SOLVER__MAX_ITER=1, **other_data)
+    options = {"SOLVER__NEW_LAYERS_MULTIPLIER": 10.0, **other_data}
+    with pytest.raises(ConfigError, match="optimizer"):
+        run("second", resume=True, **options)
+    run("second", resume=True, **other_data)  # which still knows them
+    with pytest.raises(ConfigError, match="optimizer"):
+        run("second", resume=True, SOLVER__MAX_ITER=3, **options)
 
 
 def test_evaluation_and_resuming_stay_strict(run, other_data, squares):

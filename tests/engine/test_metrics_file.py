@@ -1,6 +1,6 @@
 import json
 
-from sparsercnn.engine.metrics_file import read_metrics
+from sparsercnn.engine.metrics_file import drop_rows, read_metrics
 
 
 def test_metrics_of_an_interrupted_run(tmp_path):
@@ -20,3 +20,19 @@ def test_metrics_of_an_interrupted_run(tmp_path):
 
 def test_before_there_are_any(tmp_path):
     assert read_metrics(tmp_path) == []
+
+
+def test_of_the_rows_of_an_iteration_that_is_done_again_that_of_an_earlier_end_is_kept(tmp_path):
+    lines = [
+        {"iteration": 2, "lr": 0.1},
+        {"iteration": 3, "bbox/AP": 10.0},  # after the last one of a run of three
+        {"iteration": 3, "lr": 0.1, "bbox/AP": 20.0},
+        {"iteration": 4, "bbox/AP": 30.0},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.json").write_text(text)
+    assert drop_rows(tmp_path, 3, goes_on=True) == 2
+    assert read_metrics(tmp_path) == [{"iteration": 2, "lr": 0.1, "bbox/AP": 10.0}]
+    (tmp_path / "metrics.json").write_text(text)
+    assert drop_rows(tmp_path, 3) == 2
+    assert read_metrics(tmp_path) == [{"iteration": 2, "lr": 0.1}]

@@ -1,5 +1,6 @@
 """Several processes train and evaluate as one does, whoever starts them; and end together."""
 
+import errno
 import json
 import os
 import re
@@ -7,9 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
+import torch
+
+from sparsercnn.engine import processes
+from sparsercnn.engine.arguments import argument_parser
+from sparsercnn.engine.launchers import Place
+from sparsercnn.engine.processes import run_processes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = str(REPOSITORY / "projects" / "SparseRCNN" / "train_net.py")
@@ -77,6 +85,29 @@ def test_detectron2_knows_the_processes_of_the_machine(results, number):
 
 def test_an_error_in_one_process_is_that_of_the_run(results):
     assert results[1]["errors"]["2"] == ["UserError", "made up by rank 1"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (MemoryError("of 3 GiB"), 2, "The memory is used up: of 3 GiB"),
+        (torch.OutOfMemoryError("CUDA out of memory."), 2, "The memory is used up: CUDA out of"),
+        (OSError(errno.ENOSPC, "No space left", "log.txt"), 2, "log.txt: No space left. Free "),
+        (RuntimeError("a bug"), 1, "Traceback"),
+    ],
+)
+def test_a_process_tells_its_error_as_a_program_does(monkeypatch, error, status, message):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(processes, "_call", fail)
+    receiver, sender = Pipe(duplex=False)
+    with pytest.raises(SystemExit) as end:
+        processes._start(0, None, None, Place(0, 1, 0, 0, ""), "gloo", [sender])
+    assert end.value.code == status
+    is_users, text = receiver.recv()
+    assert is_users == (status == 2) and text.startswith(message)
 
 
 def test_a_killed_process_ends_the_others_and_is_named(results):
@@ -169,3 +200,19 @@ def test_tasks_of_srun_are_one_run(squares):
     assert "; processes: 2, " in first and "Starting training from iteration 0" in first
     assert "Starting training" not in second
     assert (squares / "out" / "model_final.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "resume", "overwrite"),
+    [
+        ("", True, False),
+        ("--overwrite", True, False),  # it has been done
+        ("--resume --overwrite", True, True),  # is refused later
+    ],
+)
+def test_a_run_that_its_launcher_starts_again_is_resumed(monkeypatch, options, resume, overwrite):
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    seen = []
+    args = argument_parser().parse_args(["--num-gpus", "0", *options.split()])
+    run_processes(seen.append, args)
+    assert [(x.resume, x.overwrite) for x in seen] == [(resume, overwrite)]

@@ -101,6 +101,19 @@ def test_a_warmup_longer_than_the_schedule_is_refused(cfg):
         schedule_in_iterations(cfg, 200)
 
 
+@pytest.mark.parametrize("steps", [None, (0.5,)])
+def test_a_warmup_longer_than_the_iterations_is_told(cfg, caplog, steps):
+    """Not refused: a few iterations are a test of whether a config runs."""
+    cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEP_FRACTIONS = 100, 101, steps
+    schedule_in_iterations(cfg, 200)
+    assert "WARMUP" not in caplog.text
+    cfg.SOLVER.MAX_ITER = 100
+    schedule_in_iterations(cfg, 200)
+    message = caplog.records[-1].getMessage()
+    assert "SOLVER.WARMUP_ITERS 100" in message and "SOLVER.MAX_ITER is 100" in message
+    assert "Set SOLVER.WARMUP_FRACTION" in message
+
+
 def test_epochs_need_the_number_of_images(cfg):
     cfg.SOLVER.EPOCHS = 12
     with pytest.raises(ConfigError, match=r"Set SOLVER\.MAX_ITER"):

@@ -20,8 +20,10 @@ from torch import nn
 
 from sparsercnn import add_sparsercnn_config
 from sparsercnn.cli.train import evaluate
+from sparsercnn.engine.metrics_file import read_metrics
 from sparsercnn.engine.setup import load_config
 from sparsercnn.engine.trainer import Trainer
+from sparsercnn.errors import ConfigError
 from sparsercnn.modeling.segmentation.sem_seg_inference import SemSegInference
 
 MetadataCatalog.get("toy_train").set(thing_classes=["bolt", "nut"])
@@ -223,6 +225,32 @@ def test_a_run_killed_before_its_final_checkpoint_gets_it_by_resuming(cfg, tmp_p
     assert all(torch.equal(completed[name], final[name]) for name in final)
 
 
+@pytest.mark.parametrize("schedule", ["WarmupCosineLR", "WarmupMultiStepLR", "WarmupPolyLR"])
+def test_a_schedule_shorter_than_what_is_done_is_refused(cfg, tmp_path, schedule):
+    cfg.SOLVER.LR_SCHEDULER_NAME = schedule
+    _train(cfg, stop_at=5)  # with a checkpoint after 3 iterations
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = 2, ()
+    with pytest.raises(ConfigError, match=r"3 iterations.*schedule has 2.*MAX_ITER.*OUTPUT_DIR"):
+        _train(cfg, resume=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    cfg.SOLVER.MAX_ITER = 3
+    trainer, rates = _train(cfg, resume=True)
+    assert not rates and trainer.iter == 3
+
+
+def test_the_evaluation_at_the_end_of_a_run_that_is_made_longer_is_kept(cfg, tmp_path):
+    cfg.TEST.EVAL_PERIOD = 3
+    _train(cfg, results=[10.0, 20.0])
+    _train(cfg, resume=True, results=[20.0])  # ends again as it had
+    assert [x["iteration"] for x in _metrics(tmp_path)] == [2, 5, 6]
+    cfg.SOLVER.MAX_ITER = 9
+    _train(cfg, resume=True, stop_at=7)
+    _train(cfg, resume=True, results=[30.0])
+    rows = [(x["iteration"], x.get("bbox/AP")) for x in read_metrics(tmp_path)]
+    assert rows == [(2, 10.0), (5, 20.0), (8, None), (9, 30.0)]
+
+
 def test_a_checkpoint_without_optimizer_still_resumes(cfg, tmp_path, caplog):
     _train(cfg, stop_at=5)
     path = tmp_path / (tmp_path / "last_checkpoint").read_text()
@@ -290,6 +318,23 @@ def test_the_best_of_several_test_sets_is_the_first_ones(cfg, tmp_path):
     cfg.DATASETS.TEST = ("coco:a.json@images", "longer_than_the_first_one")
     TwoSets(cfg).train()
     assert _best(tmp_path)[1] == len("coco:a.json@images")
+
+
+def test_the_metric_of_before_is_not_taken_for_that_of_a_resumed_run(cfg, tmp_path):
+    """With a second test set it has another name."""
+
+    class TwoSets(ToyTrainer):
+        @classmethod
+        def test(cls, cfg, model, evaluators=None):
+            return {name: {"bbox": {"AP": 60.0}} for name in cfg.DATASETS.TEST}
+
+    cfg.TEST.EVAL_PERIOD = 2
+    _train(cfg, results=[50.0], stop_at=3)
+    cfg.DATASETS.TEST = ("toy_val", "another")
+    resumed = TwoSets(cfg)
+    resumed.resume_or_load(resume=True)
+    resumed.train()
+    assert _best(tmp_path) == (3, 60.0)
 
 
 def test_a_metric_that_is_not_there_is_a_warning_with_those_that_are(cfg, tmp_path, caplog):
@@ -461,6 +506,8 @@ def test_a_resumed_run_is_as_patient_as_without_interruption(cfg, tmp_path):
     cfg.SOLVER.PATIENCE = 3
     _, rates = _train(cfg, resume=True, results=[50.0, 1.0, 1.0, 1.0])
     assert len(rates) == 8 and _best(tmp_path) == (7, 50.0)
+    evaluations = {x["iteration"]: x.get("bbox/AP") for x in read_metrics(tmp_path)}
+    assert evaluations == {1: 30.0, 3: 20.0, 5: 25.0, 7: 50.0, 9: 1.0, 11: 1.0, 13: None, 14: 1.0}
 
 
 def test_scaling_to_the_workers_happens_in_the_trainer(cfg):

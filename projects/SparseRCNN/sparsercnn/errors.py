@@ -22,6 +22,7 @@ __all__ = [
     "SweepError",
     "UserError",
     "abbreviate",
+    "message_for_user",
     "parse_arguments",
     "run_program",
 ]
@@ -197,7 +198,7 @@ def run_program(program, arguments, on_interrupt="Interrupted."):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
     except Exception as error:
-        message = _message_for_user(error)
+        message = message_for_user(error)
         if message is None:
             raise
         if getattr(arguments, "debug", False):
@@ -206,8 +207,15 @@ def run_program(program, arguments, on_interrupt="Interrupted."):
         return 2
 
 
-def _message_for_user(error):
-    """One line about an error that a user can correct; None for other errors."""
+def message_for_user(error):
+    """What a program tells of an error that a user can correct.
+
+    Args:
+        error (BaseException): of this process; or from another one, with its traceback as text.
+
+    Returns:
+        str: one line; None for other errors, which are bugs.
+    """
     text = _raised_elsewhere(str(error))
     if text is None:
         text = _about_memory(f"{type(error).__module__}.{type(error).__qualname__}: {error}")

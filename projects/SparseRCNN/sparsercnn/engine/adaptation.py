@@ -71,7 +71,7 @@ def adapt_weights(own, saved, own_meta, saved_meta):
         found = next((x for x in _CLASS_ROWS if re.search(x[0], name)), None)
         if found:
             _, rows, kind = found
-            classes = own_meta.get(kind), saved_meta.get(kind)
+            classes = own_meta.get(kind), _names(saved_meta.get(kind))
             result = _by_class(value, saved[name], *classes, rows)
         elif re.search(_PROPOSAL_ROWS, name) and value.shape != saved[name].shape:
             result = _resampled(value, saved[name], *experts)
@@ -97,6 +97,12 @@ def _fitted_to_patches(name, own, saved):
         value = resample_patches(saved, own.shape[-1])
         return Adapted(value, "patches {0} x {0}, made {1} x {1}".format(*sides), False)
     return None
+
+
+def _names(classes):
+    """Names of classes; None if these are something else, as in files of other code."""
+    is_list = isinstance(classes, (list, tuple))
+    return classes if is_list and all(isinstance(x, str) for x in classes) else None
 
 
 def _by_class(own, saved, classes, saved_classes, rows):

@@ -72,7 +72,9 @@ class BestCheckpointer(HookBase):
 
     def _keep_if_better(self):
         logger = logging.getLogger(__name__)
-        latest = self.trainer.storage.latest()
+        storage = self.trainer.storage
+        # A resumed run also has the values of before, perhaps under names that are no longer used.
+        latest = {k: x for k, (x, when) in storage.latest().items() if when == storage.iter}
         name = next((name for name in self.names if name in latest), None)
         if name is None:
             there = ", ".join(sorted(x for x in latest if "/" in x)) or "nothing"
@@ -81,10 +83,10 @@ class BestCheckpointer(HookBase):
                 f"{there}; set TEST.BEST_METRIC to one of these, or to '' for none."
             )
             return
-        value, options, which = latest[name][0], {}, ""
+        value, options, which = latest[name], {}, ""
         raw_name = next((name for name in self.raw_names if name in latest), None)
         if raw_name is not None:
-            raw, which = latest[raw_name][0], " of the averaged weights"
+            raw, which = latest[raw_name], " of the averaged weights"
             if self._is_better(raw, than=value):
                 value, options, which = raw, {"raw": True}, " of the weights that are not averaged"
         if not self._is_better(value, than=self.best):
@@ -134,15 +136,23 @@ class EarlyStopping(HookBase):
         self.best = best
 
     def after_step(self):
-        next_iter = self.trainer.iter + 1
-        if next_iter % self.period == 0 and next_iter != self.trainer.max_iter:
+        if self._is_evaluated(self.trainer.iter):
             self._stop_if_stale()
+
+    def is_stale_after(self, iteration):
+        """Whether to stop after `iteration`, as the main process knows."""
+        best = self.best
+        if best is None or best.best_iter is None or not self._is_evaluated(iteration):
+            return False
+        return iteration - best.best_iter >= self.patience * self.period
+
+    def _is_evaluated(self, iteration):
+        next_iter = iteration + 1
+        return next_iter % self.period == 0 and next_iter != self.trainer.max_iter
 
     def _stop_if_stale(self):
         best, iteration = self.best, self.trainer.iter
-        is_stale = best is not None and best.best_iter is not None
-        is_stale = is_stale and iteration - best.best_iter >= self.patience * self.period
-        if not comm.all_gather(is_stale)[0]:  # of the main process
+        if not comm.all_gather(self.is_stale_after(iteration))[0]:  # of the main process
             return
         if best is not None:
             logging.getLogger(__name__).info(

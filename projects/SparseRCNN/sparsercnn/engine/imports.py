@@ -18,7 +18,7 @@ def import_modules(names):
         names (sequence[str]): such as "mypackage.mymodule".
 
     Raises:
-        ConfigError: there is no such module, or it lacks a package.
+        ConfigError: there is no such module, or it lacks a package; or this is no name of one.
     """
     for name in names:
         _import(name)
@@ -64,6 +64,10 @@ def _import(name):
         raise ConfigError(
             f"IMPORT: '{name}' is a file; give the name of the module, such as mypackage.mymodule, "
             "and its folder in the environment variable PYTHONPATH."
+        )
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(
+            f"IMPORT: {name!r} is not the name of a module; give one such as mypackage.mymodule."
         )
     try:
         return importlib.import_module(name)

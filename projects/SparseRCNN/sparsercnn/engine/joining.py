@@ -9,7 +9,7 @@ import torch.distributed as dist
 from detectron2.utils import comm
 
 from ..errors import ConfigError, ProcessError
-from .launchers import meeting_point, num_restarts
+from .launchers import meeting_point, num_restarts, resume_restarted
 
 __all__ = ["join", "meet"]
 
@@ -22,8 +22,8 @@ def join(place, backend, args):
     Args:
         place (Place): of this process.
         backend (str): "nccl" or "gloo".
-        args (argparse.Namespace): `num_gpus` is checked; `resume` is set if any of the processes
-            has been started anew.
+        args (argparse.Namespace): `num_gpus` is checked; the run is resumed if any of the
+            processes has been started anew.
 
     Raises:
         ConfigError: there is no GPU for this process, or another number than `num_gpus` says.
@@ -47,7 +47,8 @@ def join(place, backend, args):
     sizes = {"rank": place.rank, "world_size": place.world_size}
     dist.init_process_group(backend, store=store, timeout=_ANSWER, **sizes)
     machines, restarted = zip(*comm.all_gather((place.machine, num_restarts() > 0)), strict=True)
-    args.resume = args.resume or any(restarted)
+    if any(restarted):
+        resume_restarted(args)
     _group_by_machine(machines, place.machine)
     if args.num_gpus not in (0, 1, comm.get_local_size()):
         raise ConfigError(

@@ -15,6 +15,7 @@ __all__ = [
     "find_place",
     "meeting_point",
     "num_restarts",
+    "resume_restarted",
 ]
 
 LAUNCHERS = ("auto", "torchrun", "slurm", "none")
@@ -79,6 +80,17 @@ def num_restarts(environment=None):
     anew; if it has, its run is to be resumed."""
     environment = os.environ if environment is None else environment
     return max(_integer(environment, name, 0) for name in _RESTARTS)
+
+
+def resume_restarted(args):
+    """Have a run that its launcher starts again resumed.
+
+    Args:
+        args (argparse.Namespace): `resume` is set; `overwrite`, which the first start has done, is
+            taken back.
+    """
+    if not args.resume:  # both on the command line contradict each other
+        args.resume, args.overwrite = True, False
 
 
 def check_machines(num_machines, machine_rank, url):

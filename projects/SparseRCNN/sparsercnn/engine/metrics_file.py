@@ -30,12 +30,14 @@ def read_metrics(folder):
     return [rows[iteration] for iteration in sorted(rows)]
 
 
-def drop_rows(folder, start):
+def drop_rows(folder, start, goes_on=False):
     """Remove rows that a resumed run will write again, and a line that is not complete.
 
     Args:
         folder (str): OUTPUT_DIR of a training that is not being written.
         start (int): iteration from which on it is done again.
+        goes_on (bool): a run that had ended before that iteration is made longer. The evaluation at
+            its end, which is not done again, becomes one of the iteration before.
 
     Returns:
         int: the last iteration that is left; -1 if there is none.
@@ -43,7 +45,13 @@ def drop_rows(folder, start):
     path = Path(folder) / "metrics.json"
     if not path.exists():
         return -1
-    kept = [row for row in _lines(path) if row["iteration"] < start]
+    kept = []
+    for row in _lines(path):
+        # The end has a row of its own, without what each iteration of a training has.
+        if goes_on and row["iteration"] == start and "lr" not in row:
+            row["iteration"] = start - 1
+        if row["iteration"] < start:
+            kept.append(row)
     text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in kept)
     if text != path.read_text(encoding="utf-8", errors="replace"):
         with write_atomically(os.fspath(path), "w") as file:

@@ -15,10 +15,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
-from ..errors import ConfigError, ProcessError, UserError
+from ..errors import ConfigError, ProcessError, UserError, message_for_user
 from .devices import check_gpus_here
 from .joining import join
-from .launchers import Place, check_machines, find_place, num_restarts
+from .launchers import Place, check_machines, find_place, num_restarts, resume_restarted
 
 __all__ = ["check_processes", "run_processes"]
 
@@ -44,7 +44,8 @@ def run_processes(function, args):
         UserError: what a process raised.
         SystemExit: with the status of a process that ended with one of its own.
     """
-    args.resume = args.resume or num_restarts() > 0
+    if num_restarts() > 0:
+        resume_restarted(args)
     place = _place_of_launcher(args)
     if place is not None:
         _call(function, args, place, _backend(args))
@@ -150,14 +151,15 @@ def _start(local_rank, function, args, place, backend, senders):
         torch.set_num_threads(max(len(os.sched_getaffinity(0)) // len(senders), 1))
     try:
         _call(function, args, place, backend)
-    except (UserError, OSError) as error:
-        senders[local_rank].send((True, str(error)[:_LONGEST_REPORT]))
-        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    except Exception:
-        senders[local_rank].send((False, traceback.format_exc()[-_LONGEST_REPORT:]))
-        sys.exit(1)
+    except Exception as error:
+        message = message_for_user(error)
+        if message is None:
+            senders[local_rank].send((False, traceback.format_exc()[-_LONGEST_REPORT:]))
+            sys.exit(1)
+        senders[local_rank].send((True, message[:_LONGEST_REPORT]))
+        sys.exit(2)
 
 
 class _Watch:

@@ -14,6 +14,7 @@ from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 
+from .hooks import EarlyStopping
 from .interruption import Stopped, at_once
 from .metrics_file import drop_rows
 from .run_folder import LATEST, find_checkpoints, remove_latest
@@ -172,7 +173,13 @@ class MetricsWriter(hooks.PeriodicWriter):
         storage.iter = start
         if not comm.is_main_process():
             return
-        self.last_row = drop_rows(self.folder, start)
+        stops = any(
+            hook.is_stale_after(start - 1)
+            for hook in self.trainer._hooks
+            if isinstance(hook, EarlyStopping)
+        )
+        goes_on = 0 < start < self.trainer.max_iter and not stops
+        self.last_row = drop_rows(self.folder, start, goes_on)
         self._writers = self.trainer.build_writers()  # which open the file
         for writer in self._writers:
             if isinstance(writer, (JSONWriter, TensorboardXWriter, TrackerWriter)):

@@ -15,7 +15,8 @@ def schedule_in_iterations(cfg, num_images):
 
     One iteration, an optimizer step, sees IMS_PER_BATCH x ACCUMULATE_STEPS images. Periods are
     rounded up, so that no evaluation comes shortly before that at the end. SOLVER.EPOCHS without
-    STEP_FRACTIONS keeps the proportion of STEPS to MAX_ITER. The schedule is logged.
+    STEP_FRACTIONS keeps the proportion of STEPS to MAX_ITER. The schedule is logged, with a warning
+    if the warm-up is as long.
 
     Args:
         cfg (CfgNode): the whole config, already scaled to the number of workers; not modified.
@@ -33,6 +34,7 @@ def schedule_in_iterations(cfg, num_images):
     in_epochs = [solver.EPOCHS, solver.CHECKPOINT_EPOCHS, cfg.TEST.EVAL_EPOCHS]
     in_fractions = [solver.STEP_FRACTIONS, solver.WARMUP_FRACTION]
     if all(x is None for x in in_epochs + in_fractions):
+        _warn_of_long_warmup(cfg.SOLVER)
         _warn_of_many_epochs(cfg, num_images)
         return cfg
     if num_images is None and any(x is not None for x in in_epochs):
@@ -63,6 +65,7 @@ def schedule_in_iterations(cfg, num_images):
             "SOLVER.WARMUP_FRACTION, such as 0.05."
         )
     logging.getLogger(__name__).info(_describe(scheduled, num_images))
+    _warn_of_long_warmup(solver)
     _warn_of_many_epochs(scheduled, num_images)
     if cfg.is_frozen():
         scheduled.freeze()
@@ -105,6 +108,15 @@ def _describe(cfg, num_images):
 
 def _often(what, period, max_iter):
     return f"{what} every {period}" if 0 < period < max_iter else f"{what} at the end alone"
+
+
+def _warn_of_long_warmup(solver):
+    if solver.WARMUP_ITERS >= solver.MAX_ITER:
+        logging.getLogger(__name__).warning(
+            f"SOLVER.WARMUP_ITERS {solver.WARMUP_ITERS} is as long as the schedule: "
+            f"SOLVER.MAX_ITER is {solver.MAX_ITER}. The learning rate never comes to "
+            "SOLVER.BASE_LR. Set SOLVER.WARMUP_FRACTION, such as 0.05."
+        )
 
 
 def _warn_of_many_epochs(cfg, num_images):

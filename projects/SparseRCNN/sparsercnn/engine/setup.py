@@ -163,6 +163,8 @@ def load_config(config_file, opts=(), allow_unsafe=False, register=True, choose_
     """Merge defaults, the YAML file with its bases, and overrides, and check the result.
 
     Unless it is set, detectron2's own models get detectron2's default TEST.DETECTIONS_PER_IMAGE.
+    The folder of a run as MODEL.WEIGHTS becomes one of its checkpoints, see
+    :func:`~sparsercnn.engine.checkpoint_files.find_weights`.
     MODEL.DEVICE "auto", which is also the default here, becomes "cuda" if there is a usable GPU,
     else "cpu".
 
@@ -182,6 +184,7 @@ def load_config(config_file, opts=(), allow_unsafe=False, register=True, choose_
         ConfigError: a file is missing, is not YAML or holds Python tags; a key does not exist (the
             message names the nearest one); a value has the wrong type; or see
             :func:`~sparsercnn.engine.config_check.check_config`.
+        CheckpointError: the folder MODEL.WEIGHTS has no checkpoint.
     """
     return _load(
         lambda cfg: merge_file(cfg, config_file, allow_unsafe), opts, register, choose_device
@@ -198,8 +201,7 @@ def load_model_config(config_file="", opts=(), allow_unsafe=False, register=True
 
     Args:
         config_file (str | Path): see :func:`load_config`; "" for none.
-        opts (list[str]): KEY VALUE pairs, flattened. MODEL.WEIGHTS may also be the folder of a
-            run, see :func:`~sparsercnn.engine.checkpoint_files.find_weights`.
+        opts (list[str]): KEY VALUE pairs, flattened.
         allow_unsafe (bool): load any pickle and let Python tags in YAML run code.
         register (bool): see :func:`load_config`.
 
@@ -211,13 +213,13 @@ def load_model_config(config_file="", opts=(), allow_unsafe=False, register=True
         CheckpointError: the weights cannot be read.
     """
     opts = [str(x) for x in opts or ()]
+    if config_file:
+        return load_config(config_file, opts, allow_unsafe, register)
     weights = _last_value(opts, "MODEL.WEIGHTS")
     folder = weights if weights and os.path.isdir(weights) else None
     if folder:
         weights = find_weights(folder)
         opts += ["MODEL.WEIGHTS", weights]
-    if config_file:
-        return load_config(config_file, opts, allow_unsafe, register)
     if not weights:
         raise ConfigError(
             "No config was given: use --config-file FILE, or set MODEL.WEIGHTS to a checkpoint of "
@@ -279,6 +281,8 @@ def _load(merge, opts, register, choose_device=True):
         # Detectron2's own models would take -1 as "no limit"; restore detectron2's default.
         cfg.TEST.DETECTIONS_PER_IMAGE = get_cfg().TEST.DETECTIONS_PER_IMAGE
     check_config(cfg, _defaults(cfg))
+    if os.path.isdir(cfg.MODEL.WEIGHTS):
+        cfg.MODEL.WEIGHTS = find_weights(cfg.MODEL.WEIGHTS)
     if register:
         register_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     cfg.freeze()

@@ -20,7 +20,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 
 from ..conversion.pretrained import load_pretrained, pretrained_source
 from ..data import build_test_loader, build_train_loader
-from ..errors import CheckpointError, abbreviate
+from ..errors import CheckpointError, ConfigError, abbreviate
 from ..evaluation import LOWER_IS_BETTER, build_evaluator
 from ..inference import prepare_for_inference
 from ..modeling import SparseRCNNWithTTA
@@ -108,6 +108,8 @@ class Trainer(DefaultTrainer):
 
         Raises:
             CheckpointError: see :class:`TrainingCheckpointer`.
+            ConfigError: see :meth:`load_state_dict`, and
+                :meth:`~sparsercnn.engine.train_step.TrainStep.load_state_dict`.
         """
         self._load(resume)
         if self.start_iter == 0 or self.cfg.SEED < 0:
@@ -131,8 +133,11 @@ class Trainer(DefaultTrainer):
         if resumes:
             # The checkpoint has the iteration that was done last.
             self.start_iter = self.iter + 1
-            self._name_changes(rest)
-        elif with_rates:
+            meta = rest.get("meta") if isinstance(rest.get("meta"), dict) else {}
+            self._name_changes(meta)
+            if not with_rates:
+                self._set_rates_of_new(meta.get(_NEW))
+        else:
             self._set_rates_of_new(new or self.checkpointer.new_weights)
         self._log_layer_decay()
 
@@ -154,12 +159,17 @@ class Trainer(DefaultTrainer):
         return []
 
     def _set_rates_of_new(self, names):
-        """Build the optimizer anew, with another rate for weights that MODEL.WEIGHTS lacks."""
+        """Build the optimizer anew if weights that MODEL.WEIGHTS lacks have another rate."""
+        model = self.checkpointer.model
+        own = model.state_dict()
+        names = [name for name in names or () if name in own]  # a checkpoint may be of another
         if not names:
             return
-        self.checkpointer.metadata[_NEW] = list(names)  # for a resumed run
-        self.optimizer = self.build_optimizer(self.cfg, self.checkpointer.model, names)
-        self.scheduler = self.build_lr_scheduler(self.cfg, self.optimizer)
+        # For a resumed run, also one that gives them another rate, which must not pass unseen.
+        self.checkpointer.metadata[_NEW] = names
+        if self.cfg.SOLVER.NEW_LAYERS_MULTIPLIER != 1:
+            self.optimizer = self.build_optimizer(self.cfg, model, names)
+            self.scheduler = self.build_lr_scheduler(self.cfg, self.optimizer)
 
     def _log_layer_decay(self):
         decay = self.cfg.SOLVER.LAYER_DECAY
@@ -198,9 +208,8 @@ class Trainer(DefaultTrainer):
             self.checkpointer.tag_last_checkpoint("model_final.pth")
         remove_latest(self.cfg.OUTPUT_DIR)
 
-    def _name_changes(self, checkpoint):
-        meta = checkpoint.get("meta")
-        then = meta.get("config_yaml") if isinstance(meta, dict) else None
+    def _name_changes(self, meta):
+        then = meta.get("config_yaml")
         changed = changed_keys(then, self.checkpointer.metadata["config_yaml"]) if then else []
         if changed:
             logging.getLogger(__name__).warning(
@@ -324,6 +333,17 @@ class Trainer(DefaultTrainer):
         return state
 
     def load_state_dict(self, state_dict):
+        """
+        Raises:
+            ConfigError: the schedule is shorter than what has been done.
+        """
+        done = state_dict["iteration"] + 1
+        if done > self.max_iter:
+            raise ConfigError(
+                f"The run in {self.cfg.OUTPUT_DIR} has done {done} iterations, and the schedule "
+                f"has {self.max_iter}. To resume it, set a larger SOLVER.MAX_ITER or "
+                "SOLVER.EPOCHS; for a new run, another OUTPUT_DIR."
+            )
         base_lrs = self.scheduler.base_lrs
         TrainerBase.load_state_dict(self, state_dict)
         if "_trainer" in state_dict:
