@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from detectron2.config import configurable
 from detectron2.data import detection_utils
-from detectron2.data.transforms import AugInput, AugmentationList
+from detectron2.data.transforms import AugmentationList
 from PIL import Image
 
 from ..data.recipes import build_test_augmentations
 from ..errors import ConfigError, ImageError
-from ..image_files import load_image
+from ..image_files import load_image, resize_for_model
 from ..modeling import SparseRCNN
 from .class_names import ClassNames, choose_class_names
 from .detections import make_result
@@ -226,7 +226,7 @@ class Predictor:
 
     def _run(self, arrays, **options):
         """The model's outputs on the CPU, for each of `arrays` in its channel order."""
-        inputs = [self._to_input(array) for array in arrays]
+        inputs = [resize_for_model(array, self.augmentations) for array in arrays]
         by_size, outputs = {}, [None] * len(inputs)
         for number, x in enumerate(inputs):
             by_size.setdefault(x["image"].shape, []).append(number)
@@ -236,18 +236,6 @@ class Predictor:
             for i, output in zip(numbers, found, strict=True):
                 outputs[i] = _to_cpu(output)
         return outputs
-
-    def _to_input(self, array):
-        height, width = array.shape[:2]
-        resized = AugInput(array)
-        try:
-            self.augmentations(resized)
-        except ValueError as error:
-            raise ImageError(
-                f"An image of {width} x {height} pixels cannot be resized for the model: {error}."
-            ) from error
-        tensor = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
-        return {"image": tensor, "height": height, "width": width}
 
 
 def _to_cpu(output):
