@@ -229,6 +229,12 @@ def test_an_image_that_fits_into_a_slice_is_as_ever(run):
     assert same(plain, sliced(path).output["instances"])
 
 
+def test_slices_have_no_stages(run):
+    predictor = load(run / "run", "cpu", opts=SLICES)
+    with pytest.raises(ConfigError, match="has no stages; .* without TEST.SLICES"):
+        predictor.stages(run / "0.png")
+
+
 def test_evaluation_and_predictor_agree(run):
     predictor = load(run / "run", "cpu", opts=SLICES)
     cfg = load_config(run / "tiny.yaml", ["MODEL.DEVICE", "cpu", *SLICES])

@@ -138,8 +138,10 @@ class Predictor:
 
         Raises:
             ImageError: an image cannot be read or has an unsuitable type, shape or size.
-            ConfigError: `threshold` lacks a class of the model.
+            ConfigError: `threshold` lacks a class of the model, or `batch_size` is below 1.
         """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
         if not isinstance(images, (list, tuple)):
             return self([images], threshold=threshold, channels=channels)[0]
         results = []
@@ -162,13 +164,13 @@ class Predictor:
             list[Detections]: one per stage; the last is that of :meth:`__call__`.
 
         Raises:
-            ConfigError: the model has no stages.
+            ConfigError: the model has no stages, or looks at slices (TEST.SLICES).
             ImageError: see :meth:`__call__`.
         """
         if not self.num_stages:
             raise ConfigError(
                 f"{type(self.model).__name__} has no stages; only a checkpoint of a model with "
-                "META_ARCHITECTURE SparseRCNN has."
+                "META_ARCHITECTURE SparseRCNN has, without TEST.SLICES."
             )
         array = self._to_array(image, channels)
         outputs = self._run([array], all_stages=True)[0]
