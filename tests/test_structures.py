@@ -1,6 +1,6 @@
 import torch
 
-from sparsercnn.structures import Assignment
+from sparsercnn.structures import Assignment, Targets
 
 
 def test_targets_are_padded_with_the_whole_image(make_targets):
@@ -22,6 +22,14 @@ def test_targets_of_empty_images_have_one_padded_row(make_targets):
     targets = make_targets(((20, 40), [], []), ((30, 50), [], []))
     assert targets.boxes.shape == (2, 1, 4)
     assert not targets.valid.any()
+
+
+def test_targets_are_padded_where_their_instances_are(make_instances):
+    images = [make_instances((20, 40), [[1, 2, 3, 4]], [2]), make_instances((30, 50))]
+    targets = Targets.from_instances([x.to("meta") for x in images], "meta")
+    for field in (targets.boxes, targets.classes, targets.valid, targets.image_sizes):
+        assert field.device.type == "meta"
+    assert targets.boxes.shape == (2, 1, 4) and targets.boxes.dtype == torch.float32
 
 
 def test_assignment_looks_up_its_objects():

@@ -2,6 +2,7 @@ import copy
 import logging
 import time
 
+import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
@@ -100,6 +101,13 @@ def test_one_image_id_twice(loaded):
     records, name = loaded()
     records[2]["image_id"] = 1
     with pytest.raises(DataError, match=r"1\.png and .*3\.png have the same image id, 1"):
+        leave_out_invalid(records, name, skip_invalid=True)
+
+
+def test_an_image_id_that_json_does_not_know(loaded):
+    records, name = loaded()
+    records[1]["image_id"] = np.int64(2)
+    with pytest.raises(DataError, match=r"2\.png is of type int64; .*with int\(\.\.\.\)"):
         leave_out_invalid(records, name, skip_invalid=True)
 
 

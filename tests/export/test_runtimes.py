@@ -9,7 +9,7 @@ from sparsercnn.engine.checkpoint_files import is_exported
 from sparsercnn.errors import ConfigError, ExportError
 from sparsercnn.export import load_exported, load_exported_for
 from sparsercnn.export.check import compare
-from sparsercnn.export.exporters import build_graph, trace
+from sparsercnn.export.exporters import build_graph, export_model, trace
 from sparsercnn.inference.loading import load
 
 _DETECTORS = ["softmax and NMS", "dual attention", "dynamic", "msca_adp", "mssa"]
@@ -132,6 +132,7 @@ def test_images_smaller_than_a_window_are_padded(open_file):
         (["TEST.DETECTIONS_PER_IMAGE", 7], "DETECTIONS_PER_IMAGE .* config has 7"),
         (["TEST.DTYPE", "bfloat16"], "set TEST.DTYPE float32"),
         (["TEST.AUG.ENABLED", True], "set TEST.AUG.ENABLED"),
+        (["TEST.SIZE_BUCKET", 128], "TEST.SIZE_BUCKET 128 has no effect .* set it to 0"),
     ],
 )
 def test_a_config_that_does_not_fit(exported, small, options, message):
@@ -141,6 +142,13 @@ def test_a_config_that_does_not_fit(exported, small, options, message):
     cfg.merge_from_list(options)
     with pytest.raises((ExportError, ConfigError), match=message):
         load_exported_for(cfg)
+
+
+def test_padding_to_few_sizes_is_not_exported(small, labels, tmp_path):
+    cfg, model = small("sparsercnn")
+    cfg.TEST.SIZE_BUCKET = 128
+    with pytest.raises(ConfigError, match="TEST.SIZE_BUCKET 128 .* Set it to 0"):
+        export_model(cfg, model, labels, "torch_export", tmp_path / "a.pt2")
 
 
 def test_models_of_timm_that_cannot_be_traced_are_refused_by_name(small, monkeypatch):

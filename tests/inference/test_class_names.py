@@ -52,3 +52,4 @@ def test_a_segmentation_is_named_by_its_stuff(files):
     saved = {**SAVED, "stuff_classes": ["a", "b", "c"]}
     names = choose_class_names(load_config(files, opts), saved)
     assert [names.stuff_name(i) for i in range(4)] == ["a", "b", "c", "class 3"]
+    assert names.things == []  # it finds no objects

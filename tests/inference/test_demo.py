@@ -182,6 +182,16 @@ def test_a_segmentor_writes_an_overlay_and_a_label_map(danet_cfg, tmp_path, flip
     assert results == segmentation.to_dict() and results[0]["file_name"] == str(path)
 
 
+def test_label_maps_of_pictures_with_similar_names_are_kept_apart(
+    danet_cfg, tmp_path, write_picture
+):
+    predictor = Predictor(model=build_model(danet_cfg), augmentations=[], input_format="RGB")
+    paths = [write_picture(f"in/{name}", size=(8, 8)) for name in ("a.jpg", "a.jpg.png", "b.PNG")]
+    assert run_on_images(predictor, paths, str(tmp_path / "out"), threshold=0.5) == []
+    written = sorted(os.listdir(tmp_path / "out/predicted_labels"))
+    assert written == ["a.jpg-2.png", "a.jpg.png", "b.PNG"]
+
+
 def test_pictures_of_extreme_shapes_are_drawn_or_reported(files, tmp_path, capsys, demo):
     """Neither resizing, nor the model, nor drawing ends the run."""
     os.makedirs(tmp_path / "in")

@@ -33,10 +33,19 @@ def test_arrays_are_parallel(found):
 def test_parts_are_chosen_as_in_an_array(found):
     assert found.above(0.6).names == ["cog"] == found[:1].names
     assert found[[1]].names == ["class 5"] == found[found.classes == 5].names
-    assert found[[1, 0]].scores.tolist() == [0.5, 0.75]
+    assert found[[1, 0]].scores.tolist() == [0.5, 0.75] == found[::-1].scores.tolist()
     assert len(found[np.array([False, False])]) == 0 == len(found.above(1))
     assert repr(found.above(1)) == "Detections(0)" and found.above(1).to_dict() == []
     assert len(found) == 2  # itself unchanged
+
+
+def test_what_was_found_is_found_again(detections, found):
+    assert found[1] in found and found.index(found[1]) == 1 and found.count(found[0]) == 1
+    assert found[0] == found[0] != found[1] and found[0] != tuple(found[0])
+    without_masks = found[:]
+    detections["instances"].pred_masks = torch.zeros(2, 40, 60, dtype=torch.bool)
+    with_masks = make_result(detections, NAMES)
+    assert with_masks[1] in with_masks and with_masks[1] not in without_masks
 
 
 def test_the_json_is_the_demos(found):
@@ -89,6 +98,8 @@ def test_a_segmentation_has_the_same_manners():
     sky, other = found
     assert sky.name == "sky" and other.class_index == 2 and other.mask.sum() == 40 * 30
     assert [x.name for x in found[1:]] == ["class 2"] and found[-1].name == "class 2"
+    assert found[found.classes == 2] == found[1:] == found[[1]] and found[::-1] == [other, sky]
+    assert other in found and found.index(other) == 1 and sky != other
     assert [x["category_id"] for x in found.to_dict()] == [0, 2]
     assert found.plot(scale=1).shape == (40, 60, 3) and (found.plot() != 90).any()
     assert found.above(0.9).names == found.names

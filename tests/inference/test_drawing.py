@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 
+from sparsercnn.errors import ImageError
 from sparsercnn.inference.class_names import ClassNames
 from sparsercnn.inference.drawing import draw_predictions, readable_scale
 
@@ -20,6 +23,14 @@ def test_a_drawing_shows_the_box_and_is_always_the_same(detections):
     none = {"instances": detections["instances"][:0]}
     assert np.array_equal(draw_predictions(image, none, ClassNames()), image)
     assert readable_scale(image) == 4 and readable_scale(np.zeros((500, 900, 3))) == 1
+
+
+def test_no_picture_is_drawn_that_a_jpeg_cannot_hold(tmp_path):
+    """65,535 pixels are a JPEG's limit, but the library's is less."""
+    assert readable_scale(np.zeros((1, 32_767, 3))) == 1  # not 65,534 pixels
+    Image.new("L", (65_500, 1)).save(tmp_path / "a.jpg")
+    with pytest.raises(ImageError, match="65501 x 1 pixels cannot be drawn: the limit is 65500"):
+        draw_predictions(np.zeros((1, 65_501, 3), np.uint8), {}, ClassNames())
 
 
 def test_masks_and_semantic_maps_are_drawn(detections):

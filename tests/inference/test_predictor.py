@@ -162,6 +162,13 @@ def test_a_list_gives_what_its_images_give_one_by_one(
     assert predictor([]) == [] and len(predictor(tuple(images[:1]))) == 1
 
 
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_without_images_is_refused(picture, batch_size):
+    predictor = Predictor(model=torch.nn.Identity(), augmentations=[])
+    with pytest.raises(ConfigError, match=f"batch_size is {batch_size}; it must be at least 1"):
+        predictor([picture(), picture()], batch_size=batch_size)
+
+
 def test_the_threshold_of_a_call_leaves_out_what_is_below(predictor, picture):
     scores = predictor(picture()).scores
     threshold = float(np.median(scores))

@@ -13,21 +13,19 @@ from sparsercnn.inference.results import coco_results, save_label_map
 def test_classes_come_back_and_have_colours(tmp_path):
     labels = torch.randint(0, 7, (9, 14))
     scores = torch.nn.functional.one_hot(labels, 7).permute(2, 0, 1).float()
-    path = save_label_map({"sem_seg": scores}, str(tmp_path / "a.JPG"))
-    assert path == str(tmp_path / "predicted_labels" / "a.JPG.png")
+    path = str(tmp_path / "maps" / "a.png")
+    save_label_map({"sem_seg": scores}, path)
     np.testing.assert_array_equal(read_label_map(path), labels)
     with Image.open(path) as image:
         colours = {
             label: image.convert("RGB").getpixel((x, y)) for (y, x), label in np.ndenumerate(labels)
         }
     assert len(set(colours.values())) == 7
-    path = save_label_map({"sem_seg": scores}, str(tmp_path / "b.png"))
-    assert path.endswith("/predicted_labels/b.png")
 
 
 def test_detections_have_no_label_map(tmp_path):
-    assert save_label_map({"instances": None}, str(tmp_path / "a.png")) is None
-    assert not (tmp_path / "predicted_labels").exists()
+    save_label_map({"instances": None}, str(tmp_path / "maps" / "a.png"))
+    assert not (tmp_path / "maps").exists()
 
 
 def test_results_are_in_cocos_format(detections):

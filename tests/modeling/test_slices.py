@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
+from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from PIL import Image
@@ -13,7 +14,7 @@ from torch import nn
 
 from sparsercnn.data import build_test_loader, register_datasets
 from sparsercnn.engine.setup import load_config
-from sparsercnn.errors import ConfigError
+from sparsercnn.errors import ConfigError, ImageError
 from sparsercnn.inference import prepare_for_inference
 from sparsercnn.inference.loading import load
 from sparsercnn.modeling.slices import SlicedInference, merge_slices
@@ -228,6 +229,12 @@ def test_an_image_that_fits_into_a_slice_is_as_ever(run):
     assert same(plain, sliced(path).output["instances"])
 
 
+def test_slices_have_no_stages(run):
+    predictor = load(run / "run", "cpu", opts=SLICES)
+    with pytest.raises(ConfigError, match="has no stages; .* without TEST.SLICES"):
+        predictor.stages(run / "0.png")
+
+
 def test_evaluation_and_predictor_agree(run):
     predictor = load(run / "run", "cpu", opts=SLICES)
     cfg = load_config(run / "tiny.yaml", ["MODEL.DEVICE", "cpu", *SLICES])
@@ -254,6 +261,13 @@ def test_a_resized_image_is_refused(run):
     model = SlicedInference(Finder(), size=(40, 40))
     with pytest.raises(ConfigError, match="was resized to 60 x 50"):
         model([{"image": scatter((50, 60), []), "height": 100, "width": 120}])
+
+
+def test_an_image_that_is_too_thin_as_a_whole_is_refused():
+    """Its slices can be resized, but of the whole image less than half a pixel would be left."""
+    model = SlicedInference(Finder(), augmentations=[ResizeShortestEdge(64, 128)], size=(40, 40))
+    with pytest.raises(ImageError, match="An image of 1 x 300 pixels cannot be resized"):
+        model([{"image": scatter((300, 1), [])}])
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,16 @@
 import threading
 
 import pytest
+import torch
 
 pytest.importorskip("gradio", reason="needs the extra 'web'")
 
 from sparsercnn import Predictor
 from sparsercnn.cli import export
 from sparsercnn.errors import ConfigError, ImageError
+from sparsercnn.inference.class_names import choose_class_names
 from sparsercnn.serve.limits import BusyError
-from sparsercnn.serve.models import load_models, parse_named
+from sparsercnn.serve.models import Models, load_models, parse_named
 from sparsercnn.serve.uploads import Upload
 
 
@@ -83,6 +85,14 @@ def test_what_models_are_is_known(load):
     assert models.class_names("two") == ["mug", "spoon", "plate"]
     with pytest.raises(ConfigError, match="no model 'four'. The models are: two, three"):
         models.find("four", Upload(b""))
+
+
+def test_the_classes_of_a_segmentor_are_no_objects(danet_cfg):
+    """Cityscapes names 8 classes of objects beside the 19 that a segmentor has."""
+    description = {"thing_classes": ["car"], "stuff_classes": ["table", "mug", "spoon", "plate"]}
+    labels = choose_class_names(danet_cfg, description)
+    predictor = Predictor(model=torch.nn.Identity(), augmentations=[], labels=labels)
+    assert Models({"danet": predictor}).class_names("danet") == description["stuff_classes"]
 
 
 @pytest.mark.slow

@@ -885,7 +885,8 @@ TABLE = {
         "TEST.SIZE_BUCKET": OWN(
             0,
             PIXELS_OR_NONE,
-            "INPUT.SIZE_BUCKET in inference, where padding changes detections slightly",
+            "INPUT.SIZE_BUCKET in inference, where padding changes detections slightly; not for "
+            "exported models",
         ),
         "TEST.COCO_EVAL": OWN(
             "auto",

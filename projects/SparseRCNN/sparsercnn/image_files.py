@@ -1,4 +1,4 @@
-"""Image files: opened in few formats, upright, with eight bits per channel."""
+"""Image files: opened in few formats, upright, with eight bits per channel; resized for a model."""
 
 import contextlib
 import glob
@@ -6,7 +6,9 @@ import os
 import struct
 
 import numpy as np
+import torch
 from detectron2.data import detection_utils
+from detectron2.data.transforms import AugInput
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
@@ -22,6 +24,7 @@ __all__ = [
     "load_image",
     "open_image",
     "read_image",
+    "resize_for_model",
     "to_eight_bits",
     "upright_size",
 ]
@@ -159,6 +162,31 @@ def to_eight_bits(image):
             "and save them with 8 bits"
         )
     return detection_utils._apply_exif_orientation(image)
+
+
+def resize_for_model(image, augmentations):
+    """Make the input of a model in evaluation.
+
+    Args:
+        image (ndarray): (H, W, C), in the model's channel order.
+        augmentations (AugmentationList): the resize of evaluation.
+
+    Returns:
+        dict: "image", Tensor, (C, h, w); "height" and "width" before the resize.
+
+    Raises:
+        ImageError: one side would have no pixels.
+    """
+    height, width = image.shape[:2]
+    resized = AugInput(image)
+    try:
+        augmentations(resized)
+    except ValueError as error:
+        raise ImageError(
+            f"An image of {width} x {height} pixels cannot be resized for the model: {error}."
+        ) from error
+    tensor = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
+    return {"image": tensor, "height": height, "width": width}
 
 
 def upright_size(image):

@@ -41,18 +41,19 @@ class Targets:
             device (torch.device): device of the fields.
         """
         counts = [len(x) for x in instances]
-        image_sizes = torch.tensor(
-            [[w, h, w, h] for h, w in (x.image_size for x in instances)], dtype=torch.float32
+        boxes = [x.gt_boxes.tensor.float() for x in instances]
+        image_sizes = boxes[0].new_tensor(
+            [[w, h, w, h] for h, w in (x.image_size for x in instances)]
         )
         # M must not be 0 in a batch of empty images: add a row of padding.
-        boxes = [x.gt_boxes.tensor.float() for x in instances]
         classes = [x.gt_classes for x in instances]
         one_row = max(counts, default=0) == 0
         if one_row:
             boxes[0], classes[0] = boxes[0].new_zeros(1, 4), classes[0].new_zeros(1)
         boxes = pad_sequence(boxes, batch_first=True)
         classes = pad_sequence(classes, batch_first=True)
-        valid = torch.arange(boxes.shape[1])[None] < torch.tensor(counts)[:, None]
+        numbers = torch.arange(boxes.shape[1], device=boxes.device)
+        valid = numbers[None] < torch.tensor(counts, device=boxes.device)[:, None]
         whole_image = torch.cat([torch.zeros_like(image_sizes[:, :2]), image_sizes[:, 2:]], dim=1)
         boxes = torch.where(valid[..., None], boxes, whole_image[:, None])
         return cls(

@@ -44,10 +44,11 @@ def leave_out_invalid(
         images and annotations left out.
 
     Raises:
-        DataError: invalid data without `skip_invalid`, or two records with the same image id.
+        DataError: invalid data without `skip_invalid`, two records with the same image id, or an id
+        that is neither int nor str, such as NumPy's.
     """
     metadata = MetadataCatalog.get(name)
-    _check_unique_ids(records, name)
+    _check_ids(records, name)
     missing = _missing_files(records)
     image_problems, box_problems, valid = [], [], []
     for number, record in enumerate(records):
@@ -91,12 +92,18 @@ def _describe(box):
     return "(x {:g}, y {:g}, width {:g}, height {:g})".format(*box)
 
 
-def _check_unique_ids(records, name):
+def _check_ids(records, name):
     seen = {}
     for record in records:
         image_id = record.get("image_id")
         if image_id is None:
             continue
+        if not isinstance(image_id, (int, str)):  # results with it could not be written as json
+            raise DataError(
+                f"{name}: the image id of {record['file_name']} is of type "
+                f"{type(image_id).__name__}; it must be an int or a str. Register the data set "
+                "with int(...) or str(...) of it."
+            )
         if image_id in seen:
             raise DataError(
                 f"{name}: {seen[image_id]} and {record['file_name']} have the same image id, "

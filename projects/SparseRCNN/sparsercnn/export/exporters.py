@@ -239,6 +239,11 @@ def _checked_writer(cfg, form, path, input_dtype, calibration):
         raise ConfigError(f"--output {path}: files of format {form} end in {ending}.")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"--output {path}: its folder does not exist; make it.")
+    if cfg.TEST.SIZE_BUCKET:
+        raise ConfigError(
+            f"TEST.SIZE_BUCKET {cfg.TEST.SIZE_BUCKET} is for models in PyTorch; an exported one "
+            "pads images as little as it can. Set it to 0."
+        )
     if input_dtype == "uint8" and cfg.INPUT.FORMAT in _NO_BYTES:
         raise ConfigError(f"INPUT.FORMAT {cfg.INPUT.FORMAT} needs --input-dtype float32.")
     if calibration is not None:

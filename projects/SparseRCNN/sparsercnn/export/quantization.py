@@ -1,10 +1,9 @@
 """Eight-bit models by NNCF, calibrated on images."""
 
 import numpy as np
-import torch
-from detectron2.data.transforms import AugInput
 
 from ..errors import ExportError
+from ..image_files import resize_for_model
 
 __all__ = ["quantize", "read_images"]
 
@@ -19,14 +18,9 @@ def read_images(predictor, paths):
         list[Tensor]: (3, H, W), as the model gets them in evaluation.
 
     Raises:
-        ImageError: a file cannot be read.
+        ImageError: a file cannot be read or resized.
     """
-    images = []
-    for path in paths:
-        resized = AugInput(predictor.read(path))
-        predictor.augmentations(resized)
-        images.append(torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1))))
-    return images
+    return [resize_for_model(predictor.read(x), predictor.augmentations)["image"] for x in paths]
 
 
 def quantize(model, images, metadata):

@@ -73,6 +73,11 @@ def load_exported_for(cfg):
             f"TEST.AUG needs a model in PyTorch, but {path} is exported: set TEST.AUG.ENABLED "
             "False, or MODEL.WEIGHTS to a checkpoint."
         )
+    if cfg.TEST.SIZE_BUCKET:
+        raise ConfigError(
+            f"TEST.SIZE_BUCKET {cfg.TEST.SIZE_BUCKET} has no effect on {path}, which is exported: "
+            "set it to 0."
+        )
     metadata = model.metadata
     from ..data.classes import num_classes
 

@@ -51,13 +51,20 @@ def choose_class_names(cfg, checkpoint_description):
         checkpoint_description (dict): metadata of the checkpoint, {} if it has none.
 
     Returns:
-        ClassNames: empty if neither source has names.
+        ClassNames: of a segmentor, without object classes; empty if neither source has names.
     """
-    from_checkpoint = ClassNames.from_description(checkpoint_description)
+    from_checkpoint = _names(cfg, checkpoint_description)
     if _fits(cfg, from_checkpoint):
         return from_checkpoint
-    from_dataset = ClassNames.from_description(_describe_first_dataset(cfg))
+    from_dataset = _names(cfg, _describe_first_dataset(cfg))
     return from_dataset if _fits(cfg, from_dataset) else ClassNames()
+
+
+def _names(cfg, description):
+    names = ClassNames.from_description(description)
+    if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":
+        return ClassNames(stuff=names.stuff)  # some data sets, as Cityscapes, name objects too
+    return names
 
 
 def _fits(cfg, names):

@@ -13,11 +13,12 @@ from tqdm import tqdm
 from ..errors import ImageError, MediaError
 from ..files import write_json
 from .media import VideoWriter, Window, open_capture, plan_outputs, read_frames
-from .results import LABELS_FOLDER, save_label_map
+from .results import save_label_map
 
 __all__ = ["run_on_camera", "run_on_images", "run_on_video"]
 
 RESULTS_FILE = "detections.json"
+_LABELS_FOLDER = "predicted_labels"  # not "labels", the usual folder of ground truth
 _TITLE = "detections (q to quit)"
 
 
@@ -41,7 +42,9 @@ def run_on_images(predictor, paths, output, threshold):
     failed = []
     if output:
         _refuse_folder_of_inputs(paths, output)
-    targets = plan_outputs(paths, output) if output else paths
+        targets = plan_outputs(paths, output)
+        label_maps = [x if x.lower().endswith(".png") else f"{x}.png" for x in targets]
+        label_maps = plan_outputs(label_maps, os.path.join(output, _LABELS_FOLDER))
     with contextlib.ExitStack() as stack:
         window = None if output else stack.enter_context(Window(_TITLE))
         results = stack.enter_context(_results(output))
@@ -59,7 +62,7 @@ def run_on_images(predictor, paths, output, threshold):
             results += found.to_dict(number)
             if output:
                 Image.fromarray(picture).save(targets[number - 1])
-                save_label_map(found.output, targets[number - 1])
+                save_label_map(found.output, label_maps[number - 1])
             elif not window.show(picture, wait=0):
                 break
     return failed
@@ -138,7 +141,7 @@ def run_on_camera(predictor, threshold):
 
 def _refuse_folder_of_inputs(paths, output):
     """Raise MediaError if files would be written among the user's own, and perhaps over them."""
-    written = {os.path.realpath(x) for x in (output, os.path.join(output, LABELS_FOLDER))}
+    written = {os.path.realpath(x) for x in (output, os.path.join(output, _LABELS_FOLDER))}
     for path in paths:
         if os.path.dirname(os.path.realpath(path)) in written or (
             os.path.realpath(os.path.dirname(path)) in written

@@ -17,6 +17,15 @@ from .thresholds import check_threshold
 __all__ = ["Detection", "Detections", "Region", "Segmentation", "make_result"]
 
 
+def _equal(self, other):
+    """Equality of tuples of arrays, on which Python's own fails."""
+    return type(self) is type(other) and all(map(np.array_equal, self, other))
+
+
+def _differ(self, other):
+    return not _equal(self, other)
+
+
 class Detection(NamedTuple):
     """One object that was found."""
 
@@ -26,6 +35,8 @@ class Detection(NamedTuple):
     name: str
     mask: np.ndarray | None  # (H, W), bool
 
+    __eq__, __ne__ = _equal, _differ
+
 
 class Region(NamedTuple):
     """All pixels of one class."""
@@ -33,6 +44,8 @@ class Region(NamedTuple):
     class_index: int
     name: str
     mask: np.ndarray  # (H, W), bool
+
+    __eq__, __ne__ = _equal, _differ
 
 
 class _Result(Sequence):
@@ -156,7 +169,7 @@ class Detections(_Result):
 
     def __getitem__(self, index):
         if not isinstance(index, (int, np.integer)):
-            chosen = np.arange(len(self))[index]
+            chosen = np.arange(len(self))[index].copy()  # tensors take no negative strides
             return self._with({**self.output, "instances": self.instances[chosen]})
         index = range(len(self))[index]
         return Detection(
@@ -174,7 +187,10 @@ class Detections(_Result):
 
 
 class Segmentation(_Result):
-    """The class of each pixel of an image; a sequence of :class:`Region`, by class number."""
+    """The class of each pixel of an image; a sequence of :class:`Region`, by class number.
+
+    An index that is no integer (see :class:`Detections`) gives a list of regions.
+    """
 
     def __init__(self, output, class_names, image=None, file_name=None):
         super().__init__(output, class_names, image, file_name)
@@ -204,9 +220,9 @@ class Segmentation(_Result):
         return len(self.classes)
 
     def __getitem__(self, index):
+        if not isinstance(index, (int, np.integer)):
+            return [self[n] for n in np.arange(len(self))[index]]
         index = range(len(self))[index]
-        if isinstance(index, range):
-            return [self[n] for n in index]
         class_index = int(self.classes[index])
         name = self.class_names.stuff_name(class_index)
         return Region(class_index, name, self.labels == class_index)

@@ -10,7 +10,8 @@ from .captions import number_duplicates, place_captions
 
 __all__ = ["LiteralVisualizer", "draw_predictions", "readable_scale"]
 
-_LONGEST = 2**16 - 1  # pixels per side, of matplotlib and of JPEG
+# Pixels per side. A JPEG could have 65,535, as matplotlib could, but its library writes no more.
+_LONGEST = 65_500
 
 
 class LiteralVisualizer(Visualizer):
@@ -47,7 +48,7 @@ def draw_predictions(image, predictions, labels, scale=1):
         ndarray: (H * scale, W * scale, 3), uint8, RGB.
 
     Raises:
-        ImageError: it would be too large for matplotlib.
+        ImageError: it would be too large for matplotlib or a JPEG file.
     """
     height, width = (scale * x for x in image.shape[:2])
     if max(height, width) > _LONGEST:

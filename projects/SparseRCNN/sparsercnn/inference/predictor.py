@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from detectron2.config import configurable
 from detectron2.data import detection_utils
-from detectron2.data.transforms import AugInput, AugmentationList
+from detectron2.data.transforms import AugmentationList
 from PIL import Image
 
 from ..data.recipes import build_test_augmentations
 from ..errors import ConfigError, ImageError
-from ..image_files import load_image
+from ..image_files import load_image, resize_for_model
 from ..modeling import SparseRCNN
 from .class_names import ClassNames, choose_class_names
 from .detections import make_result
@@ -138,8 +138,10 @@ class Predictor:
 
         Raises:
             ImageError: an image cannot be read or has an unsuitable type, shape or size.
-            ConfigError: `threshold` lacks a class of the model.
+            ConfigError: `threshold` lacks a class of the model, or `batch_size` is below 1.
         """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
         if not isinstance(images, (list, tuple)):
             return self([images], threshold=threshold, channels=channels)[0]
         results = []
@@ -162,13 +164,13 @@ class Predictor:
             list[Detections]: one per stage; the last is that of :meth:`__call__`.
 
         Raises:
-            ConfigError: the model has no stages.
+            ConfigError: the model has no stages, or looks at slices (TEST.SLICES).
             ImageError: see :meth:`__call__`.
         """
         if not self.num_stages:
             raise ConfigError(
                 f"{type(self.model).__name__} has no stages; only a checkpoint of a model with "
-                "META_ARCHITECTURE SparseRCNN has."
+                "META_ARCHITECTURE SparseRCNN has, without TEST.SLICES."
             )
         array = self._to_array(image, channels)
         outputs = self._run([array], all_stages=True)[0]
@@ -226,7 +228,7 @@ class Predictor:
 
     def _run(self, arrays, **options):
         """The model's outputs on the CPU, for each of `arrays` in its channel order."""
-        inputs = [self._to_input(array) for array in arrays]
+        inputs = [resize_for_model(array, self.augmentations) for array in arrays]
         by_size, outputs = {}, [None] * len(inputs)
         for number, x in enumerate(inputs):
             by_size.setdefault(x["image"].shape, []).append(number)
@@ -236,18 +238,6 @@ class Predictor:
             for i, output in zip(numbers, found, strict=True):
                 outputs[i] = _to_cpu(output)
         return outputs
-
-    def _to_input(self, array):
-        height, width = array.shape[:2]
-        resized = AugInput(array)
-        try:
-            self.augmentations(resized)
-        except ValueError as error:
-            raise ImageError(
-                f"An image of {width} x {height} pixels cannot be resized for the model: {error}."
-            ) from error
-        tensor = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
-        return {"image": tensor, "height": height, "width": width}
 
 
 def _to_cpu(output):

@@ -8,9 +8,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils.colormap import colormap
 from PIL import Image
 
-__all__ = ["LABELS_FOLDER", "above_threshold", "coco_results", "save_label_map"]
-
-LABELS_FOLDER = "predicted_labels"  # not "labels", the usual folder of ground truth
+__all__ = ["above_threshold", "coco_results", "save_label_map"]
 
 
 def above_threshold(predictions, threshold):
@@ -66,35 +64,27 @@ def _regions(label_map, labels, image_id):
     return results
 
 
-def save_label_map(predictions, picture):
+def save_label_map(predictions, path):
     """Write the label map of a predicted segmentation, if there is one.
 
-    The file is a PNG with the name of the drawn picture, in the folder ``predicted_labels`` beside
-    it. It has one channel of class numbers, as read by evaluation and training, and a palette with
-    the colours of the drawing.
+    The file is a PNG of one channel of class numbers, as read by evaluation and training, with the
+    colours of the drawing as its palette.
 
     Args:
         predictions (dict): on the CPU; may have "sem_seg", (K, H, W), K at most 256.
-        picture (str): path of the drawn picture.
-
-    Returns:
-        str: path of the file; None if there is no segmentation.
+        path (str): of the file, ending in .png; its folder is made if needed.
 
     Raises:
         ValueError: more than 256 classes.
     """
     if "sem_seg" not in predictions:
-        return None
+        return
     scores = predictions["sem_seg"]
     if len(scores) > 256:
         raise ValueError(f"A label map can have at most 256 classes, got {len(scores)}.")
-    folder, name = os.path.split(picture)
-    folder = os.path.join(folder, LABELS_FOLDER)
-    os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, name if name.lower().endswith(".png") else f"{name}.png")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     labels = Image.fromarray(scores.argmax(dim=0).numpy().astype(np.uint8))
     colors = colormap(rgb=True, maximum=255)
     palette = [colors[i % len(colors)] for i in range(len(scores))]
     labels.putpalette(np.round(palette).astype(np.uint8).ravel().tolist())
     labels.save(path)
-    return path

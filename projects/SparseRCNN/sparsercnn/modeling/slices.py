@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from detectron2.config import configurable
 from detectron2.data import detection_utils
-from detectron2.data.transforms import AugInput, AugmentationList
+from detectron2.data.transforms import AugmentationList
 from detectron2.structures import Boxes, Instances
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import ConfigError
+from ..image_files import resize_for_model
 from .windows import window_slices
 
 __all__ = [
@@ -117,6 +118,7 @@ class SlicedInference(nn.Module):
 
         Raises:
             ConfigError: an image was resized already.
+            ImageError: an image, or a slice of it, is too thin to be resized.
         """
         return [{"instances": self._one_image(x)} for x in batched_inputs]
 
@@ -148,12 +150,8 @@ class SlicedInference(nn.Module):
         return found
 
     def _resized(self, window):
-        height, width = window.shape[1:]
         pixels = np.ascontiguousarray(window.permute(1, 2, 0).cpu().numpy())
-        resized = AugInput(pixels)
-        self.augmentations(resized)
-        tensor = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
-        return {"image": tensor, "height": height, "width": width}
+        return resize_for_model(pixels, self.augmentations)
 
 
 def merge_slices(found, windows, size, merge_thresh=0.5, max_detections=1000):
