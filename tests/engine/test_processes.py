@@ -50,15 +50,17 @@ def results(make_squares, tmp_path_factory):
 
 @pytest.mark.parametrize("number", [2, 3])
 def test_losses_are_those_of_one_process_with_all_images(results, number):
+    """To rounding at the first step. From there on a unit whose input is zero but for rounding
+    can pass its gradient or not, so that later steps are compared less strictly."""
     expected = results[1]["losses"][str(number)]
     assert len(expected) == 13
     for name, steps in expected.items():
         assert len({step["total_loss"] for step in steps}) == 3, f"{name} does not learn"
-        for actual, step in zip(results[number]["losses"][name], steps, strict=True):
-            assert actual.keys() == step.keys()
-            norms = actual.pop("grad_norm"), step.pop("grad_norm")
-            assert actual == pytest.approx(step, rel=1e-5, abs=1e-6), name
-            assert norms[0] == pytest.approx(norms[1], rel=1e-4), name
+        tolerances = [(1e-5, 1e-4), (3e-4, 3e-2), (3e-4, 3e-2)]  # of losses, of the norm
+        found = results[number]["losses"][name]
+        for actual, step, (loss, norm) in zip(found, steps, tolerances, strict=True):
+            assert actual.pop("grad_norm") == pytest.approx(step.pop("grad_norm"), rel=norm), name
+            assert actual == pytest.approx(step, rel=loss, abs=1e-6), name
 
 
 def test_a_run_is_resumed_by_another_number_of_processes(results):
