@@ -119,7 +119,7 @@ def model_choices(base):
         why = f"None: as in _BASE_, the backbone starts from its PRETRAINED, {pretrained}."
     else:
         why = (
-            "No weights: the model learns from scratch. With weights of a similar job it is better."
+            "No weights: the model learns from scratch. With weights of a similar job it is faster."
         )
     weights = base.cfg.MODEL.WEIGHTS if base.weights is None else base.weights
     choices = [Choice("MODEL.WEIGHTS", weights, why)]
